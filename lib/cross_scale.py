@@ -1,0 +1,147 @@
+"""CIM, RMSIN's cross-scale interaction module: the four stages exchange what they saw (RMSIN, CVPR 2024, "CIM").
+
+Shapes: B batch, D sum of the four stage widths, E = D / 4 embedding, g side of the coarsest map, G = g² its
+tokens, A = G + G1 + G2 tokens at its three scales (225 + 64 + 25 at 480 px), h heads.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEADS, KEY_WIDTH, VALUE_WIDTH = 8, 32, 64  # per head
+
+
+class FeedForward(nn.Module):
+    """BatchNorm, 1 × 1 up, BatchNorm, grouped 3 × 3, ReLU6, 1 × 1 down, on (B, C, g, g)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(width, hidden, 1)
+        self.bn2 = nn.BatchNorm2d(hidden)
+        self.conv2 = nn.Conv2d(hidden, hidden, 3, padding=1, groups=width)
+        self.conv3 = nn.Conv2d(hidden, width, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = self.bn2(self.conv1(self.bn1(z)))
+        return self.conv3(F.relu6(self.conv2(z)))
+
+
+class IntraFeedForward(nn.Module):
+    """A residual feed-forward inside each stage's share of the channels, nothing across: (B, E, g, g) -> same."""
+
+    def __init__(self, widths: list[int]):
+        super().__init__()
+        self.widths = widths
+        self.feed_forwards = nn.ModuleList(FeedForward(width, 2 * width) for width in widths)
+
+    def forward(self, z: Tensor) -> Tensor:
+        groups = z.split(self.widths, dim=1)
+        return torch.cat([group + feed_forward(group)
+                          for group, feed_forward in zip(groups, self.feed_forwards, strict=True)], dim=1)
+
+
+class CrossScaleAttention(nn.Module):
+    """Attention over the tokens of the map and of two coarser versions of it: (B, E, g, g) -> same.
+
+    A linear layer over the token axis brings A tokens back to G; its shape (G, A) ties the module to one
+    image size. Two steps read a tensor in another shape *without* transposing it. They are what the
+    published weights were trained with, so they stay.
+    """
+
+    def __init__(self, width: int, side: int):
+        super().__init__()
+        tokens, inner = side * side, HEADS * VALUE_WIDTH
+        all_tokens = tokens + ((side + 1) // 2) ** 2 + ((side + 2) // 3) ** 2
+        self.bn_in = nn.BatchNorm2d(width)
+        self.down2 = nn.Sequential(nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width),
+                                   nn.BatchNorm2d(width))
+        self.down3 = nn.Sequential(nn.Conv2d(width, width, 5, stride=3, padding=2, groups=width),
+                                   nn.BatchNorm2d(width))
+        self.qkv = nn.Linear(width, HEADS * (2 * KEY_WIDTH + VALUE_WIDTH), bias=False)
+        self.qkv_bn = nn.BatchNorm1d(HEADS * (2 * KEY_WIDTH + VALUE_WIDTH))
+        self.token_project = nn.Linear(all_tokens, tokens)
+        self.value_conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.channel_project = nn.Linear(inner, width)
+        self.bn_out = nn.BatchNorm2d(width)
+        self.conv_out = nn.Conv2d(width, width, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        batch, _, side, _ = z.shape
+        z0 = self.bn_in(z)
+        scales = [z0, self.down2(z0), self.down3(z0)]
+        tokens = torch.cat([scale.flatten(2) for scale in scales], dim=2).transpose(1, 2)   # (B, A, E)
+
+        qkv = self.qkv_bn(self.qkv(tokens).flatten(0, 1))                                   # over all B·A rows
+        qkv = qkv.view(batch, -1, HEADS, 2 * KEY_WIDTH + VALUE_WIDTH).transpose(1, 2)       # (B, h, A, 128)
+        query, key, value = qkv.split([KEY_WIDTH, KEY_WIDTH, VALUE_WIDTH], dim=-1)
+        attended = F.scaled_dot_product_attention(query, key, value)                        # (B, h, A, 64)
+
+        # (B, A, 512) read as (B, 512, A), not transposed.
+        attended = attended.transpose(1, 2).reshape(batch, HEADS * VALUE_WIDTH, -1)
+        attended = self.token_project(attended)                                             # (B, 512, G)
+        # (B, h, G, 64) read as (B, 512, g, g), not transposed.
+        local = value[:, :, :side * side].reshape(batch, HEADS * VALUE_WIDTH, side, side)
+        local = self.value_conv(F.hardswish(local)).flatten(2)                              # (B, 512, G)
+
+        z = self.channel_project((attended + local).transpose(1, 2))                        # (B, G, E)
+        z = z.transpose(1, 2).reshape(batch, -1, side, side)
+        return self.conv_out(F.hardswish(self.bn_out(z)))
+
+
+class CrossScaleBlock(nn.Module):
+    """Attention, per-stage feed-forward, attention, feed-forward, each a residual branch: (B, E, g, g) -> same."""
+
+    def __init__(self, widths: list[int], side: int):
+        super().__init__()
+        embedding = sum(widths)
+        self.attention1 = CrossScaleAttention(embedding, side)
+        self.intra = IntraFeedForward(widths)
+        self.attention2 = CrossScaleAttention(embedding, side)
+        self.feed_forward = FeedForward(embedding, 2 * embedding)
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = z + self.attention1(z)
+        z = z + self.intra(z)
+        z = z + self.attention2(z)
+        return z + self.feed_forward(z)
+
+
+class ScaleFusion(nn.Module):
+    """The global part g (B, C, g, g) gates and shifts one stage's own map o (B, C, H, W): -> (B, C, H, W)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.local_embedding = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
+        self.global_gate = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.Hardsigmoid())
+        self.global_embedding = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
+
+    def forward(self, own: Tensor, shared: Tensor) -> Tensor:
+        size = own.shape[-2:]
+        gate = F.interpolate(self.global_gate(shared), size, mode="bilinear", align_corners=False)
+        shift = F.interpolate(self.global_embedding(shared), size, mode="bilinear", align_corners=False)
+        return self.local_embedding(own) * gate + shift
+
+
+class CrossScale(nn.Module):
+    """Pools the four maps to the coarsest, lets them interact, and fuses the result into each of them.
+
+    `widths` are the stages' widths; `side` is the coarsest map's side, image size / 32. Other sizes than
+    that do not fit the weights; `lib.model` refuses them.
+    """
+
+    def __init__(self, widths: list[int], side: int):
+        super().__init__()
+        self.widths, self.side = widths, side
+        quarter = [width // 4 for width in widths]
+        self.reduce = nn.Conv2d(sum(widths), sum(quarter), 1)
+        self.block = CrossScaleBlock(quarter, side)
+        self.bn = nn.BatchNorm2d(sum(quarter))
+        self.expand = nn.Conv2d(sum(quarter), sum(widths), 1)
+        self.fusions = nn.ModuleList(ScaleFusion(width) for width in widths)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Four maps (B, C, H, W), finest first -> four maps of the same shapes"""
+        pooled = [F.adaptive_avg_pool2d(feature, self.side) for feature in features]
+        z = self.block(self.reduce(torch.cat(pooled, dim=1)))
+        shared = self.expand(self.bn(z)).split(self.widths, dim=1)
+        return [fusion(own, part) for fusion, own, part in zip(self.fusions, features, shared, strict=True)]

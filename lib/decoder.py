@@ -1,0 +1,51 @@
+"""The top-down decoder: from the coarsest map up, each level joined by its finer map (LAVT, "Segmentation").
+
+Shapes: B batch, C_i H_i W_i the maps of the stages, finest first, M = C_4 / 2 hidden width.
+"""
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def plain_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """LAVT's 3 × 3 convolution, padding 1, no bias."""
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+
+
+class Level(nn.Module):
+    """Up to the finer map's size, joined with it, two convolutions: (B, C, h, w), (B, C', H, W) -> (B, M, H, W)."""
+
+    def __init__(self, coarse_width: int, fine_width: int, hidden: int, second_conv: Callable[[int, int], nn.Module]):
+        super().__init__()
+        self.conv1 = plain_conv(coarse_width + fine_width, hidden)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.conv2 = second_conv(hidden, hidden)
+        self.bn2 = nn.BatchNorm2d(hidden)
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=True)
+        x = self.bn1(self.conv1(torch.cat([coarse, fine], dim=1))).relu()
+        return self.bn2(self.conv2(x)).relu()
+
+
+class Decoder(nn.Module):
+    """Four maps (B, C_i, H_i, W_i), finest first -> logits (B, 2, H_1, W_1).
+
+    `second_conv(in, out)` makes the second convolution of each level: plain in LAVT, rotated (ARC) in RMSIN.
+    """
+
+    def __init__(self, widths: list[int], second_conv: Callable[[int, int], nn.Module] = plain_conv, classes: int = 2):
+        super().__init__()
+        hidden = widths[-1] // 2
+        coarse_widths = [widths[-1]] + [hidden] * (len(widths) - 2)
+        self.levels = nn.ModuleList(Level(coarse, fine, hidden, second_conv)
+                                    for coarse, fine in zip(coarse_widths, widths[-2::-1], strict=True))
+        self.head = nn.Conv2d(hidden, classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        x = features[-1]
+        for level, fine in zip(self.levels, features[-2::-1], strict=True):
+            x = level(x, fine)
+        return self.head(x)

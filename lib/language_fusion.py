@@ -1,0 +1,58 @@
+"""PWAM, the pixel-word attention module, and the gate of the language pathway (LAVT, CVPR 2022, section 3).
+
+Shapes: B batch, P = H·W pixels, N words, C channels of the stage, L width of the text encoder.
+"""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PADDING_SCORE = -1e4  # added to the scores of padding tokens
+
+
+def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Each channel of each sample normalised over its pixels, without scale or shift: (B, P, C) -> same."""
+    variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+    return (x - mean) * torch.rsqrt(variance + eps)
+
+
+class PixelWordAttention(nn.Module):
+    """Language features for every pixel, joined with the visual ones by a product (LAVT, "Pixel-word attention").
+
+    The published 1 × 1 Conv1d are linear layers here: the same numbers, without transposing the map.
+    """
+
+    def __init__(self, width: int, text_width: int, heads: int = 1, dropout: float = 0.0):
+        super().__init__()
+        self.heads = heads
+        self.visual_project = nn.Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(text_width, width)
+        self.value = nn.Linear(text_width, width)
+        self.language_project = nn.Linear(width, width)
+        self.joint_project = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        """x (B, P, C), words (B, N, L), word_mask (B, N) of 0 and 1 -> (B, P, C)"""
+        visual = self.dropout(F.gelu(self.visual_project(x)))
+        query = self.split_heads(instance_norm(self.query(x)))
+        key, value = self.split_heads(self.key(words)), self.split_heads(self.value(words))
+        padding = (1.0 - word_mask.to(query.dtype)) * PADDING_SCORE                 # (B, N)
+        # Scaled by the full width C, also with several heads.
+        language = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=padding[:, None, None, :], scale=x.shape[-1] ** -0.5)
+        language = language.transpose(1, 2).flatten(2)
+        language = instance_norm(self.language_project(language))
+        return self.dropout(F.gelu(self.joint_project(visual * language)))
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, P, C) -> (B, heads, P, C / heads)"""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Gate(nn.Sequential):
+    """How much of a branch enters the stage's features: linear, ReLU, linear, tanh (LAVT, "Language pathway")."""
+
+    def __init__(self, width: int):
+        super().__init__(nn.Linear(width, width, bias=False), nn.ReLU(),
+                         nn.Linear(width, width, bias=False), nn.Tanh())

@@ -1,0 +1,135 @@
+"""The published programs' checkpoint layout, translated both ways: entry names, shapes, and what is derived.
+
+The published names are fixed by the files in circulation, misspellings included. A row of `NAMES` pairs the
+beginning of a name here with its beginning there; `*` stands for a number that both have in common.
+"""
+import re
+from collections.abc import Callable
+
+from torch import Tensor
+
+from lib.swin import relative_position_index
+
+_ROUTER = (("router.depthwise.", "rounting_func.dwc."), ("router.norm.", "rounting_func.norm.norm."),
+           ("router.scale.", "rounting_func.fc_alpha."), ("router.angle.", "rounting_func.fc_theta."))
+
+NAMES: tuple[tuple[str, str], ...] = (
+    ("text_encoder.bert.", "text_encoder."),
+    ("backbone.patch_embed.", "backbone.patch_embed."),
+    ("backbone.stages.*.blocks.", "backbone.layers.*.blocks."),
+    ("backbone.stages.*.downsample.", "backbone.layers.*.downsample."),
+    ("backbone.stages.*.fusion.visual_project.", "backbone.layers.*.fusion.vis_project.0."),
+    ("backbone.stages.*.fusion.query.", "backbone.layers.*.fusion.image_lang_att.f_query.0."),
+    ("backbone.stages.*.fusion.key.", "backbone.layers.*.fusion.image_lang_att.f_key.0."),
+    ("backbone.stages.*.fusion.value.", "backbone.layers.*.fusion.image_lang_att.f_value.0."),
+    ("backbone.stages.*.fusion.language_project.", "backbone.layers.*.fusion.image_lang_att.W.0."),
+    ("backbone.stages.*.fusion.joint_project.", "backbone.layers.*.fusion.project_mm.0."),
+    ("backbone.stages.*.language_gate.", "backbone.layers.*.res_gate."),
+    ("backbone.stages.*.visual_gate.", "backbone.layers.*.visual_gate."),
+    *((f"backbone.stages.*.intra_scale.rounds.{round}.{branch}.",
+       f"backbone.layers.*.visual_residual.repblock.{published}{suffix}.")
+      for round, suffix in ((0, ""), (1, "_2"))
+      for branch, published in (("identity", "brb_identity"), ("pointwise", "brb_1x1"), ("spatial", "brb_3x3"))),
+    ("backbone.norms.*.", "backbone.norm*."),
+    ("cross_scale.reduce.", "backbone.cim.down_channel."),
+    ("cross_scale.expand.", "backbone.cim.up_channel."),
+    ("cross_scale.bn.", "backbone.cim.bn."),
+    ("cross_scale.block.attention*.bn_in.", "backbone.cim.block.0.csa*.m.bn1."),
+    ("cross_scale.block.attention*.down2.", "backbone.cim.block.0.csa*.m.DWConv1."),
+    ("cross_scale.block.attention*.down3.", "backbone.cim.block.0.csa*.m.DWConv2."),
+    ("cross_scale.block.attention*.qkv.", "backbone.cim.block.0.csa*.m.attention.qkv.c."),
+    ("cross_scale.block.attention*.qkv_bn.", "backbone.cim.block.0.csa*.m.attention.qkv.bn."),
+    ("cross_scale.block.attention*.token_project.", "backbone.cim.block.0.csa*.m.attention.proj."),
+    ("cross_scale.block.attention*.value_conv.", "backbone.cim.block.0.csa*.m.attention.parallel_conv.1."),
+    ("cross_scale.block.attention*.channel_project.", "backbone.cim.block.0.csa*.m.attention.to_out."),
+    ("cross_scale.block.attention*.bn_out.", "backbone.cim.block.0.csa*.m.bn4."),
+    ("cross_scale.block.attention*.conv_out.", "backbone.cim.block.0.csa*.m.conv."),
+    *((f"cross_scale.block.intra.feed_forwards.{stage}.", f"backbone.cim.block.0.intra_ff.m.ff{stage + 1}.m.")
+      for stage in range(4)),
+    ("cross_scale.block.feed_forward.", "backbone.cim.block.0.ff.m."),
+    ("cross_scale.fusions.*.local_embedding.0.", "backbone.cim.fusion.*.local_embedding."),
+    ("cross_scale.fusions.*.local_embedding.1.", "backbone.cim.fusion.*.bn1."),
+    ("cross_scale.fusions.*.global_gate.0.", "backbone.cim.fusion.*.global_act."),
+    ("cross_scale.fusions.*.global_gate.1.", "backbone.cim.fusion.*.bn3."),
+    ("cross_scale.fusions.*.global_embedding.0.", "backbone.cim.fusion.*.global_embedding."),
+    ("cross_scale.fusions.*.global_embedding.1.", "backbone.cim.fusion.*.bn2."),
+    *((f"decoder.levels.{level}.{ours}", f"classifier.{theirs.replace('.', f'_{4 - level}.', 1)}")
+      for level in range(3)
+      for ours, theirs in ((("conv1.", "conv1."), ("bn1.", "bn1."), ("bn2.", "bn2."))
+                           + tuple((f"conv2.{router}", f"conv2.{published}") for router, published in _ROUTER)
+                           + (("conv2.", "conv2."),))),
+    ("decoder.head.", "classifier.conv1_1."),
+)
+
+# Entries of published files that follow from the architecture or that nothing reads: name, reason.
+IGNORED = (
+    (r"\.relative_position_index$", "computed from the window"),
+    (r"^text_encoder\.embeddings\.position_ids$", "0, 1, 2, …"),
+    (r"^text_encoder\.pooler\.", "the pooler is not used"),
+)
+
+_POINTWISE = re.compile(r"^backbone\.stages\.\d+\.fusion\..*\.weight$")  # Conv1d of width 1 there, linear here
+
+
+def _translator(rows: list[tuple[str, str]]) -> Callable[[str], str | None]:
+    """A function from a name to its translation by the first row that fits, or None."""
+    patterns = [(re.compile("^" + re.escape(source).replace(r"\*", r"(\d+)")), target.replace("*", r"\g<1>"))
+                for source, target in rows]
+
+    def translate(name: str) -> str | None:
+        for pattern, target in patterns:
+            if match := pattern.match(name):
+                return match.expand(target) + name[match.end():]
+        return None
+
+    return translate
+
+
+official_name = _translator(list(NAMES))
+native_name = _translator([(official, native) for native, official in NAMES])
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a published entry (name without `module.`) is one of `IGNORED`."""
+    return any(re.search(pattern, name) for pattern, _ in IGNORED)
+
+
+def from_official(checkpoint: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The state of a network here from a published checkpoint, `{'model': …}` or `{'model': …, 'bert_model': …}`.
+
+    `module.` prefixes go; entries of `IGNORED` are dropped; entries that no row of `NAMES` knows keep their
+    published names, so that a strict load reports them.
+    """
+    published = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
+    for name, value in checkpoint.get("bert_model", {}).items():
+        published["text_encoder." + name.removeprefix("module.")] = value
+    state = {}
+    for name, value in published.items():
+        if is_ignored(name):
+            continue
+        native = native_name(name) or name
+        if _POINTWISE.match(native) and value.dim() == 3 and value.shape[-1] == 1:
+            value = value.squeeze(-1)
+        state[native] = value
+    return state
+
+
+def to_official(state: dict[str, Tensor], split_text: bool) -> dict[str, dict[str, Tensor]]:
+    """A published checkpoint's weights from a network's state; the inverse of `from_official`.
+
+    `split_text` puts the text encoder beside the model as `bert_model`, as `lavt` has it. The attention's
+    index tables, which the published programs store, are made anew from the size of the bias tables.
+    """
+    model, text = {}, {}
+    for name, value in state.items():
+        published = official_name(name)
+        if published is None:
+            raise KeyError(f"no row of NAMES knows {name}")
+        if published.startswith("text_encoder.") and split_text:
+            text[published.removeprefix("text_encoder.")] = value
+            continue
+        model[published] = value.unsqueeze(-1) if _POINTWISE.match(name) else value
+        if published.endswith(".relative_position_bias_table"):
+            window = (round(value.shape[0] ** 0.5) + 1) // 2
+            model[published.replace("bias_table", "index")] = relative_position_index(window)
+    return {"model": model, "bert_model": text} if split_text else {"model": model}

@@ -1,0 +1,109 @@
+"""The table of variants and the one builder. The only file of `lib/` that reads command-line arguments."""
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import BertConfig
+
+from bert import TextEncoder, load_text_config
+from lib.backbone import Backbone
+from lib.cross_scale import CrossScale
+from lib.decoder import Decoder, plain_conv
+from lib.model import ReferringSegmenter
+from lib.rotated_conv import AdaptiveRotatedConv
+from utils import UserError
+
+MODELS = ("rmsin", "lavt", "lavt_one")
+STRIDE = 32  # pixels of the image per token of the coarsest map
+
+
+@dataclass(frozen=True)
+class SwinVariant:
+    """A row of the table: width of the first stage, blocks and heads of each stage, default window."""
+
+    width: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    window: int = 7
+
+
+SWIN_VARIANTS = {
+    "nano": SwinVariant(32, (2, 2, 2, 2), (1, 2, 4, 8), window=4),  # for the demo and the tests
+    "tiny": SwinVariant(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "small": SwinVariant(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "base": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "large": SwinVariant(192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that it takes to build a network again, as plain data; a checkpoint carries it.
+
+    `text` is the text encoder's configuration as `BertConfig.to_diff_dict` gives it.
+    """
+
+    model: str
+    swin_type: str
+    window: int
+    img_size: int
+    fusion_heads: tuple[int, ...]
+    fusion_drop: float
+    text: dict[str, Any]
+
+    @classmethod
+    def from_args(cls, args: Namespace) -> "ModelConfig":
+        """What the flags ask for; reads the text encoder's config.json when `--ck_bert` is a folder.
+
+        Raises `UserError` for a text encoder that cannot be found.
+        """
+        return cls(model=args.model, swin_type=args.swin_type, window=window_of(args), img_size=args.img_size,
+                   fusion_heads=fusion_heads(args.mha), fusion_drop=args.fusion_drop,
+                   text=load_text_config(args.ck_bert).to_diff_dict())
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The inverse of `to_dict`."""
+        return cls(**{**values, "fusion_heads": tuple(values["fusion_heads"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data only, fit for a checkpoint or JSON."""
+        return {**asdict(self), "fusion_heads": list(self.fusion_heads)}
+
+
+def window_of(args: Namespace) -> int:
+    """Side of the attention window: 12 when `--window12` or the Swin file's name says so, else the variant's."""
+    if args.window12 or "window12" in Path(args.pretrained_swin_weights or "").name:
+        return 12
+    return SWIN_VARIANTS[args.swin_type].window
+
+
+def fusion_heads(mha: str) -> tuple[int, ...]:
+    """PWAM's heads in the four stages, from `--mha`: '' is one each, 'a-b-c-d' one number a stage."""
+    return tuple(int(number) for number in mha.split("-")) if mha else (1, 1, 1, 1)
+
+
+def build(config: ModelConfig) -> ReferringSegmenter:
+    """The network that `config` describes, with fresh weights."""
+    variant = SWIN_VARIANTS[config.swin_type]
+    is_rmsin = config.model == "rmsin"
+    if is_rmsin and config.img_size % STRIDE:
+        raise UserError(f"--img_size {config.img_size}: rmsin needs a multiple of {STRIDE}")
+    widths = [variant.width * 2 ** stage for stage in range(len(variant.depths))]
+    for width, heads in zip(widths, config.fusion_heads, strict=True):
+        if width % heads:
+            raise UserError(f"--mha asks for {heads} heads in a stage of {width} channels, which {heads} does not divide")
+
+    text_encoder = TextEncoder(BertConfig.from_dict(config.text))
+    backbone = Backbone(widths, list(variant.depths), list(variant.heads), config.window, text_encoder.width,
+                        list(config.fusion_heads), config.fusion_drop, intra_scale=is_rmsin)
+    cross_scale = CrossScale(widths, config.img_size // STRIDE) if is_rmsin else None
+    decoder = Decoder(widths, AdaptiveRotatedConv if is_rmsin else plain_conv)
+    return ReferringSegmenter(text_encoder, backbone, decoder, cross_scale, config.img_size if is_rmsin else None)
+
+
+def build_model(args: Namespace) -> nn.Module:
+    """The network that the flags describe, with fresh weights: `model(image, token_ids, token_mask) -> logits`."""
+    return build(ModelConfig.from_args(args))

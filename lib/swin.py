@@ -1,0 +1,159 @@
+"""Swin Transformer blocks for dense prediction (Liu et al., ICCV 2021): vision only.
+
+Shapes: B batch, H W a map's height and width, C channels, w window side, n windows of a map,
+h heads, d = C / h channels per head. Maps are channels-last, (B, H, W, C).
+"""
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp, trunc_normal_
+from torch import Tensor, nn
+
+MASKED = -100.0  # added to the attention score of two tokens that the cyclic shift brought together
+
+
+class PatchEmbed(nn.Module):
+    """4 × 4 pixels become one token: convolution, then LayerNorm. (B, 3, S, S') -> (B, ⌈S/4⌉, ⌈S'/4⌉, C)."""
+
+    patch = 4
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, self.patch, self.patch)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        image = F.pad(image, (0, -width % self.patch, 0, -height % self.patch))
+        return self.norm(self.proj(image).permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """2 × 2 tokens become one of twice the width. (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 2C)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width)
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        corners = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
+        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
+
+
+def split_windows(x: Tensor, window: int) -> Tensor:
+    """(B, H, W, C) -> (B, n, w², C); H and W are multiples of the window, windows in row-major order."""
+    batch, height, width, channels = x.shape
+    x = x.view(batch, height // window, window, width // window, window, channels)
+    return x.transpose(2, 3).reshape(batch, -1, window * window, channels)
+
+
+def join_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
+    """The inverse of `split_windows`: (B, n, w², C) -> (B, H, W, C)."""
+    batch, _, _, channels = x.shape
+    x = x.view(batch, height // window, width // window, window, window, channels)
+    return x.transpose(2, 3).reshape(batch, height, width, channels)
+
+
+@lru_cache(maxsize=64)
+def shift_mask(height: int, width: int, window: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What keeps shifted windows from mixing opposite edges: (n, w², w²), 0 or −100.
+
+    `height` and `width` are those of the padded map. Each side has three bands: all but the last window,
+    the last window less the shift, the shift; tokens of different bands do not attend to each other.
+    """
+    def band(length: int) -> Tensor:
+        position = torch.arange(length, device=device)
+        return (position >= length - window).int() + (position >= length - window // 2).int()
+
+    region = 3 * band(height)[:, None] + band(width)[None, :]
+    region = split_windows(region[None, :, :, None], window)[0, :, :, 0]
+    return torch.where(region[:, :, None] == region[:, None, :], 0.0, MASKED).to(dtype)
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Row of the bias table for each pair of tokens of a window: (w², w²) int64 in 0 … (2w − 1)² − 1."""
+    row, column = torch.arange(window * window).div(window, rounding_mode="floor"), \
+        torch.arange(window * window) % window
+    row_offset = row[:, None] - row[None, :] + window - 1
+    column_offset = column[:, None] - column[None, :] + window - 1
+    return row_offset * (2 * window - 1) + column_offset
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside windows, shifted or not, with a relative position bias.
+
+    The map is zero-padded to whole windows *before* the cyclic shift, and the window never shrinks to
+    the map; padding tokens take part as keys, as in the semantic-segmentation Swin.
+    """
+
+    def __init__(self, width: int, heads: int, window: int, shifted: bool):
+        super().__init__()
+        self.heads, self.window, self.shift = heads, window, window // 2 if shifted else 0
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
+
+    def position_bias(self) -> Tensor:
+        """(h, w², w²)"""
+        area = self.window ** 2
+        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        return bias.view(area, area, self.heads).permute(2, 0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)"""
+        batch, height, width, channels = x.shape
+        window, heads, area = self.window, self.heads, self.window ** 2
+
+        # The query, key and value of a padding token are just the bias: project before padding, add it after.
+        qkv = F.linear(x, self.qkv.weight)
+        qkv = F.pad(qkv, (0, 0, 0, -width % window, 0, -height % window))
+        padded_height, padded_width = qkv.shape[1:3]
+        if self.shift:
+            qkv = qkv.roll((-self.shift, -self.shift), dims=(1, 2))
+        qkv = split_windows(qkv, window) + self.qkv.bias
+        windows = qkv.shape[1]
+
+        # Windows count as heads, so that bias and mask are shared by the batch: (B, n·h, w², d)
+        qkv = qkv.view(batch, windows, area, 3, heads, channels // heads).permute(3, 0, 1, 4, 2, 5)
+        query, key, value = qkv.flatten(2, 3)
+        bias = self.position_bias()[None]
+        if self.shift:
+            bias = bias + shift_mask(padded_height, padded_width, window, x.device, bias.dtype)[:, None]
+        bias = bias.expand(windows, -1, -1, -1).reshape(1, windows * heads, area, area)
+        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+
+        x = x.view(batch, windows, heads, area, channels // heads).transpose(2, 3).flatten(3)
+        x = join_windows(x, window, padded_height, padded_width)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        return self.proj(x[:, :height, :width])
+
+
+class SwinBlock(nn.Module):
+    """Window attention and MLP, each a pre-norm residual branch under drop path. (B, H, W, C) -> same."""
+
+    def __init__(self, width: int, heads: int, window: int, shifted: bool, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = WindowAttention(width, heads, window, shifted)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, 4 * width)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def init_swin_weights(module: nn.Module) -> None:
+    """Swin's initialisation, for `Module.apply`: linear weights truncated normal (0.02), biases 0."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
