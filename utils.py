@@ -1,2 +1,157 @@
+"""What every script needs: user errors, processes, seeds, log lines. Imports nothing else of the project."""
+import json
+import os
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
 class UserError(ValueError):
     """A mistake in what the user gave: scripts print it on one line and exit with status 2."""
+
+
+@contextmanager
+def user_errors(program: str) -> Iterator[None]:
+    """Turns a `UserError` into one line on stderr and exit status 2; other exceptions are bugs and pass.
+
+    The first process of a run speaks at once. Another one speaks only if it still runs a little later:
+    the launcher ends all processes when one fails, so an error that all of them meet is said once.
+    """
+    try:
+        yield
+    except UserError as error:
+        message = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
+        message = message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")  # from a loader's worker
+        rank = int(os.environ.get("RANK", 0))
+        if rank > 0:
+            time.sleep(3)
+        print(f"{program}: {message}" + (f" [process {rank}]" if rank > 0 else ""), file=sys.stderr, flush=True)
+        os._exit(2) if dist.is_initialized() else sys.exit(2)  # other processes may wait in a collective forever
+
+
+# Processes
+
+def rank() -> int:
+    """This process's number among all of the run, 0 without distributed training."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes of the run, 1 without distributed training."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def init_processes(device: str | None, local_rank: int) -> torch.device:
+    """Joins the processes that a launcher started, if one did, and chooses this one's device.
+
+    `torchrun` and `torch.distributed.launch` announce themselves by the variables RANK, WORLD_SIZE and LOCAL_RANK
+    (older launchers pass `--local_rank`, the fallback here). NCCL connects GPUs, Gloo CPUs. Raises
+    `UserError` for a GPU that is not there.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", local_rank))
+    if device is None:
+        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" or (device.startswith("cuda") and int(os.environ.get("WORLD_SIZE", 1)) > 1):
+        device = f"cuda:{local_rank}"
+    chosen = torch.device(device)
+    if chosen.type == "cuda":
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"--device {device}: this machine has {torch.cuda.device_count()} usable GPUs; leave the "
+                            "flag out to run on what there is, or start fewer processes")
+        torch.cuda.set_device(chosen)
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return chosen
+
+
+def end_processes() -> None:
+    """Leaves the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def from_first_process(make: Callable[[], T]) -> T:
+    """`make()`, called by the first process only and sent to the others (plain picklable data)."""
+    if world_size() == 1:
+        return make()
+    box = [make() if rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows (n, k) of all processes, in process order; n may differ between them."""
+    if world_size() == 1:
+        return rows
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    padded = rows.new_zeros(max(int(count) for count in counts), rows.shape[1])
+    padded[:len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:int(count)] for part, count in zip(parts, counts, strict=True)])
+
+
+# Seeds
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and torch; each process draws its own stream."""
+    random.seed(seed + rank())
+    np.random.seed((seed + rank()) % 2 ** 32)
+    torch.manual_seed(seed + rank())
+
+
+# Log lines
+
+def log(message: str) -> None:
+    """Prints one line, from the first process only, above a progress bar if one is shown."""
+    if rank() == 0:
+        tqdm.write(message, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def progress(batches: Iterable[T], description: str) -> Iterable[T]:
+    """`batches`, with a bar on the terminal of the first process; nothing when the output goes to a file."""
+    hidden = rank() > 0 or not sys.stdout.isatty()
+    return tqdm(batches, desc=description, disable=hidden, leave=False, dynamic_ncols=True, file=sys.stdout)
+
+
+def append_json_line(path: Path, entry: dict[str, Any]) -> None:
+    """Adds one JSON object as a line of `path`, creating its folder; from the first process only."""
+    if rank() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes `path` whole or not at all. Raises `UserError` if that is not possible."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    """Most memory held at once, in MiB: of the GPU, or of this process when it runs on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)

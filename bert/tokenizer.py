@@ -17,9 +17,8 @@ def load_tokenizer(source: str) -> Tokenizer:
     Raises `UserError` when it is neither.
     """
     folder = Path(source)
-    if folder.is_dir():
-        if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
-            raise UserError(f"--bert_tokenizer {source}: the folder has neither vocab.txt nor tokenizer.json")
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+        raise UserError(f"--bert_tokenizer {source}: the folder has neither vocab.txt nor tokenizer.json")
     try:
         if (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file():
             tokenizer = BertTokenizer.from_pretrained(source)

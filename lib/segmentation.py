@@ -4,10 +4,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import BertConfig
 
-from bert import TextEncoder, load_text_config
+from bert import TextEncoder, load_text_config, load_tokenizer, tokenizer_from_text
 from lib.backbone import Backbone
 from lib.cross_scale import CrossScale
 from lib.decoder import Decoder, plain_conv
@@ -107,3 +108,41 @@ def build(config: ModelConfig) -> ReferringSegmenter:
 def build_model(args: Namespace) -> nn.Module:
     """The network that the flags describe, with fresh weights: `model(image, token_ids, token_mask) -> logits`."""
     return build(ModelConfig.from_args(args))
+
+
+def describe_model(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a checkpoint says of its network, so that nothing else is needed to build and feed it again."""
+    return {"config": config.to_dict(), "tokenizer": tokenizer.to_str()}
+
+
+def model_settings(args: Namespace, checkpoint: dict[str, Any]) -> tuple[ModelConfig, Tokenizer]:
+    """The network's settings and tokenizer: those that `checkpoint` carries, or else those that the flags name.
+
+    Raises `UserError` when a flag that was given contradicts the checkpoint, and when the tokenizer knows more
+    words than the text encoder.
+    """
+    if "config" in checkpoint:
+        config = ModelConfig.from_dict(checkpoint["config"])
+        refuse_contradictions(args, config)
+        return config, tokenizer_from_text(checkpoint["tokenizer"])
+    config, tokenizer = ModelConfig.from_args(args), load_tokenizer(args.bert_tokenizer)
+    words = BertConfig.from_dict(config.text).vocab_size
+    if tokenizer.get_vocab_size() > words:
+        raise UserError(f"--bert_tokenizer {args.bert_tokenizer} has {tokenizer.get_vocab_size()} tokens, more than the "
+                        f"{words} of --ck_bert {args.ck_bert}: give the tokenizer that belongs to the text encoder")
+    return config, tokenizer
+
+
+def refuse_contradictions(args: Namespace, config: ModelConfig) -> None:
+    """Raises `UserError` naming both values if a flag on the command line differs from the checkpoint's setting."""
+    given = {
+        "model": ("--model", args.model, config.model),
+        "swin_type": ("--swin_type", args.swin_type, config.swin_type),
+        "img_size": ("--img_size", args.img_size, config.img_size),
+        "mha": ("--mha", fusion_heads(args.mha), config.fusion_heads),
+        "window12": ("--window12: window", 12, config.window),
+    }
+    for name, (flag, asked, stored) in given.items():
+        if name in args.given and asked != stored:
+            raise UserError(f"{flag} {asked} was given, but the checkpoint was trained with {stored}: leave the flag "
+                            "out, or give another checkpoint")

@@ -1,0 +1,134 @@
+"""Refs of one split as samples: what training draws, and what evaluation goes through.
+
+A sample is a dict of `image` (3, S, S) uint8, `target` (S, S) uint8 of 0 and 1, `token_ids` and `token_mask`
+(N,) int64, and `index`, an int. Pictures travel as uint8 and are normalised on the device (`transforms.normalize`).
+"""
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import transforms
+from bert import tokenize
+from refer.refer import REFER
+from utils import UserError, from_first_process
+
+
+class RefTokens:
+    """The tokens of all sentences of some refs: row `first[i] + j` is sentence j of ref i."""
+
+    def __init__(self, refs: list[dict[str, Any]], token_ids: np.ndarray, token_mask: np.ndarray):
+        self.counts = [len(ref["sentences"]) for ref in refs]
+        self.first = np.cumsum([0, *self.counts[:-1]]).tolist()
+        self.token_ids, self.token_mask = torch.from_numpy(token_ids), torch.from_numpy(token_mask)
+
+    def __call__(self, ref_index: int, sentence_index: int) -> dict[str, Tensor]:
+        row = self.first[ref_index] + sentence_index
+        return {"token_ids": self.token_ids[row], "token_mask": self.token_mask[row]}
+
+
+def tokenize_refs(tokenizer: Tokenizer, refs: list[dict[str, Any]]) -> RefTokens:
+    """Every sentence of every ref from its `raw` text, tokenised once for all processes."""
+    sentences = [sentence["raw"] for ref in refs for sentence in ref["sentences"]]
+    return RefTokens(refs, *from_first_process(lambda: tokenize(tokenizer, sentences)))
+
+
+class ReferDataset(Dataset):
+    """The refs of one split with their images and masks, resized to `size_px`.
+
+    Raises `UserError` when a split has no refs, and when a sample's image is missing or broken.
+    """
+
+    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int):
+        self.refer, self.size_px = refer, size_px
+        self.refs = refer.loadRefs(refer.getRefIds(split=split))
+        self.tokens = tokenize_refs(tokenizer, self.refs)
+
+    def load(self, ref: dict[str, Any]) -> tuple[Image.Image, np.ndarray]:
+        """The ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size."""
+        path = Path(self.refer.image_path(ref))
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB"), self.refer.getMask(ref)["mask"]
+        except FileNotFoundError as error:
+            raise UserError(f"ref {ref['ref_id']}: its image {path} is missing; complete the download "
+                            "(refer/data/README.md says from where)") from error
+        except (OSError, SyntaxError) as error:
+            raise UserError(f"ref {ref['ref_id']}: its image {path} cannot be read ({error}); "
+                            "fetch that file again") from error
+
+
+class TrainSet(ReferDataset):
+    """One sample a ref, with one of its sentences drawn anew each epoch.
+
+    The index is a pair (epoch, ref index). All that is random about a sample follows from the seed and that
+    pair, so it does not depend on the number of workers or processes, nor on where a run was resumed.
+    `random_box_share` of the refs, drawn here, have black squares pasted on their images.
+    """
+
+    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, seed: int,
+                 random_box_share: float = 0.0):
+        super().__init__(refer, split, tokenizer, size_px)
+        self.seed = seed
+        count = round(random_box_share * len(self.refs))
+        self.boxed = frozenset(random.Random(seed).sample(range(len(self.refs)), count))
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        draw = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator().manual_seed(int(draw >> np.uint64(1)))
+        sentence = int(torch.randint(self.tokens.counts[index], (), generator=generator))
+        image, mask = self.load(self.refs[index])
+        if index in self.boxed:
+            image = transforms.add_random_boxes(image, generator)
+        image, target = transforms.resize(image, mask, self.size_px)
+        return {"image": image, "target": target, "index": index, **self.tokens(index, sentence)}
+
+
+class EvalSet(ReferDataset):
+    """One sample a (ref, sentence), in the order of the refs.
+
+    With `shuffle_seed`, the control: each ref is shown the sentences of another ref, drawn by that seed.
+    """
+
+    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, shuffle_seed: int | None = None):
+        super().__init__(refer, split, tokenizer, size_px)
+        self.samples = [(i, j) for i, ref in enumerate(self.refs) for j in range(len(ref["sentences"]))]
+        self.speaker = list(range(len(self.refs)))  # whose sentences each ref is shown
+        if shuffle_seed is not None:
+            if len(self.refs) < 2:
+                raise UserError("--shuffle_sentences needs a split of at least two refs")
+            order = random.Random(shuffle_seed).sample(self.speaker, len(self.speaker))
+            for ref_index, other in zip(order, order[1:] + order[:1], strict=True):
+                self.speaker[ref_index] = other
+        self.last: tuple[int, Tensor, Tensor] | None = None  # sentences of one ref follow each other
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        ref_index, sentence_index = self.samples[index]
+        if self.last is None or self.last[0] != ref_index:
+            self.last = ref_index, *transforms.resize(*self.load(self.refs[ref_index]), self.size_px)
+        _, image, target = self.last
+        speaker = self.speaker[ref_index]
+        sentence = sentence_index % self.tokens.counts[speaker]
+        return {"image": image, "target": target, "index": index, **self.tokens(speaker, sentence)}
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """`ref_id` and `sent_id` of a sample, and the `sentence` that the network was shown."""
+        ref_index, sentence_index = self.samples[index]
+        speaker = self.refs[self.speaker[ref_index]]
+        shown = speaker["sentences"][sentence_index % len(speaker["sentences"])]
+        ref = self.refs[ref_index]
+        return {"ref_id": ref["ref_id"], "sent_id": ref["sentences"][sentence_index]["sent_id"],
+                "sentence": shown["raw"]}

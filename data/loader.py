@@ -1,0 +1,59 @@
+"""Which process sees which sample: loaders for training and evaluation."""
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from data.dataset import EvalSet, TrainSet
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """One process's share of each epoch's batches, as lists of (epoch, index).
+
+    The seed and the epoch fix an order of all samples; it is cut into batches for all processes together
+    (an incomplete last one is dropped), and each process takes its part of every one of them.
+    """
+
+    def __init__(self, samples: int, batch_size: int, rank: int, world_size: int, seed: int):
+        self.samples, self.batch_size, self.rank, self.seed = samples, batch_size, rank, seed
+        self.global_batch = batch_size * world_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.samples // self.global_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.samples, generator=generator).tolist()
+        for batch in range(len(self)):
+            start = batch * self.global_batch + self.rank * self.batch_size
+            yield [(self.epoch, index) for index in order[start:start + self.batch_size]]
+
+
+class ShardedBatches(Sampler[list[int]]):
+    """Every sample once, in order, whole batches dealt out to the processes in turn; nothing repeated or dropped."""
+
+    def __init__(self, samples: int, batch_size: int, rank: int, world_size: int):
+        batches = [list(range(start, min(start + batch_size, samples))) for start in range(0, samples, batch_size)]
+        self.batches = batches[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
+                 world_size: int) -> DataLoader:
+    """Batches for one process; set `loader.batch_sampler.epoch` before going through it."""
+    sampler = EpochBatches(len(dataset), batch_size, rank, world_size, dataset.seed)
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
+                      persistent_workers=workers > 0)
+
+
+def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
+                world_size: int) -> DataLoader:
+    """One process's share of an evaluation."""
+    sampler = ShardedBatches(len(dataset), batch_size, rank, world_size)
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory)

@@ -1,0 +1,117 @@
+"""Checkpoints in and out: our own, the published programs', and Swin's classification weights.
+
+Loading is strict and runs no code: only tensors, plain data and `argparse.Namespace` are unpickled, and an
+entry that is missing, unexpected or of another shape is an error that says so.
+"""
+import os
+import pickle
+import re
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.official import from_official
+from lib.strict_load import load_strictly
+from utils import UserError
+
+Checkpoint = dict[str, Any]
+
+# What Swin's classification files lack because it is not theirs, and what they bring that is not needed.
+SWIN_STARTS_FRESH = r"^(stages\.\d+\.(fusion|language_gate|visual_gate|intra_scale)|norms\.\d+)\."
+SWIN_IGNORED = r"^(norm|head)\.|\.(attn_mask|relative_position_index)$"
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """The contents of a checkpoint file, on the CPU. Raises `UserError` if it is missing, damaged or not plain data."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
+                        "(README.md says from where)")
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"checkpoint {path} holds more than tensors and plain data, so it was not loaded and nothing "
+                        f"in it was run: {_first_line(error)}") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"checkpoint {path} is damaged or not a PyTorch checkpoint ({_first_line(error)}); "
+                        "fetch or train it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"checkpoint {path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def model_state(checkpoint: Checkpoint, path: str | Path) -> dict[str, Tensor]:
+    """The network's weights under this project's names, whichever layout `checkpoint` (read from `path`) has."""
+    if not isinstance(checkpoint.get("model"), dict):
+        raise UserError(f"checkpoint {path} has no 'model' entry; it has {', '.join(map(str, checkpoint)) or 'nothing'}")
+    return checkpoint["model"] if "config" in checkpoint else from_official(checkpoint)
+
+
+def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
+    """Loads weights from a file of train.py or of the published programs, strictly; returns the file's contents.
+
+    Raises `UserError` if the file cannot be read or does not fit `model`.
+    """
+    checkpoint = read_checkpoint(path)
+    load_strictly(model, model_state(checkpoint, path), str(path))
+    return checkpoint
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Writes the file whole or not at all. Raises `UserError` if there is no room or no permission."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"checkpoint {path} cannot be written: {_first_line(error)}") from error
+
+
+def load_swin_weights(backbone: nn.Module, path: str | Path) -> str:
+    """Starts the backbone from a Swin classification checkpoint; returns one line on what came from where.
+
+    The published forms are known: `{'model': …}`, `{'state_dict': …}` or bare, with a `module.`, `backbone.` or
+    (MoBY) `encoder.` prefix. Bias tables of another window are resized bicubically. Raises `UserError` when the
+    file is not there or belongs to another variant.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"--pretrained_swin_weights {path} does not exist; pretrained_weights/README.md says where to "
+                        "get it, and --pretrained_swin_weights '' starts from random weights")
+    content = read_checkpoint(path)
+    published = content.get("model", content.get("state_dict", content))
+    for prefix in ("module.", "encoder.", "backbone."):
+        if any(name.startswith(prefix + "patch_embed.") or name.startswith(prefix + "encoder.") for name in published):
+            published = {name.removeprefix(prefix): value for name, value in published.items() if name.startswith(prefix)}
+    state = {re.sub(r"^layers\.", "stages.", name): value for name, value in published.items()
+             if not re.search(SWIN_IGNORED, name)}
+
+    own = backbone.state_dict()
+    resized = [name for name, value in state.items() if name.endswith("relative_position_bias_table")
+               and name in own and value.shape[0] != own[name].shape[0] and value.shape[1] == own[name].shape[1]]
+    for name in resized:
+        state[name] = resize_bias_table(state[name], own[name].shape[0])
+    fresh = [name for name in own if name not in state and re.search(SWIN_STARTS_FRESH, name)]
+    load_strictly(backbone, {**state, **{name: own[name] for name in fresh}}, f"--pretrained_swin_weights {path}")
+    return (f"Swin weights from {path}: {len(state)} entries loaded, {len(resized)} bias tables resized to this "
+            f"window, {len(fresh)} entries start fresh (fusion, gates, output norms)")
+
+
+def resize_bias_table(table: Tensor, rows: int) -> Tensor:
+    """A ((2w − 1)², heads) table for another window: a (heads, 2w − 1, 2w − 1) picture, resized bicubically."""
+    old_side, new_side = round(table.shape[0] ** 0.5), round(rows ** 0.5)
+    picture = table.T.reshape(1, table.shape[1], old_side, old_side)
+    picture = F.interpolate(picture, (new_side, new_side), mode="bicubic", align_corners=False)
+    return picture.flatten(2)[0].T.contiguous()

@@ -1,0 +1,26 @@
+"""Training losses. Shapes: B batch, S S' the image's height and width, 2 classes."""
+import torch.nn.functional as F
+from torch import Tensor
+
+CLASS_WEIGHTS = (0.9, 1.1)  # background, object
+
+
+def weighted_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over pixels, weighted by class. logits (B, 2, S, S'), target (B, S, S') int64 of 0 and 1 -> scalar."""
+    return F.cross_entropy(logits, target, weight=logits.new_tensor(CLASS_WEIGHTS))
+
+
+def dice(logits: Tensor, target: Tensor, smooth: float = 1e-6) -> Tensor:
+    """1 − Dice coefficient of each sample and class, *summed* over both as in RMSIN; arguments as above."""
+    probability = logits.softmax(dim=1).flatten(2)                                       # (B, 2, S·S')
+    truth = F.one_hot(target, num_classes=logits.shape[1]).movedim(-1, 1).flatten(2).to(probability.dtype)
+    overlap = (probability * truth).sum(-1)
+    return (1 - (2 * overlap + smooth) / (probability.sum(-1) + truth.sum(-1) + smooth)).sum()
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, dice_weight: float) -> Tensor:
+    """(1 − dice_weight) · cross-entropy + dice_weight · Dice: 0.1 for RMSIN, 0 for LAVT."""
+    cross_entropy = weighted_cross_entropy(logits, target)
+    if dice_weight == 0:
+        return cross_entropy
+    return (1 - dice_weight) * cross_entropy + dice_weight * dice(logits, target)

@@ -1,0 +1,467 @@
+"""The index over a data set of referring expressions in REFER's layout, with the method names its users know.
+
+A *ref* is one referred object with its sentences; it points to one *annotation* (the object's mask and
+box) and to one image. Ids are whatever the files use, int or str. H, W: height and width in pixels.
+"""
+
+import json
+import math
+import os
+import reprlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from refer.plain_pickle import load_plain_pickle
+from utils import UserError
+
+Id = int | str
+Ids = Id | Iterable[Id]
+Entry = dict[str, Any]  # a ref, annotation, image, category or sentence, exactly as its file has it
+
+WHERE_TO_GET_IT = "refer/data/README.md says how to lay out each data set and where to get it"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What sets one data set apart from the others."""
+
+    image_folder: str  # below DATA_ROOT/images
+    splits: Mapping[str, tuple[str, ...]]  # splitBy: the splits its authors published
+    corner_boxes: bool = False  # `bbox` is (x1, y1, x2, y2), not COCO's (x, y, width, height)
+
+
+_COCO = "mscoco/images/train2014"
+_PLAIN = ("train", "val", "test")
+_LETTERED = ("train", "val", "testA", "testB")
+DATASETS: dict[str, Layout] = {
+    "rrsisd": Layout("rrsisd/JPEGImages", {"unc": _PLAIN}, corner_boxes=True),
+    "refcoco": Layout(_COCO, {"unc": _LETTERED, "google": _PLAIN}),
+    "refcoco+": Layout(_COCO, {"unc": _LETTERED}),
+    "refcocog": Layout(_COCO, {"google": ("train", "val"), "umd": _PLAIN}),
+    "refclef": Layout("saiapr_tc-12", {"unc": (*_LETTERED, "testC"), "berkeley": _PLAIN}),
+}
+
+# What the index relies on, field by field. RRSIS-D's annotations spell their category `categories_id`.
+_REF = {"ref_id": Id, "ann_id": Id, "image_id": Id, "category_id": Id, "split": str, "sentences": list}
+_SENTENCE = {"sent_id": Id, "raw": str, "tokens": list}
+_ANNOTATION = {"id": Id, "image_id": Id}
+_IMAGE = {"id": Id, "file_name": str}
+_CATEGORY = {"id": Id, "name": str}
+
+
+class REFER:
+    """One data set under one way of splitting it. Masks are decoded only when asked for.
+
+    Attributes:
+        ROOT_DIR, DATA_DIR, IMAGE_DIR: folders of this module, of the annotations, of the images (str).
+        data: {"dataset", "refs", "images", "annotations", "categories"}, as read from the files.
+        Refs, Anns, Imgs: id -> entry. Cats: category id -> name. Sents: sentence id -> sentence.
+        imgToRefs, imgToAnns, catToRefs: id -> list of entries, for ids that have any.
+        refToAnn, annToRef, sentToRef: id -> entry. sentToTokens: sentence id -> list of words.
+
+    Every error is a UserError that says what was given, what is needed, and what to do.
+    """
+
+    def __init__(self, data_root: str | os.PathLike, dataset: str = "refcoco", splitBy: str = "unc") -> None:
+        """Reads DATA_ROOT/DATASET/refs(SPLITBY).p and DATA_ROOT/DATASET/instances.json.
+
+        Raises UserError if `dataset` or `splitBy` is unknown, a folder or file is missing or damaged, an
+        entry lacks a required field, one id has two entries, or a ref points to an annotation or image
+        that does not exist. Images are not looked at.
+        """
+        if dataset not in DATASETS:
+            raise UserError(f"Unknown data set '{dataset}': choose --dataset from {', '.join(DATASETS)}.")
+        self.dataset, self.splitBy, self.layout = dataset, splitBy, DATASETS[dataset]
+        if splitBy not in self.layout.splits:
+            choices = ", ".join(self.layout.splits)
+            raise UserError(f"{dataset} is not split by '{splitBy}': choose --splitBy from {choices}.")
+
+        self.ROOT_DIR = os.path.abspath(os.path.dirname(__file__))
+        self.DATA_DIR = os.path.join(data_root, dataset)
+        self.IMAGE_DIR = os.path.join(data_root, "images", self.layout.image_folder)
+        self._refs_path = os.path.join(self.DATA_DIR, f"refs({splitBy}).p")
+        self._instances_path = os.path.join(self.DATA_DIR, "instances.json")
+        _require(os.path.isdir, data_root, "the data root (--refer_data_root)")
+        _require(os.path.isdir, self.DATA_DIR, f"the annotation folder of {dataset}")
+        _require(os.path.isfile, self._refs_path, f"the refs of {dataset} split by '{splitBy}'")
+        _require(os.path.isfile, self._instances_path, f"the annotations of {dataset}")
+
+        refs = load_plain_pickle(self._refs_path)
+        self.data = {"dataset": dataset, "refs": refs, **_read_instances(self._instances_path)}
+        self._build_index()
+
+    def _build_index(self) -> None:
+        instances_path = self._instances_path
+        self.Refs = _by_id(self.data["refs"], "ref", _REF, self._refs_path)
+        self.Anns = _by_id(self.data["annotations"], "annotation", _ANNOTATION, instances_path)
+        self.Imgs = _by_id(self.data["images"], "image", _IMAGE, instances_path)
+        categories = _by_id(self.data["categories"], "category", _CATEGORY, instances_path)
+        self.Cats: dict[Id, str] = {id_: category["name"] for id_, category in categories.items()}
+        if not self.Refs:
+            raise UserError(f"{self._refs_path} holds no refs. Download it again: {WHERE_TO_GET_IT}.")
+        self._require_targets("annotation", "ann_id", self.Anns)
+        self._require_targets("image", "image_id", self.Imgs)
+
+        self.imgToAnns: dict[Id, list[Entry]] = {}
+        for annotation in self.Anns.values():
+            self.imgToAnns.setdefault(annotation["image_id"], []).append(annotation)
+        self.imgToRefs: dict[Id, list[Entry]] = {}
+        self.catToRefs: dict[Id, list[Entry]] = {}
+        self.refToAnn: dict[Id, Entry] = {}
+        self.annToRef: dict[Id, Entry] = {}
+        self.Sents: dict[Id, Entry] = {}
+        self.sentToRef: dict[Id, Entry] = {}
+        self.sentToTokens: dict[Id, list[str]] = {}
+        for ref_id, ref in self.Refs.items():
+            self.imgToRefs.setdefault(ref["image_id"], []).append(ref)
+            self.catToRefs.setdefault(ref["category_id"], []).append(ref)
+            self.refToAnn[ref_id] = self.Anns[ref["ann_id"]]
+            self.annToRef[ref["ann_id"]] = ref
+            where = f"{self._refs_path}, ref {ref_id!r}"
+            sentences = _by_id(ref["sentences"], "sentence", _SENTENCE, where)
+            if not sentences:
+                raise UserError(f"{where} has no sentence, but needs at least one: {WHERE_TO_GET_IT}.")
+            for sentence_id, sentence in sentences.items():
+                self.Sents[sentence_id] = sentence
+                self.sentToRef[sentence_id] = ref
+                self.sentToTokens[sentence_id] = sentence["tokens"]
+        self._known_categories = self.Cats.keys() | self.catToRefs.keys()
+
+    # Ids: each filter takes one id or several, and an empty one does not filter. They come in file order.
+
+    def getRefIds(
+        self, image_ids: Ids = (), cat_ids: Ids = (), ref_ids: Ids = (), split: str = ""
+    ) -> list[Id]:
+        """Ids of the refs that pass every filter given.
+
+        `split` is a split's exact name, except that "test" means every split with "test" in its name, and
+        "testA", "testB", "testC" every test split with that letter ("testAB" counts for both).
+        Raises UserError for an id that the data set lacks and for a split without any ref.
+        """
+        images = set(self._known("image", image_ids, self.Imgs))
+        categories = set(self._known("category", cat_ids, self._known_categories))
+        chosen = set(self._known("ref", ref_ids, self.Refs))
+        return [
+            ref["ref_id"]
+            for ref in (self._refs_of_split(split) if split else self.Refs.values())
+            if (not images or ref["image_id"] in images)
+            and (not categories or ref["category_id"] in categories)
+            and (not chosen or ref["ref_id"] in chosen)
+        ]
+
+    def getAnnIds(self, image_ids: Ids = (), cat_ids: Ids = (), ref_ids: Ids = ()) -> list[Id]:
+        """Ids of the annotations that pass every filter given, whether or not a ref points to them.
+
+        Raises UserError for an id that the data set lacks.
+        """
+        images = set(self._known("image", image_ids, self.Imgs))
+        categories = set(self._known("category", cat_ids, self._known_categories))
+        referred = {ref["ann_id"] for ref in self.loadRefs(ref_ids)}
+        return [
+            annotation["id"]
+            for annotation in self.Anns.values()
+            if (not images or annotation["image_id"] in images)
+            and (not categories or category_of(annotation) in categories)
+            and (not referred or annotation["id"] in referred)
+        ]
+
+    def getImgIds(self, ref_ids: Ids = ()) -> list[Id]:
+        """Ids of the images of these refs, each once; without refs, of all images.
+
+        Raises UserError for a ref that the data set lacks.
+        """
+        refs = self.loadRefs(ref_ids)
+        return list(dict.fromkeys(ref["image_id"] for ref in refs) if refs else self.Imgs)
+
+    def getCatIds(self) -> list[Id]:
+        """Ids of all categories."""
+        return list(self.Cats)
+
+    def split_counts(self) -> dict[str, int]:
+        """How many refs each split has, under the name that the refs file gives it."""
+        return dict(Counter(ref["split"] for ref in self.Refs.values()))
+
+    # Entries: one id or several in, a list out, in the order of the ids. UserError for an unknown id.
+
+    def loadRefs(self, ref_ids: Ids = ()) -> list[Entry]:
+        """The refs with these ids."""
+        return [self.Refs[ref_id] for ref_id in self._known("ref", ref_ids, self.Refs)]
+
+    def loadAnns(self, ann_ids: Ids = ()) -> list[Entry]:
+        """The annotations with these ids."""
+        return [self.Anns[ann_id] for ann_id in self._known("annotation", ann_ids, self.Anns)]
+
+    def loadImgs(self, image_ids: Ids = ()) -> list[Entry]:
+        """The images' entries (file name, height, width) with these ids."""
+        return [self.Imgs[image_id] for image_id in self._known("image", image_ids, self.Imgs)]
+
+    def loadCats(self, cat_ids: Ids = ()) -> list[str]:
+        """The names of these categories."""
+        return [self.Cats[category_id] for category_id in self._known("category", cat_ids, self.Cats)]
+
+    def image_path(self, ref: Entry | Id) -> str:
+        """Path of a ref's image, given the ref or its id; whether the file exists is not looked at.
+
+        The name is the image entry's: the one in RefCOCO's refs carries an annotation's suffix.
+        """
+        return os.path.join(self.IMAGE_DIR, self.Imgs[self._as_ref(ref)["image_id"]]["file_name"])
+
+    def getRefBox(self, ref: Entry | Id) -> list[float]:
+        """Box [x, y, width, height] in pixels, COCO's form for every data set, given the ref or its id.
+
+        RRSIS-D's files hold corners (x1, y1, x2, y2): width is x2 - x1, height y2 - y1.
+        Raises UserError if the annotation's box is missing or not four numbers.
+        """
+        ref = self._as_ref(ref)
+        box = self.refToAnn[ref["ref_id"]].get("bbox")
+        if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
+            self._refuse_annotation(ref, f"its bbox must be four numbers, but is {reprlib.repr(box)}")
+        if self.layout.corner_boxes:
+            x1, y1, x2, y2 = box
+            return [x1, y1, x2 - x1, y2 - y1]
+        return list(box)
+
+    def getMask(self, ref: Entry | Id) -> dict[str, Any]:
+        """{"mask": (H, W) uint8 of 0 and 1, "area": how many ones, int}, given the ref or its id.
+
+        `decode_segmentation` says what H and W are. Raises UserError if the segmentation is malformed.
+        """
+        ref = self._as_ref(ref)
+        image, segmentation = self.Imgs[ref["image_id"]], self.refToAnn[ref["ref_id"]].get("segmentation")
+        try:
+            mask = decode_segmentation(segmentation, image.get("height"), image.get("width"))
+        except ValueError as error:
+            self._refuse_annotation(ref, f"its segmentation is malformed: {error}")
+        return {"mask": mask, "area": int(np.count_nonzero(mask))}
+
+    def _as_ref(self, ref: Entry | Id) -> Entry:
+        return self.loadRefs([ref.get("ref_id") if isinstance(ref, dict) else ref])[0]
+
+    def _known(self, what: str, ids: Ids, known: Collection[Id]) -> list[Id]:
+        """The ids, one or several, as a list, after making sure that the data set has each of them."""
+        wanted = list(ids) if isinstance(ids, Iterable) and not isinstance(ids, str) else [ids]
+        for wanted_id in wanted:
+            if not isinstance(wanted_id, Id | np.integer) or wanted_id not in known:
+                raise UserError(
+                    f"{self.dataset} ({self.splitBy}) has no {what} with id {reprlib.repr(wanted_id)}: "
+                    "getRefIds, getAnnIds, getImgIds and getCatIds list the ids there are."
+                )
+        return wanted
+
+    def _refs_of_split(self, split: str) -> list[Entry]:
+        refs = [ref for ref in self.Refs.values() if split_includes(split, ref["split"])]
+        if not refs:
+            published = any(split_includes(split, name) for name in self.layout.splits[self.splitBy])
+            counts = ", ".join(f"{name} ({count} refs)" for name, count in self.split_counts().items())
+            raise UserError(
+                f"The split '{split}' of {self.dataset} (split by {self.splitBy}) is "
+                f"{'empty' if published else 'unknown'}: {self._refs_path} has {counts}. "
+                "Choose --split from these"
+                + (f", or get the complete file: {WHERE_TO_GET_IT}." if published else ".")
+            )
+        return refs
+
+    def _require_targets(self, what: str, field: str, known: Mapping[Id, Entry]) -> None:
+        lost = [ref for ref in self.Refs.values() if ref[field] not in known]
+        if lost:
+            raise UserError(
+                f"{self._refs_path}: ref {lost[0]['ref_id']!r} points to {what} {lost[0][field]!r}, which "
+                f"{self._instances_path} lacks (so for {len(lost)} of {len(self.Refs)} refs). Take both "
+                f"files from the same download: {WHERE_TO_GET_IT}."
+            )
+
+    def _refuse_annotation(self, ref: Entry, problem: str) -> NoReturn:
+        raise UserError(
+            f"{self.dataset}, ref {ref['ref_id']!r}, annotation {ref['ann_id']!r}: {problem}. Repair it in "
+            f"{self._instances_path} or download that file again: {WHERE_TO_GET_IT}."
+        )
+
+
+def split_includes(asked: str, own: str) -> bool:
+    """Whether a ref whose split is `own` belongs to the split `asked` (see REFER.getRefIds)."""
+    if asked == "test":
+        return "test" in own
+    if asked in ("testA", "testB", "testC"):
+        return own.startswith("test") and asked[-1] in own.removeprefix("test")
+    return asked == own
+
+
+def category_of(annotation: Entry) -> Id | None:
+    """The category id of an annotation, None if it has none; RRSIS-D calls it `categories_id`."""
+    return annotation.get("category_id", annotation.get("categories_id"))
+
+
+# Segmentations
+
+# pycocotools walks an outline pixel by pixel with 32-bit numbers: a wild coordinate would exhaust memory.
+_LARGEST_COORDINATE_PX = 100_000
+_LARGEST_MASK_PX = 2**31 - 1
+
+
+def decode_segmentation(
+    segmentation: list | dict | None, height: int | None, width: int | None
+) -> np.ndarray:
+    """The union of a COCO segmentation's parts, (H, W) uint8 of 0 and 1, in Fortran order.
+
+    A part is a polygon [x1, y1, x2, y2, ...] in pixels, or an RLE {"size": [H, W], "counts": ...} whose
+    counts are a list (uncompressed), str or bytes (compressed). One RLE needs no list around it.
+    H, W are the size of the RLEs, or else the image's `height` and `width`. Nothing, a polygon of fewer
+    than three points and an RLE without counts cover no pixel.
+
+    Raises ValueError, saying what is wrong. All is checked here because pycocotools trusts its input: where
+    counts fall short of the mask's size, for one, it returns uninitialised memory.
+    """
+    parts = [segmentation] if isinstance(segmentation, dict) else segmentation or []
+    if not isinstance(parts, list | tuple):
+        raise ValueError(f"it must be a list of polygons or RLEs, or one RLE, but is {reprlib.repr(parts)}")
+    encoded = []
+    for number, part in enumerate(parts, start=1):
+        if isinstance(part, dict):
+            encoded.append(_checked_rle(part))
+        elif isinstance(part, list | tuple):
+            _check_size(height, width)
+            if len(part) % 2:
+                raise ValueError(
+                    f"part {number} is a polygon of {len(part)} numbers: they come in pairs x, y"
+                )
+            if not all(_is_finite(value) and abs(value) <= _LARGEST_COORDINATE_PX for value in part):
+                raise ValueError(f"part {number} is a polygon with something that is no coordinate")
+            if len(part) >= 6:
+                encoded += coco_mask.frPyObjects([list(part)], height, width)
+        else:
+            raise ValueError(f"part {number} must be a polygon or an RLE, but is {reprlib.repr(part)}")
+    if not encoded:
+        _check_size(height, width)
+        return np.zeros((height, width), np.uint8, order="F")
+    sizes = {tuple(rle["size"]) for rle in encoded}
+    if len(sizes) > 1:
+        raise ValueError(f"its parts have different sizes (H, W) {sorted(sizes)} and cannot be united")
+    return coco_mask.decode(coco_mask.merge(encoded))  # merging unites unless told to intersect
+
+
+def _checked_rle(rle: dict) -> dict:
+    """The RLE in pycocotools' compressed form, its run lengths known to cover its size exactly."""
+    size, counts = rle.get("size"), rle.get("counts")
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise ValueError(f"the size of an RLE must be [height, width], but is {reprlib.repr(size)}")
+    height, width = size
+    _check_size(height, width)
+    if isinstance(counts, str):
+        counts = counts.encode()
+    if not isinstance(counts, bytes | list):
+        raise ValueError(f"the counts of an RLE must be a list or a string, but are {reprlib.repr(counts)}")
+    if not counts:
+        counts = [height * width]
+    runs = _run_lengths(counts) if isinstance(counts, bytes) else counts
+    if not all(isinstance(run, int) for run in runs) or min(runs) < 0:
+        raise ValueError("the counts of an RLE hold something that is not the length of a run of pixels")
+    if sum(runs) != height * width:
+        covered = f"{sum(runs)} pixels, but its size {height}x{width} has {height * width}"
+        raise ValueError(f"the counts of an RLE cover {covered}")
+    if isinstance(counts, bytes):
+        return {"size": [height, width], "counts": counts}
+    return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+
+
+def _run_lengths(counts: bytes) -> list[int]:
+    """The run lengths in COCO's compressed counts, possibly negative if these are damaged.
+
+    A character less 48 is six bits: five of a number, lowest first, and one that says that more follow; the
+    top bit of the last five is the sign. From the fourth number on, each is a difference to the last but one.
+    """
+    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if digits.min() < 0 or digits.max() > 63:
+        raise ValueError("the counts of an RLE hold a character that compressed counts do not use")
+    is_last = (digits & 32) == 0
+    starts = np.concatenate([[0], np.flatnonzero(is_last) + 1])
+    if starts[-1] != digits.size:
+        raise ValueError("the counts of an RLE are cut off")
+    lengths = np.diff(starts)
+    if lengths.max() > 7:  # 35 bits: more than any mask needs
+        raise ValueError("the counts of an RLE hold a number larger than any mask")
+    shifts = 5 * (np.arange(digits.size) - np.repeat(starts[:-1], lengths))
+    numbers = np.add.reduceat((digits & 31) << shifts, starts[:-1])
+    numbers -= np.where(digits[is_last] & 16, np.int64(1) << (5 * lengths), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers.tolist()
+
+
+def _check_size(height: object, width: object) -> None:
+    is_size = all(isinstance(side, int) and side >= 1 for side in (height, width))
+    if not is_size or height * width > _LARGEST_MASK_PX:
+        raise ValueError(f"its size must be a height and a width in pixels, but is {height!r} and {width!r}")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+
+
+# Files
+
+
+def _require(test: Callable[[str], bool], path: str | os.PathLike, what: str) -> None:
+    if not test(path):
+        kind = "folder" if test is os.path.isdir else "file"
+        raise UserError(f"Missing {what}: there is no {kind} {os.fspath(path)}. {WHERE_TO_GET_IT}.")
+
+
+def _read_instances(path: str) -> dict[str, list[Entry]]:
+    """The images, annotations and categories of an instances.json."""
+    try:
+        with open(path, "rb") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). Check that you may read it.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not valid JSON ({error}). It may be truncated: download it again, {WHERE_TO_GET_IT}."
+        ) from error
+    names = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in names):
+        raise UserError(
+            f"{path} must be a JSON object with the lists {', '.join(names)}. Download it again: "
+            f"{WHERE_TO_GET_IT}."
+        )
+    return {name: content[name] for name in names}
+
+
+def _by_id(entries: object, what: str, fields: Mapping[str, Any], where: str) -> dict[Id, Entry]:
+    """The entries by their id (the first of `fields`), each with all fields and of the right types.
+
+    An entry repeated word for word is harmless and passes, except for a ref: it would be scored twice.
+    """
+    if not isinstance(entries, list):
+        raise UserError(
+            f"{where} must hold a list of {what} entries, but holds {reprlib.repr(entries)}. "
+            f"{WHERE_TO_GET_IT}."
+        )
+    id_field = next(iter(fields))
+    found: dict[Id, Entry] = {}
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UserError(
+                f"{where}: {what} entry {position} (from 0) must be a dict with {', '.join(fields)}, but is "
+                f"{reprlib.repr(entry)}. {WHERE_TO_GET_IT}."
+            )
+        for field, kind in fields.items():
+            if not isinstance(entry.get(field), kind):
+                given = reprlib.repr(entry[field]) if field in entry else "missing"
+                raise UserError(
+                    f"{where}: '{field}' of {what} entry {position} (from 0) must be "
+                    f"{kind.__name__ if isinstance(kind, type) else kind}, but is {given}. {WHERE_TO_GET_IT}."
+                )
+        entry_id = entry[id_field]
+        if entry_id in found and (what == "ref" or found[entry_id] != entry):
+            raise UserError(
+                f"{where}: two {what} entries have the {id_field} {entry_id!r} (the second is entry "
+                f"{position}, from 0), but an id must stand for one. Remove one, or download the file again: "
+                f"{WHERE_TO_GET_IT}."
+            )
+        found[entry_id] = entry
+    return found

@@ -1,0 +1,54 @@
+"""Evaluates a checkpoint on one split: the published metrics, and every sample's pixel counts on request."""
+from argparse import Namespace
+from pathlib import Path
+
+import utils
+from args import get_parser
+from data import EvalSet, eval_loader
+from lib.checkpoint import model_state, read_checkpoint
+from lib.evaluation import compute_metrics, evaluate, format_metrics
+from lib.segmentation import build, model_settings
+from lib.strict_load import load_strictly
+from refer.refer import REFER
+from utils import UserError, log
+
+
+def run(args: Namespace) -> None:
+    """The whole evaluation; `main` says its user errors."""
+    if not args.resume:
+        raise UserError("--resume FILE is needed: the checkpoint to evaluate")
+    device = utils.init_processes(args.device, args.local_rank)
+    checkpoint = read_checkpoint(args.resume)
+    config, tokenizer = model_settings(args, checkpoint)
+    model = build(config)
+    load_strictly(model, model_state(checkpoint, args.resume), args.resume)
+    model.to(device)
+
+    refer = REFER(args.refer_data_root, args.dataset, args.splitBy)
+    dataset = EvalSet(refer, args.split, tokenizer, config.img_size, args.seed if args.shuffle_sentences else None)
+    batches = eval_loader(dataset, args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
+    rows = utils.gather_rows(evaluate(model, utils.progress(batches, args.split), device)).cpu()
+    rows = rows[rows[:, 0].argsort()].numpy()
+    metrics = compute_metrics(rows[:, 1], rows[:, 2])
+    log(format_metrics(metrics))
+    if empty := int((rows[:, 3] == 0).sum()):
+        log(f"{empty} of {len(rows)} samples have an empty mask: their IoU is 0 whatever is predicted")
+
+    if args.results and utils.rank() == 0:
+        samples = [{**dataset.describe(index), "intersection": intersection, "union": union}
+                   for index, intersection, union, _ in rows.tolist()]
+        utils.write_json(Path(args.results), {
+            **metrics, "images": len({ref["image_id"] for ref in dataset.refs}), "sentences": len(dataset),
+            "empty_masks": empty, "samples": samples})
+        log(f"wrote {args.results}")
+    utils.end_processes()
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    with utils.user_errors("test.py"):
+        run(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Joint transforms of image and mask, and the image's way to the network's input."""
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+BOX_SIDE_PX = 32
+BOXES = (20, 60)  # fewest and most black squares on one image
+
+
+def resize(image: Image.Image, mask: np.ndarray, size_px: int) -> tuple[Tensor, Tensor]:
+    """Both to size_px × size_px, image bilinear, mask nearest, each from its own size.
+
+    image RGB, mask (H, W) uint8 of 0 and 1 -> image (3, S, S) uint8, mask (S, S) uint8.
+    """
+    image = TF.resize(image, [size_px, size_px], InterpolationMode.BILINEAR)
+    mask = TF.resize(Image.fromarray(mask), [size_px, size_px], InterpolationMode.NEAREST)
+    return TF.pil_to_tensor(image), TF.pil_to_tensor(mask)[0]
+
+
+def normalize(image: Tensor) -> Tensor:
+    """uint8 (B, 3, S, S) of 0 … 255 -> float32, ImageNet's mean 0 and standard deviation 1."""
+    return TF.normalize(image.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def add_random_boxes(image: Image.Image, generator: torch.Generator) -> Image.Image:
+    """A copy with 20 to 60 black squares of 32 px (RMSIN's augmentation, before resizing).
+
+    Both corners' coordinates are drawn from the image's *width* less 32, as published; what falls below a
+    wide image is cut.
+    """
+    image = image.copy()
+    count = int(torch.randint(BOXES[0], BOXES[1] + 1, (), generator=generator))
+    corners = torch.randint(0, max(1, image.width - BOX_SIDE_PX + 1), (count, 2), generator=generator).tolist()
+    for x, y in corners:
+        image.paste(0, (x, y, x + BOX_SIDE_PX, y + BOX_SIDE_PX))
+    return image
