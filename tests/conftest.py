@@ -1,4 +1,46 @@
-"""Shared by all tests: one thread, so that figures do not depend on the machine's cores."""
+"""Shared by all tests: one thread, so that figures do not depend on the machine's cores; a tiny toy data set."""
+import json
+from pathlib import Path
+
+import pytest
 import torch
+from transformers import BertConfig
+
+from data.toy import make_toy_rrsisd
+from lib.segmentation import ModelConfig, build
 
 torch.set_num_threads(1)
+
+TEXT = {"vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 32, "max_position_embeddings": 32}
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory) -> Path:
+    """A toy RRSIS-D of 20 images of 64 px, with its text encoder's folder `bert`. Tests only read it."""
+    folder = tmp_path_factory.mktemp("data") / "toy"
+    make_toy_rrsisd(folder, images=20, size=64, seed=3)
+    config = json.loads((folder / "bert" / "config.json").read_text())
+    assert config["num_hidden_layers"] <= 4   # small enough for tests
+    return folder
+
+
+@pytest.fixture
+def nano():
+    """Builds a nano network, in evaluation mode: nano(model='rmsin', img_size=64, **ModelConfig fields)."""
+    def make(model="rmsin", img_size=64, **fields):
+        torch.manual_seed(0)
+        settings = {"swin_type": "nano", "window": 4, "fusion_heads": (1, 1, 1, 1), "fusion_drop": 0.0,
+                    "text": BertConfig(**TEXT).to_diff_dict(), **fields}
+        return build(ModelConfig(model=model, img_size=img_size, **settings)).eval()
+    return make
+
+
+def make_inputs(batch: int, size: int | tuple[int, int], vocabulary: int = 100) -> tuple[torch.Tensor, ...]:
+    """Random image (B, 3, S, S), token ids and token mask (B, 20), with sentences of different lengths."""
+    generator = torch.Generator().manual_seed(batch)
+    height, width = (size, size) if isinstance(size, int) else size
+    image = torch.randn(batch, 3, height, width, generator=generator)
+    token_ids = torch.randint(1, vocabulary, (batch, 20), generator=generator)
+    token_mask = (torch.arange(20) < torch.arange(batch)[:, None] % 5 + 4).long()
+    return image, token_ids * token_mask, token_mask

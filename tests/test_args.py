@@ -1,0 +1,93 @@
+"""Flags, their defaults, the recipes of the models, and the published commands."""
+import shlex
+
+import pytest
+
+from args import DEFAULT_SWIN_FILE, get_parser
+
+PUBLISHED_FLAGS = """--amsgrad -b --batch-size --bert_tokenizer --ck_bert --dataset --ddp_trained_weights --device
+    --epochs --fusion_drop --img_size --local_rank --local-rank --lr --mha --model --model_id --output-dir --pin_mem
+    --pretrained_swin_weights --print-freq --refer_data_root --resume --split --splitBy --swin_type --wd
+    --weight-decay --window12 -j --workers""".split()
+
+OWN_FLAGS = """-h --help --warmup_iters --dice_weight --random_box_share --bert_layers --train_embeddings --seed
+    --results --shuffle_sentences""".split()
+
+PUBLISHED_COMMANDS = [
+    "--dataset rrsisd --model_id RMSIN --epochs 40 --img_size 480",
+    "--swin_type base --dataset rrsisd --resume ./your_checkpoints_path --split val --workers 4 --window12 "
+    "--img_size 480",
+    "--model lavt --dataset refcoco --model_id refcoco --batch-size 3 --lr 0.00005 --wd 1e-2 --swin_type base "
+    "--pretrained_swin_weights ./pretrained_weights/swin_base_patch4_window12_384_22k.pth --epochs 40 --img_size 480",
+    "--model lavt --swin_type base --dataset refcoco --split val --resume ./checkpoints/refcoco.pth --workers 4 "
+    "--ddp_trained_weights --window12 --img_size 480",
+]
+
+
+def parse(line: str):
+    return get_parser().parse_args(shlex.split(line))
+
+
+def test_the_flags_are_frozen():
+    flags = {option for action in get_parser()._actions for option in action.option_strings}
+    assert flags == {*PUBLISHED_FLAGS, *OWN_FLAGS}
+
+
+@pytest.mark.parametrize("command", PUBLISHED_COMMANDS)
+def test_published_commands_are_accepted(command):
+    assert parse(command).img_size == 480
+
+
+def test_rmsins_recipe():
+    args = parse("")
+    assert (args.model, args.dataset, args.lr, args.batch_size) == ("rmsin", "rrsisd", 3e-5, 2)
+    assert (args.dice_weight, args.random_box_share) == (0.1, 0.2)
+    assert args.pretrained_swin_weights == DEFAULT_SWIN_FILE
+    shared = (args.weight_decay, args.epochs, args.img_size, args.seed, args.warmup_iters, args.bert_layers)
+    assert shared == (1e-2, 40, 480, 2401, 0, 10)
+
+
+@pytest.mark.parametrize("model", ["lavt", "lavt_one"])
+def test_lavts_recipe(model):
+    args = parse(f"--model {model}")
+    assert (args.dataset, args.lr, args.batch_size) == ("refcoco", 5e-5, 8)
+    assert (args.dice_weight, args.random_box_share, args.pretrained_swin_weights) == (0.0, 0.0, "")
+
+
+def test_the_default_swin_file_belongs_to_base():
+    assert parse("--swin_type tiny").pretrained_swin_weights == ""
+
+
+def test_what_is_given_wins_and_is_remembered():
+    args = parse("--lr 1e-3 -b 4 --window12")
+    assert (args.lr, args.batch_size) == (1e-3, 4)
+    assert args.given == ["batch_size", "lr", "window12"]
+
+
+@pytest.mark.parametrize("spelling", ["--local_rank=3", "--local-rank=3"])
+def test_both_spellings_of_the_launchers_flag(spelling):
+    assert parse(spelling).local_rank == 3
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("--img_size 500", "--img_size 500: rmsin needs a multiple of 32, 512 for example"),
+    ("--dataset rrsis-d", "invalid choice: 'rrsis-d'"),
+    ("--mha 2-2", "'2-2' is not of the form a-b-c-d"),
+    ("--epochs 0", "0 is not a whole number of at least 1"),
+    ("--random_box_share 1.5", "1.5 is not between 0 and 1"),
+])
+def test_a_mistake_is_one_line_and_status_2(line, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(line)
+    printed = capsys.readouterr().err
+    assert stop.value.code == 2 and message in printed and printed.count("\n") == 1
+
+
+def test_lavt_takes_an_img_size_that_rmsin_does_not():
+    assert parse("--model lavt --img_size 500").img_size == 500
+
+
+def test_help_names_every_flag():
+    text = get_parser().format_help()
+    hidden = {"--local_rank", "--local-rank"}
+    assert all(flag in text for flag in {*PUBLISHED_FLAGS, *OWN_FLAGS} - hidden)

@@ -1,0 +1,93 @@
+"""Tokens and the text encoder."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from bert import TextEncoder, load_text_config, load_text_weights, load_tokenizer, tokenize, tokenizer_from_text
+from tests.conftest import TEXT
+from utils import UserError
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "gray", "over", "##pass", "on", "left"]
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    return load_tokenizer(str(tmp_path))
+
+
+def tokens(tokenizer, sentence: str) -> list[str]:
+    ids, mask = tokenize(tokenizer, [sentence])
+    return [WORDS[i] for i in ids[0][:mask[0].sum()]]
+
+
+def test_a_sentence_is_lower_cased_split_into_pieces_and_framed(tokenizer):
+    assert tokens(tokenizer, "The gray OVERPASS") == ["[CLS]", "the", "gray", "over", "##pass", "[SEP]"]
+    assert tokens(tokenizer, "the helipad, left") == ["[CLS]", "the", "[UNK]", "[UNK]", "left", "[SEP]"]
+
+
+def test_it_is_padded_with_zeros_to_20(tokenizer):
+    ids, mask = tokenize(tokenizer, ["the left", "gray"])
+    assert ids.shape == mask.shape == (2, 20) and ids.dtype == mask.dtype == np.int64
+    assert ids[0].tolist() == [2, 5, 10, 3] + [0] * 16
+    assert mask.tolist() == [[1] * 4 + [0] * 16, [1] * 3 + [0] * 17]
+
+
+def test_a_long_sentence_is_cut_to_20_and_loses_its_sep(tokenizer):
+    ids, mask = tokenize(tokenizer, ["gray " * 30, "gray " * 18])
+    assert ids[0].tolist() == [2] + [6] * 19 and mask[0].all()
+    assert ids[1].tolist() == [2] + [6] * 18 + [3] and mask[1].all()   # 18 words just fit
+
+
+def test_an_empty_sentence_is_its_frame(tokenizer):
+    assert tokens(tokenizer, "") == ["[CLS]", "[SEP]"]
+
+
+def test_a_tokenizer_travels_as_text(tokenizer):
+    again = tokenizer_from_text(tokenizer.to_str())
+    assert tokens(again, "The overpass on the left") == tokens(tokenizer, "The overpass on the left")
+
+
+def test_the_encoder_ignores_padding():
+    torch.manual_seed(0)
+    encoder = TextEncoder(BertConfig(**TEXT)).double().eval()
+    ids, mask = torch.randint(1, 100, (1, 20)), (torch.arange(20) < 6).long()[None]
+    changed = torch.where(mask.bool(), ids, 7)
+    torch.testing.assert_close(encoder(ids, mask)[:, :6], encoder(changed, mask)[:, :6], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(encoder(ids, mask)[:, :6], encoder(ids[:, :6], mask[:, :6]), rtol=1e-12, atol=1e-12)
+
+
+def test_its_width_follows_from_its_config():
+    encoder = TextEncoder(BertConfig(**TEXT))
+    assert encoder.width == 16
+    assert encoder(torch.ones(2, 20, dtype=torch.long), torch.ones(2, 20, dtype=torch.long)).shape == (2, 20, 16)
+
+
+def test_bert_base_needs_no_file_for_its_shape():
+    config = load_text_config("bert-base-uncased")
+    assert (config.hidden_size, config.num_hidden_layers, config.vocab_size) == (768, 12, 30522)
+
+
+def test_weights_come_from_a_folder(tmp_path):
+    torch.manual_seed(0)
+    pretrained = BertModel(BertConfig(**TEXT))          # with its pooler, as published
+    pretrained.save_pretrained(tmp_path)
+    encoder = TextEncoder(load_text_config(str(tmp_path)))
+    assert load_text_weights(encoder, str(tmp_path))
+    for name, value in encoder.bert.state_dict().items():
+        assert torch.equal(value, pretrained.state_dict()[name]), name
+
+
+def test_a_folder_without_weights_starts_from_random_ones(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**TEXT, "model_type": "bert"}))
+    assert not load_text_weights(TextEncoder(load_text_config(str(tmp_path))), str(tmp_path))
+
+
+def test_a_folder_without_what_is_needed_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        load_text_config(str(tmp_path))
+    with pytest.raises(UserError, match=r"neither vocab\.txt nor tokenizer\.json"):
+        load_tokenizer(str(tmp_path))
