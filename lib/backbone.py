@@ -2,7 +2,6 @@
 
 Shapes: B batch, H W a stage's map, C its width, N words, L width of the text encoder.
 """
-import torch
 from torch import Tensor, nn
 
 from lib.intra_scale import IntraScale
@@ -56,14 +55,14 @@ class Backbone(nn.Module):
     """
 
     def __init__(self, widths: list[int], depths: list[int], heads: list[int], window: int, text_width: int,
-                 fusion_heads: list[int], fusion_dropout: float, intra_scale: bool, drop_path: float = 0.3):
+                 fusion_heads: list[int], fusion_dropout: float, intra_scale: bool, drop_path: float):
         super().__init__()
         self.widths = widths
-        rates = torch.linspace(0, drop_path, sum(depths)).split(depths)
+        rates = iter([drop_path * block / (sum(depths) - 1) for block in range(sum(depths))])
         self.patch_embed = PatchEmbed(widths[0])
         self.stages = nn.ModuleList()
         for i, width in enumerate(widths):
-            blocks = [SwinBlock(width, heads[i], window, shifted=j % 2 == 1, drop_path=rates[i][j].item())
+            blocks = [SwinBlock(width, heads[i], window, shifted=j % 2 == 1, drop_path=next(rates))
                       for j in range(depths[i])]
             stage = Stage(blocks, PixelWordAttention(width, text_width, fusion_heads[i], fusion_dropout),
                           width, intra_scale, last=i == len(widths) - 1)

@@ -22,16 +22,17 @@ STRIDE = 32  # pixels of the image per token of the coarsest map
 
 @dataclass(frozen=True)
 class SwinVariant:
-    """A row of the table: width of the first stage, blocks and heads of each stage, default window."""
+    """A row of the table: width of the first stage, blocks and heads of each stage, default window, drop path's rate."""
 
     width: int
     depths: tuple[int, ...]
     heads: tuple[int, ...]
     window: int = 7
+    drop_path: float = 0.3
 
 
 SWIN_VARIANTS = {
-    "nano": SwinVariant(32, (2, 2, 2, 2), (1, 2, 4, 8), window=4),  # for the demo and the tests
+    "nano": SwinVariant(32, (2, 2, 2, 2), (1, 2, 4, 8), window=4, drop_path=0.0),  # for the demo and the tests
     "tiny": SwinVariant(96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "small": SwinVariant(96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "base": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32)),
@@ -99,7 +100,7 @@ def build(config: ModelConfig) -> ReferringSegmenter:
 
     text_encoder = TextEncoder(BertConfig.from_dict(config.text))
     backbone = Backbone(widths, list(variant.depths), list(variant.heads), config.window, text_encoder.width,
-                        list(config.fusion_heads), config.fusion_drop, intra_scale=is_rmsin)
+                        list(config.fusion_heads), config.fusion_drop, is_rmsin, variant.drop_path)
     cross_scale = CrossScale(widths, config.img_size // STRIDE) if is_rmsin else None
     decoder = Decoder(widths, AdaptiveRotatedConv if is_rmsin else plain_conv)
     return ReferringSegmenter(text_encoder, backbone, decoder, cross_scale, config.img_size if is_rmsin else None)

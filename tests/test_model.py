@@ -102,18 +102,20 @@ def test_a_padding_token_is_the_bias_of_its_projections():
 
 
 def test_drop_path_grows_linearly_over_all_blocks(nano):
-    rates = [block.drop_path.drop_prob for stage in nano("lavt").backbone.stages for block in stage.blocks]
-    assert rates == pytest.approx([0.3 * i / 7 for i in range(8)])
+    with torch.device("meta"):
+        stages = nano("lavt", swin_type="tiny", window=7).backbone.stages
+    rates = [block.drop_path.drop_prob for stage in stages for block in stage.blocks]
+    assert rates == pytest.approx([0.3 * i / 11 for i in range(12)])
 
 
 def test_the_variants():
-    rows = {name: (row.width, row.depths, row.heads, row.window) for name, row in SWIN_VARIANTS.items()}
+    rows = {name: (row.width, row.depths, row.heads, row.window, row.drop_path) for name, row in SWIN_VARIANTS.items()}
     assert rows == {
-        "nano": (32, (2, 2, 2, 2), (1, 2, 4, 8), 4),
-        "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7),
-        "small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7),
-        "base": (128, (2, 2, 18, 2), (4, 8, 16, 32), 7),
-        "large": (192, (2, 2, 18, 2), (6, 12, 24, 48), 7),
+        "nano": (32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 0.0),
+        "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7, 0.3),
+        "small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7, 0.3),
+        "base": (128, (2, 2, 18, 2), (4, 8, 16, 32), 7, 0.3),
+        "large": (192, (2, 2, 18, 2), (6, 12, 24, 48), 7, 0.3),
     }
 
 

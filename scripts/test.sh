@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Lint and the test suite, from a bare Python ≥ 3.10. VENV=path reuses an environment. Arguments go to pytest.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+make_environment requirements-dev.txt
+"$PYTHON" -m ruff check .
+exec "$PYTHON" -m pytest "$@"
