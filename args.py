@@ -108,6 +108,9 @@ def get_parser() -> RecipeParser:
     data.add_argument("--dataset", choices=DATASETS, help="default: rrsisd for rmsin, refcoco for lavt")
     data.add_argument("--splitBy", default="unc", help="whose division of the data set: unc (default), umd, google, …")
     data.add_argument("--split", default="test", help="what test.py evaluates (default: test)")
+    data.add_argument("--published_masks", action="store_true",
+                      help="pixels in several parts of a mask count as background, as in the published code;\n"
+                           "without it the parts are united")
     data.add_argument("-j", "--workers", default=8, type=int, metavar="N",
                       help="loader processes of each training process (default: 8)")
     data.add_argument("--pin_mem", action="store_true", help="page-locked host memory for faster copies to a GPU")
@@ -130,7 +133,12 @@ def get_parser() -> RecipeParser:
     recipe.add_argument("--bert_layers", default=10, type=int, metavar="N",
                         help="how many of BERT's layers train, from the first (default: 10, as published)")
     recipe.add_argument("--train_embeddings", action="store_true", help="train BERT's embeddings too")
+    recipe.add_argument("--published_validation", action="store_true",
+                        help="choose the best epoch on one random sentence a ref, as in the published code;\n"
+                             "without it on all sentences")
     recipe.add_argument("--seed", default=2401, type=int, help="default: 2401")
+    recipe.add_argument("--deterministic", action="store_true",
+                        help="the same command on the same machine gives the same losses, bit for bit (slower)")
 
     run = parser.add_argument_group("run")
     run.add_argument("--model_id", default=None, metavar="NAME",

@@ -5,10 +5,10 @@ from pathlib import Path
 import utils
 from args import get_parser
 from data import EvalSet, eval_loader
-from lib.checkpoint import model_state, read_checkpoint
+from lib.checkpoint import read_checkpoint
 from lib.evaluation import compute_metrics, evaluate, format_metrics
 from lib.segmentation import build, model_settings
-from lib.strict_load import load_strictly
+from lib.strict_load import load_weights
 from refer.refer import REFER
 from utils import UserError, log
 
@@ -21,10 +21,10 @@ def run(args: Namespace) -> None:
     checkpoint = read_checkpoint(args.resume)
     config, tokenizer = model_settings(args, checkpoint)
     model = build(config)
-    load_strictly(model, model_state(checkpoint, args.resume), args.resume)
+    load_weights(model, checkpoint, args.resume)
     model.to(device)
 
-    refer = REFER(args.refer_data_root, args.dataset, args.splitBy)
+    refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     dataset = EvalSet(refer, args.split, tokenizer, config.img_size, args.seed if args.shuffle_sentences else None)
     batches = eval_loader(dataset, args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     rows = utils.gather_rows(evaluate(model, utils.progress(batches, args.split), device)).cpu()
@@ -38,8 +38,11 @@ def run(args: Namespace) -> None:
         samples = [{**dataset.describe(index), "intersection": intersection, "union": union}
                    for index, intersection, union, _ in rows.tolist()]
         utils.write_json(Path(args.results), {
-            **metrics, "images": len({ref["image_id"] for ref in dataset.refs}), "sentences": len(dataset),
-            "empty_masks": empty, "samples": samples})
+            **metrics, "split": args.split, "images": len({ref["image_id"] for ref in dataset.refs}),
+            "sentences": len(dataset), "empty_masks": empty,
+            "checkpoint": {"path": str(args.resume), "sha256": utils.sha256_of(args.resume)},
+            "annotations": {path: utils.sha256_of(path) for path in refer.annotation_files},
+            "flags": vars(args), **utils.describe_run(device), "samples": samples})
         log(f"wrote {args.results}")
     utils.end_processes()
 

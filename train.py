@@ -16,12 +16,12 @@ import utils
 from args import get_parser
 from bert import load_text_weights
 from data import EvalSet, TrainSet, eval_loader, train_loader
-from lib.checkpoint import load_swin_weights, model_state, read_checkpoint, save_checkpoint
+from lib.checkpoint import load_swin_weights, read_checkpoint, save_checkpoint
 from lib.evaluation import compute_metrics, evaluate, format_metrics
 from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig, build, describe_model, model_settings
-from lib.strict_load import load_strictly
+from lib.strict_load import load_weights
 from refer.refer import REFER
 from transforms import normalize
 from utils import UserError, log
@@ -30,7 +30,8 @@ from utils import UserError, log
 def make_loaders(args: Namespace, refer: REFER, tokenizer: Tokenizer, size_px: int) -> tuple[DataLoader, DataLoader]:
     """This process's loaders of the train split and of the val split."""
     train_set = TrainSet(refer, "train", tokenizer, size_px, args.seed, args.random_box_share)
-    val_set = EvalSet(refer, "val", tokenizer, size_px)
+    val_set = EvalSet(refer, "val", tokenizer, size_px,
+                      one_sentence_seed=args.seed if args.published_validation else None)
     common = (args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     train_batches = train_loader(train_set, *common)
     if not len(train_batches):
@@ -51,7 +52,7 @@ def load_pretrained(model: ReferringSegmenter, args: Namespace) -> None:
 
 
 def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool) -> None:
-    """Lets the first `layers` of BERT train, and the embeddings if asked for; the published recipe trains 10 and not."""
+    """Lets the first `layers` of BERT train, and the embeddings if asked for; published: 10 layers, not these."""
     bert = model.text_encoder.bert
     bert.requires_grad_(False)
     for layer in bert.encoder.layer[:layers]:
@@ -60,7 +61,7 @@ def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool) -> Non
 
 
 def parameter_groups(model: ReferringSegmenter) -> list[dict[str, Any]]:
-    """AdamW's groups: backbone without decay, backbone (CIM included), decoder, text encoder; trained parameters only."""
+    """AdamW's groups of trained parameters: backbone without decay, backbone (CIM included), decoder, text encoder."""
     exempt = model.backbone.no_weight_decay()
     plain, decayed = [], []
     for name, parameter in model.backbone.named_parameters():
@@ -150,13 +151,13 @@ def make_checkpoint(args: Namespace, config: ModelConfig, tokenizer: Tokenizer, 
 def run(args: Namespace) -> None:
     """The whole training run; `main` says its user errors."""
     device = utils.init_processes(args.device, args.local_rank)
-    utils.seed_everything(args.seed)
-    refer = REFER(args.refer_data_root, args.dataset, args.splitBy)
+    utils.seed_everything(args.seed, args.deterministic)
+    refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     resumed = read_checkpoint(args.resume) if args.resume else {}
     config, tokenizer = model_settings(args, resumed)
     model = build(config)
     if resumed:
-        load_strictly(model, model_state(resumed, args.resume), args.resume)
+        load_weights(model, resumed, args.resume)
     else:
         load_pretrained(model, args)
     train_batches, val_batches = make_loaders(args, refer, tokenizer, config.img_size)

@@ -1,12 +1,15 @@
 """What every script needs: user errors, processes, seeds, log lines. Imports nothing else of the project."""
+import hashlib
 import json
 import os
+import platform
 import random
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,8 +110,16 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 # Seeds
 
-def seed_everything(seed: int) -> None:
-    """Seeds Python, NumPy and torch; each process draws its own stream."""
+def seed_everything(seed: int, deterministic: bool = False) -> None:
+    """Seeds Python, NumPy and torch; each process draws its own stream.
+
+    `deterministic` makes torch choose algorithms that give the same bits every time. Operations that have none
+    (some on GPUs; none that this project uses on CPUs) warn.
+    """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
     random.seed(seed + rank())
     np.random.seed((seed + rank()) % 2 ** 32)
     torch.manual_seed(seed + rank())
@@ -147,6 +158,21 @@ def write_json(path: Path, content: Any) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def sha256_of(path: str | Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else \
+            hashlib.sha256(file.read()).hexdigest()
+
+
+def describe_run(device: torch.device) -> dict[str, Any]:
+    """What figures depend on besides code, data and flags: package versions, the device, the number of processes."""
+    packages = ("torch", "torchvision", "timm", "transformers", "tokenizers", "pycocotools", "numpy", "Pillow")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {"versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+            "device": f"{device.type}: {name}", "processes": world_size()}
 
 
 def peak_memory_mib(device: torch.device) -> int:

@@ -98,11 +98,16 @@ class EvalSet(ReferDataset):
     """One sample a (ref, sentence), in the order of the refs.
 
     With `shuffle_seed`, the control: each ref is shown the sentences of another ref, drawn by that seed.
+    With `one_sentence_seed`, one sentence a ref, drawn by that seed (the published way to validate).
     """
 
-    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, shuffle_seed: int | None = None):
+    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, shuffle_seed: int | None = None,
+                 one_sentence_seed: int | None = None):
         super().__init__(refer, split, tokenizer, size_px)
         self.samples = [(i, j) for i, ref in enumerate(self.refs) for j in range(len(ref["sentences"]))]
+        if one_sentence_seed is not None:
+            draw = random.Random(one_sentence_seed)
+            self.samples = [(i, draw.randrange(len(ref["sentences"]))) for i, ref in enumerate(self.refs)]
         self.speaker = list(range(len(self.refs)))  # whose sentences each ref is shown
         if shuffle_seed is not None:
             if len(self.refs) < 2:

@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.official import from_official
-from lib.strict_load import load_strictly
+from lib.strict_load import load_weights, refuse_misfits, suggestion
 from utils import UserError
 
 Checkpoint = dict[str, Any]
@@ -27,7 +26,10 @@ SWIN_IGNORED = r"^(norm|head)\.|\.(attn_mask|relative_position_index)$"
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """The contents of a checkpoint file, on the CPU. Raises `UserError` if it is missing, damaged or not plain data."""
+    """The contents of a checkpoint file, on the CPU; nothing in it is run.
+
+    Raises `UserError` if the file is missing, damaged, or holds more than tensors and plain data.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
@@ -36,8 +38,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"checkpoint {path} holds more than tensors and plain data, so it was not loaded and nothing "
-                        f"in it was run: {_first_line(error)}") from error
+        raise UserError(f"checkpoint {path} is damaged, or holds more than tensors and plain data; it was not loaded "
+                        f"and nothing in it was run: {_first_line(error)}") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(f"checkpoint {path} is damaged or not a PyTorch checkpoint ({_first_line(error)}); "
                         "fetch or train it again") from error
@@ -50,20 +52,13 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def model_state(checkpoint: Checkpoint, path: str | Path) -> dict[str, Tensor]:
-    """The network's weights under this project's names, whichever layout `checkpoint` (read from `path`) has."""
-    if not isinstance(checkpoint.get("model"), dict):
-        raise UserError(f"checkpoint {path} has no 'model' entry; it has {', '.join(map(str, checkpoint)) or 'nothing'}")
-    return checkpoint["model"] if "config" in checkpoint else from_official(checkpoint)
-
-
 def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
     """Loads weights from a file of train.py or of the published programs, strictly; returns the file's contents.
 
     Raises `UserError` if the file cannot be read or does not fit `model`.
     """
     checkpoint = read_checkpoint(path)
-    load_strictly(model, model_state(checkpoint, path), str(path))
+    load_weights(model, checkpoint, path)
     return checkpoint
 
 
@@ -92,9 +87,12 @@ def load_swin_weights(backbone: nn.Module, path: str | Path) -> str:
                         "get it, and --pretrained_swin_weights '' starts from random weights")
     content = read_checkpoint(path)
     published = content.get("model", content.get("state_dict", content))
+    if not isinstance(published, dict):
+        raise UserError(f"--pretrained_swin_weights {path}: its weights are a {type(published).__name__}, not a dict")
     for prefix in ("module.", "encoder.", "backbone."):
-        if any(name.startswith(prefix + "patch_embed.") or name.startswith(prefix + "encoder.") for name in published):
-            published = {name.removeprefix(prefix): value for name, value in published.items() if name.startswith(prefix)}
+        if any(name.startswith((prefix + "patch_embed.", prefix + "encoder.")) for name in published):
+            published = {name.removeprefix(prefix): value for name, value in published.items()
+                         if name.startswith(prefix)}
     state = {re.sub(r"^layers\.", "stages.", name): value for name, value in published.items()
              if not re.search(SWIN_IGNORED, name)}
 
@@ -104,7 +102,9 @@ def load_swin_weights(backbone: nn.Module, path: str | Path) -> str:
     for name in resized:
         state[name] = resize_bias_table(state[name], own[name].shape[0])
     fresh = [name for name in own if name not in state and re.search(SWIN_STARTS_FRESH, name)]
-    load_strictly(backbone, {**state, **{name: own[name] for name in fresh}}, f"--pretrained_swin_weights {path}")
+    whole = {**state, **{name: own[name] for name in fresh}}
+    refuse_misfits(whole, own, f"--pretrained_swin_weights {path}", suggestion(state, own))
+    backbone.load_state_dict(whole)
     return (f"Swin weights from {path}: {len(state)} entries loaded, {len(resized)} bias tables resized to this "
             f"window, {len(fresh)} entries start fresh (fusion, gates, output norms)")
 

@@ -55,9 +55,9 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("cross_scale.fusions.*.global_embedding.1.", "backbone.cim.fusion.*.bn2."),
     *((f"decoder.levels.{level}.{ours}", f"classifier.{theirs.replace('.', f'_{4 - level}.', 1)}")
       for level in range(3)
-      for ours, theirs in ((("conv1.", "conv1."), ("bn1.", "bn1."), ("bn2.", "bn2."))
-                           + tuple((f"conv2.{router}", f"conv2.{published}") for router, published in _ROUTER)
-                           + (("conv2.", "conv2."),))),
+      for ours, theirs in (("conv1.", "conv1."), ("bn1.", "bn1."), ("bn2.", "bn2."),
+                           *((f"conv2.{router}", f"conv2.{published}") for router, published in _ROUTER),
+                           ("conv2.", "conv2."))),
     ("decoder.head.", "classifier.conv1_1."),
 )
 
@@ -94,19 +94,25 @@ def is_ignored(name: str) -> bool:
     return any(re.search(pattern, name) for pattern, _ in IGNORED)
 
 
-def from_official(checkpoint: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The state of a network here from a published checkpoint, `{'model': …}` or `{'model': …, 'bert_model': …}`.
+def published_entries(checkpoint: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights of a published checkpoint under their official names, `{'model': …[, 'bert_model': …]}`.
 
-    `module.` prefixes go; entries of `IGNORED` are dropped; entries that no row of `NAMES` knows keep their
-    published names, so that a strict load reports them.
+    `module.` prefixes go, the text encoder of `bert_model` gets the name it has inside `lavt_one`, and entries
+    of `IGNORED` are dropped.
     """
-    published = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
+    entries = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
     for name, value in checkpoint.get("bert_model", {}).items():
-        published["text_encoder." + name.removeprefix("module.")] = value
+        entries["text_encoder." + name.removeprefix("module.")] = value
+    return {name: value for name, value in entries.items() if not is_ignored(name)}
+
+
+def from_official(checkpoint: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The state of a network here from a published checkpoint; the inverse of `to_official`.
+
+    Entries that no row of `NAMES` knows keep their published names.
+    """
     state = {}
-    for name, value in published.items():
-        if is_ignored(name):
-            continue
+    for name, value in published_entries(checkpoint).items():
         native = native_name(name) or name
         if _POINTWISE.match(native) and value.dim() == 3 and value.shape[-1] == 1:
             value = value.squeeze(-1)
@@ -115,10 +121,11 @@ def from_official(checkpoint: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]
 
 
 def to_official(state: dict[str, Tensor], split_text: bool) -> dict[str, dict[str, Tensor]]:
-    """A published checkpoint's weights from a network's state; the inverse of `from_official`.
+    """A published checkpoint's weights from a network's state.
 
     `split_text` puts the text encoder beside the model as `bert_model`, as `lavt` has it. The attention's
-    index tables, which the published programs store, are made anew from the size of the bias tables.
+    index tables, which the published programs store, are made anew from the size of the bias tables. A
+    name that is not this project's raises `KeyError`.
     """
     model, text = {}, {}
     for name, value in state.items():
@@ -133,3 +140,8 @@ def to_official(state: dict[str, Tensor], split_text: bool) -> dict[str, dict[st
             window = (round(value.shape[0] ** 0.5) + 1) // 2
             model[published.replace("bias_table", "index")] = relative_position_index(window)
     return {"model": model, "bert_model": text} if split_text else {"model": model}
+
+
+def is_official(checkpoint: dict) -> bool:
+    """Whether a checkpoint's weights bear the published names rather than this project's."""
+    return not any(name.startswith(("decoder.", "text_encoder.bert.")) for name in checkpoint["model"])

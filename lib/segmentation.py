@@ -22,7 +22,7 @@ STRIDE = 32  # pixels of the image per token of the coarsest map
 
 @dataclass(frozen=True)
 class SwinVariant:
-    """A row of the table: width of the first stage, blocks and heads of each stage, default window, drop path's rate."""
+    """A row of the table: width of the first stage, blocks and heads of each stage, window, drop path's rate."""
 
     width: int
     depths: tuple[int, ...]
@@ -96,7 +96,7 @@ def build(config: ModelConfig) -> ReferringSegmenter:
     widths = [variant.width * 2 ** stage for stage in range(len(variant.depths))]
     for width, heads in zip(widths, config.fusion_heads, strict=True):
         if width % heads:
-            raise UserError(f"--mha asks for {heads} heads in a stage of {width} channels, which {heads} does not divide")
+            raise UserError(f"--mha asks for {heads} heads in a stage of {width} channels, which it does not divide")
 
     text_encoder = TextEncoder(BertConfig.from_dict(config.text))
     backbone = Backbone(widths, list(variant.depths), list(variant.heads), config.window, text_encoder.width,
@@ -125,12 +125,15 @@ def model_settings(args: Namespace, checkpoint: dict[str, Any]) -> tuple[ModelCo
     if "config" in checkpoint:
         config = ModelConfig.from_dict(checkpoint["config"])
         refuse_contradictions(args, config)
+    else:
+        config = ModelConfig.from_args(args)
+    if "tokenizer" in checkpoint:
         return config, tokenizer_from_text(checkpoint["tokenizer"])
-    config, tokenizer = ModelConfig.from_args(args), load_tokenizer(args.bert_tokenizer)
+    tokenizer = load_tokenizer(args.bert_tokenizer)
     words = BertConfig.from_dict(config.text).vocab_size
     if tokenizer.get_vocab_size() > words:
-        raise UserError(f"--bert_tokenizer {args.bert_tokenizer} has {tokenizer.get_vocab_size()} tokens, more than the "
-                        f"{words} of --ck_bert {args.ck_bert}: give the tokenizer that belongs to the text encoder")
+        raise UserError(f"--bert_tokenizer {args.bert_tokenizer} has {tokenizer.get_vocab_size()} tokens, more than "
+                        f"the {words} of the text encoder: give the tokenizer that belongs to it")
     return config, tokenizer
 
 

@@ -5,7 +5,6 @@ box) and to one image. Ids are whatever the files use, int or str. H, W: height 
 """
 
 import json
-import math
 import os
 import reprlib
 from collections import Counter
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
+from refer.masks import decode_segmentation, is_finite
 from refer.plain_pickle import load_plain_pickle
 from utils import UserError
 
@@ -67,8 +66,12 @@ class REFER:
     Every error is a UserError that says what was given, what is needed, and what to do.
     """
 
-    def __init__(self, data_root: str | os.PathLike, dataset: str = "refcoco", splitBy: str = "unc") -> None:
+    def __init__(
+        self, data_root: str | os.PathLike, dataset: str = "refcoco", splitBy: str = "unc", drop_overlaps: bool = False
+    ) -> None:
         """Reads DATA_ROOT/DATASET/refs(SPLITBY).p and DATA_ROOT/DATASET/instances.json.
+
+        `drop_overlaps` makes masks of several parts as the published code did (see `decode_segmentation`).
 
         Raises UserError if `dataset` or `splitBy` is unknown, a folder or file is missing or damaged, an
         entry lacks a required field, one id has two entries, or a ref points to an annotation or image
@@ -77,6 +80,7 @@ class REFER:
         if dataset not in DATASETS:
             raise UserError(f"Unknown data set '{dataset}': choose --dataset from {', '.join(DATASETS)}.")
         self.dataset, self.splitBy, self.layout = dataset, splitBy, DATASETS[dataset]
+        self.drop_overlaps = drop_overlaps
         if splitBy not in self.layout.splits:
             choices = ", ".join(self.layout.splits)
             raise UserError(f"{dataset} is not split by '{splitBy}': choose --splitBy from {choices}.")
@@ -182,6 +186,11 @@ class REFER:
         """Ids of all categories."""
         return list(self.Cats)
 
+    @property
+    def annotation_files(self) -> tuple[str, str]:
+        """Paths of the two files that the index was read from."""
+        return self._refs_path, self._instances_path
+
     def split_counts(self) -> dict[str, int]:
         """How many refs each split has, under the name that the refs file gives it."""
         return dict(Counter(ref["split"] for ref in self.Refs.values()))
@@ -219,7 +228,7 @@ class REFER:
         """
         ref = self._as_ref(ref)
         box = self.refToAnn[ref["ref_id"]].get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
+        if not isinstance(box, list) or len(box) != 4 or not all(is_finite(value) for value in box):
             self._refuse_annotation(ref, f"its bbox must be four numbers, but is {reprlib.repr(box)}")
         if self.layout.corner_boxes:
             x1, y1, x2, y2 = box
@@ -234,7 +243,7 @@ class REFER:
         ref = self._as_ref(ref)
         image, segmentation = self.Imgs[ref["image_id"]], self.refToAnn[ref["ref_id"]].get("segmentation")
         try:
-            mask = decode_segmentation(segmentation, image.get("height"), image.get("width"))
+            mask = decode_segmentation(segmentation, image.get("height"), image.get("width"), self.drop_overlaps)
         except ValueError as error:
             self._refuse_annotation(ref, f"its segmentation is malformed: {error}")
         return {"mask": mask, "area": int(np.count_nonzero(mask))}
@@ -294,112 +303,6 @@ def split_includes(asked: str, own: str) -> bool:
 def category_of(annotation: Entry) -> Id | None:
     """The category id of an annotation, None if it has none; RRSIS-D calls it `categories_id`."""
     return annotation.get("category_id", annotation.get("categories_id"))
-
-
-# Segmentations
-
-# pycocotools walks an outline pixel by pixel with 32-bit numbers: a wild coordinate would exhaust memory.
-_LARGEST_COORDINATE_PX = 100_000
-_LARGEST_MASK_PX = 2**31 - 1
-
-
-def decode_segmentation(
-    segmentation: list | dict | None, height: int | None, width: int | None
-) -> np.ndarray:
-    """The union of a COCO segmentation's parts, (H, W) uint8 of 0 and 1, in Fortran order.
-
-    A part is a polygon [x1, y1, x2, y2, ...] in pixels, or an RLE {"size": [H, W], "counts": ...} whose
-    counts are a list (uncompressed), str or bytes (compressed). One RLE needs no list around it.
-    H, W are the size of the RLEs, or else the image's `height` and `width`. Nothing, a polygon of fewer
-    than three points and an RLE without counts cover no pixel.
-
-    Raises ValueError, saying what is wrong. All is checked here because pycocotools trusts its input: where
-    counts fall short of the mask's size, for one, it returns uninitialised memory.
-    """
-    parts = [segmentation] if isinstance(segmentation, dict) else segmentation or []
-    if not isinstance(parts, list | tuple):
-        raise ValueError(f"it must be a list of polygons or RLEs, or one RLE, but is {reprlib.repr(parts)}")
-    encoded = []
-    for number, part in enumerate(parts, start=1):
-        if isinstance(part, dict):
-            encoded.append(_checked_rle(part))
-        elif isinstance(part, list | tuple):
-            _check_size(height, width)
-            if len(part) % 2:
-                raise ValueError(
-                    f"part {number} is a polygon of {len(part)} numbers: they come in pairs x, y"
-                )
-            if not all(_is_finite(value) and abs(value) <= _LARGEST_COORDINATE_PX for value in part):
-                raise ValueError(f"part {number} is a polygon with something that is no coordinate")
-            if len(part) >= 6:
-                encoded += coco_mask.frPyObjects([list(part)], height, width)
-        else:
-            raise ValueError(f"part {number} must be a polygon or an RLE, but is {reprlib.repr(part)}")
-    if not encoded:
-        _check_size(height, width)
-        return np.zeros((height, width), np.uint8, order="F")
-    sizes = {tuple(rle["size"]) for rle in encoded}
-    if len(sizes) > 1:
-        raise ValueError(f"its parts have different sizes (H, W) {sorted(sizes)} and cannot be united")
-    return coco_mask.decode(coco_mask.merge(encoded))  # merging unites unless told to intersect
-
-
-def _checked_rle(rle: dict) -> dict:
-    """The RLE in pycocotools' compressed form, its run lengths known to cover its size exactly."""
-    size, counts = rle.get("size"), rle.get("counts")
-    if not isinstance(size, list | tuple) or len(size) != 2:
-        raise ValueError(f"the size of an RLE must be [height, width], but is {reprlib.repr(size)}")
-    height, width = size
-    _check_size(height, width)
-    if isinstance(counts, str):
-        counts = counts.encode()
-    if not isinstance(counts, bytes | list):
-        raise ValueError(f"the counts of an RLE must be a list or a string, but are {reprlib.repr(counts)}")
-    if not counts:
-        counts = [height * width]
-    runs = _run_lengths(counts) if isinstance(counts, bytes) else counts
-    if not all(isinstance(run, int) for run in runs) or min(runs) < 0:
-        raise ValueError("the counts of an RLE hold something that is not the length of a run of pixels")
-    if sum(runs) != height * width:
-        covered = f"{sum(runs)} pixels, but its size {height}x{width} has {height * width}"
-        raise ValueError(f"the counts of an RLE cover {covered}")
-    if isinstance(counts, bytes):
-        return {"size": [height, width], "counts": counts}
-    return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-
-
-def _run_lengths(counts: bytes) -> list[int]:
-    """The run lengths in COCO's compressed counts, possibly negative if these are damaged.
-
-    A character less 48 is six bits: five of a number, lowest first, and one that says that more follow; the
-    top bit of the last five is the sign. From the fourth number on, each is a difference to the last but one.
-    """
-    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    if digits.min() < 0 or digits.max() > 63:
-        raise ValueError("the counts of an RLE hold a character that compressed counts do not use")
-    is_last = (digits & 32) == 0
-    starts = np.concatenate([[0], np.flatnonzero(is_last) + 1])
-    if starts[-1] != digits.size:
-        raise ValueError("the counts of an RLE are cut off")
-    lengths = np.diff(starts)
-    if lengths.max() > 7:  # 35 bits: more than any mask needs
-        raise ValueError("the counts of an RLE hold a number larger than any mask")
-    shifts = 5 * (np.arange(digits.size) - np.repeat(starts[:-1], lengths))
-    numbers = np.add.reduceat((digits & 31) << shifts, starts[:-1])
-    numbers -= np.where(digits[is_last] & 16, np.int64(1) << (5 * lengths), 0)
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers.tolist()
-
-
-def _check_size(height: object, width: object) -> None:
-    is_size = all(isinstance(side, int) and side >= 1 for side in (height, width))
-    if not is_size or height * width > _LARGEST_MASK_PX:
-        raise ValueError(f"its size must be a height and a width in pixels, but is {height!r} and {width!r}")
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 # Files

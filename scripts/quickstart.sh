@@ -4,14 +4,13 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment requirements.txt
 OUT=quickstart DATA=quickstart/data CHECKPOINT=quickstart/model_best_quickstart.pth
-export OMP_WAIT_POLICY=PASSIVE  # idle threads sleep instead of taking a core from a busy one
 
 echo "1/4 Drawing aerial scenes with sentences into $DATA"
-"$PYTHON" tools/make_toy_rrsisd.py --out "$DATA" --images 1500 --size 96 --seed 0
+"$PYTHON" tools/make_toy_rrsisd.py --out "$DATA" --images 1600 --size 96 --seed 0
 
 echo "2/4 Training a nano RMSIN on them (about 6 minutes on 2 CPU cores)"
 "$PYTHON" train.py --refer_data_root "$DATA" --ck_bert "$DATA/bert" --bert_tokenizer "$DATA/bert" \
-    --swin_type nano --img_size 96 --batch-size 16 --lr 5e-4 --warmup_iters 50 --epochs 4 \
+    --swin_type nano --img_size 96 --batch-size 16 --lr 5e-4 --warmup_iters 50 --epochs 3 \
     --random_box_share 0 --train_embeddings --workers 0 --print-freq 25 --model_id quickstart --output-dir "$OUT"
 
 evaluate() {

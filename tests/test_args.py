@@ -5,13 +5,19 @@ import pytest
 
 from args import DEFAULT_SWIN_FILE, get_parser
 
-PUBLISHED_FLAGS = """--amsgrad -b --batch-size --bert_tokenizer --ck_bert --dataset --ddp_trained_weights --device
-    --epochs --fusion_drop --img_size --local_rank --local-rank --lr --mha --model --model_id --output-dir --pin_mem
-    --pretrained_swin_weights --print-freq --refer_data_root --resume --split --splitBy --swin_type --wd
-    --weight-decay --window12 -j --workers""".split()
+PUBLISHED_FLAGS = [
+    "--amsgrad", "-b", "--batch-size", "--bert_tokenizer", "--ck_bert", "--dataset", "--ddp_trained_weights",
+    "--device", "--epochs", "--fusion_drop", "--img_size", "--local_rank", "--local-rank", "--lr", "--mha",
+    "--model", "--model_id", "--output-dir", "--pin_mem", "--pretrained_swin_weights", "--print-freq",
+    "--refer_data_root", "--resume", "--split", "--splitBy", "--swin_type", "--wd", "--weight-decay",
+    "--window12", "-j", "--workers",
+]
 
-OWN_FLAGS = """-h --help --warmup_iters --dice_weight --random_box_share --bert_layers --train_embeddings --seed
-    --results --shuffle_sentences""".split()
+OWN_FLAGS = [
+    "-h", "--help", "--warmup_iters", "--dice_weight", "--random_box_share", "--bert_layers",
+    "--train_embeddings", "--seed", "--results", "--shuffle_sentences",
+    "--published_masks", "--published_validation", "--deterministic",
+]
 
 PUBLISHED_COMMANDS = [
     "--dataset rrsisd --model_id RMSIN --epochs 40 --img_size 480",

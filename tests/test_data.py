@@ -1,6 +1,7 @@
 """Samples, who sees which of them, and what is said of broken ones."""
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +87,11 @@ def test_shuffled_sentences_are_another_refs(refer, tokenizer):
     assert not torch.equal(shuffled[index]["token_ids"], true[index]["token_ids"])
 
 
+def test_published_validation_draws_one_sentence_a_ref(refer, tokenizer):
+    dataset = EvalSet(refer, "val", tokenizer, 32, one_sentence_seed=3)
+    assert [ref for ref, _ in dataset.samples] == list(range(len(dataset.refs)))
+
+
 @pytest.mark.parametrize(("samples", "batch", "world"), [(23, 2, 1), (23, 2, 3), (24, 4, 2), (7, 8, 1)])
 def test_an_epoch_sees_each_sample_once_but_for_the_dropped_last_batch(samples, batch, world):
     shares = [EpochBatches(samples, batch, rank, world, seed=5) for rank in range(world)]
@@ -103,7 +109,7 @@ def test_an_epoch_sees_each_sample_once_but_for_the_dropped_last_batch(samples, 
 def test_processes_together_see_the_batches_of_one_process():
     one = [sorted(keys) for keys in EpochBatches(40, 8, 0, 1, seed=5)]
     four = [list(EpochBatches(40, 2, rank, 4, seed=5)) for rank in range(4)]
-    assert one == [sorted(sum(parts, [])) for parts in zip(*four, strict=True)]
+    assert one == [sorted(key for part in parts for key in part) for parts in zip(*four, strict=True)]
 
 
 def test_epochs_differ_and_seeds_differ():
@@ -143,7 +149,7 @@ def test_a_missing_image_names_the_ref(toy, tmp_path, tokenizer, workers):
     refer = REFER(root, "rrsisd")
     ref = refer.loadRefs(refer.getRefIds(split="val"))[0]
     path = refer.image_path(ref)
-    (root / path).unlink() if not str(path).startswith("/") else __import__("os").unlink(path)
+    Path(path).unlink()
     loader = eval_loader(EvalSet(refer, "val", tokenizer, 32), 1, workers, False, 0, 1)
     with pytest.raises(UserError, match=f"ref {ref['ref_id']}: its image .* is missing"):
         list(loader)
@@ -152,8 +158,8 @@ def test_a_missing_image_names_the_ref(toy, tmp_path, tokenizer, workers):
 def test_a_truncated_image_names_the_ref(toy, tmp_path, tokenizer):
     refer = REFER(copy_of(toy, tmp_path), "rrsisd")
     ref = refer.loadRefs(refer.getRefIds(split="val"))[0]
-    content = open(refer.image_path(ref), "rb").read()
-    open(refer.image_path(ref), "wb").write(content[:len(content) // 2])
+    path = Path(refer.image_path(ref))
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     with pytest.raises(UserError, match=f"ref {ref['ref_id']}: its image .* cannot be read"):
         EvalSet(refer, "val", tokenizer, 32)[0]
 

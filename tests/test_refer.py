@@ -11,8 +11,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from refer import REFER
+from refer.masks import decode_segmentation
 from refer.plain_pickle import load_plain_pickle
-from refer.refer import DATASETS, decode_segmentation
+from refer.refer import DATASETS
 from utils import UserError
 
 HEIGHT, WIDTH = 6, 8
@@ -277,6 +278,14 @@ def test_overlapping_polygons_are_united_and_keep_the_overlap(tmp_path):
     check_mask(found, box_mask(1, 3, 1, 4) | box_mask(2, 5, 2, 6))
     assert found["area"] == 6 + 12 - 2
     assert found["mask"][2, 2] == found["mask"][2, 3] == 1
+
+
+def test_the_published_way_loses_the_overlap():
+    overlapping = [2, 2, 6, 2, 6, 5, 2, 5]
+    mask = decode_segmentation([RECTANGLE, overlapping], HEIGHT, WIDTH, drop_overlaps=True)
+    np.testing.assert_array_equal(mask, box_mask(1, 3, 1, 4) ^ box_mask(2, 5, 2, 6))
+    alone = decode_segmentation([RECTANGLE], HEIGHT, WIDTH, drop_overlaps=True)
+    np.testing.assert_array_equal(alone, box_mask(1, 3, 1, 4))
 
 
 def test_polygon_outside_the_image_is_cut_at_its_border(tmp_path):

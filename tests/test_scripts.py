@@ -1,4 +1,5 @@
 """train.py and test.py as a user runs them: one epoch and an evaluation, several processes, mistakes."""
+import hashlib
 import json
 import os
 import pickle
@@ -73,6 +74,29 @@ def test_shuffled_sentences_change_what_is_read_and_nothing_else(trained, toy):
     assert [s["sent_id"] for s in true["samples"]] == [s["sent_id"] for s in shuffled["samples"]]
     assert sorted(s["sentence"] for s in true["samples"]) == sorted(s["sentence"] for s in shuffled["samples"])
     assert [s["sentence"] for s in true["samples"]] != [s["sentence"] for s in shuffled["samples"]]
+
+
+def test_results_say_what_they_depend_on(trained, toy):
+    results = evaluate(trained, toy, "provenance")
+    checkpoint = trained / "checkpoints/model_best_toy.pth"
+    assert results["checkpoint"]["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert results["annotations"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (
+        toy / "rrsisd/refs(unc).p", toy / "rrsisd/instances.json")}
+    assert results["versions"]["torch"] == torch.__version__.split("+")[0] and results["device"].startswith("cpu")
+    assert results["flags"]["split"] == "val"
+
+
+def test_deterministic_runs_are_equal_bit_for_bit(toy, tmp_path):
+    logs = []
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        done = run("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "d",
+                   "--deterministic", "--random_box_share", 0.5, cwd=tmp_path / folder)
+        assert done.returncode == 0, done.stderr
+        entries = map(json.loads, (tmp_path / folder / "models/d/log.jsonl").read_text().splitlines())
+        timed = ("train_seconds", "images_per_second", "peak_memory_mib")
+        logs.append([{key: value for key, value in entry.items() if key not in timed} for entry in entries])
+    assert len(logs[0]) == 2 and logs[0] == logs[1]
 
 
 def test_two_processes_train_together(toy, tmp_path):

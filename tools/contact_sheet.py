@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils
 from args import RecipeParser, get_parser
 from data import EvalSet
-from lib.checkpoint import model_state, read_checkpoint
+from lib.checkpoint import read_checkpoint
 from lib.evaluation import count_pixels
 from lib.segmentation import build, model_settings
-from lib.strict_load import load_strictly
+from lib.strict_load import load_weights
 from refer.refer import REFER
 from transforms import normalize
 from utils import UserError
@@ -69,9 +69,10 @@ def run(args: Namespace) -> None:
     checkpoint = read_checkpoint(args.resume)
     config, tokenizer = model_settings(args, checkpoint)
     model = build(config).eval()
-    load_strictly(model, model_state(checkpoint, args.resume), args.resume)
+    load_weights(model, checkpoint, args.resume)
     model.to(device)
-    dataset = EvalSet(REFER(args.refer_data_root, args.dataset, args.splitBy), args.split, tokenizer, config.img_size)
+    refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
+    dataset = EvalSet(refer, args.split, tokenizer, config.img_size)
 
     drawn = []
     for index in np.linspace(0, len(dataset) - 1, min(args.samples, len(dataset))).astype(int).tolist():

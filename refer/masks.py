@@ -1,0 +1,114 @@
+"""Segmentations as COCO and RRSIS-D store them, checked and decoded into masks. H, W: height and width in pixels."""
+import math
+import reprlib
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+# pycocotools walks an outline pixel by pixel with 32-bit numbers: a wild coordinate would exhaust memory.
+_LARGEST_COORDINATE_PX = 100_000
+_LARGEST_MASK_PX = 2**31 - 1
+
+
+def decode_segmentation(
+    segmentation: list | dict | None, height: int | None, width: int | None, drop_overlaps: bool = False
+) -> np.ndarray:
+    """The union of a COCO segmentation's parts, (H, W) uint8 of 0 and 1, in Fortran order.
+
+    `drop_overlaps` leaves out pixels that lie in several parts, as the published code did by accident.
+
+    A part is a polygon [x1, y1, x2, y2, ...] in pixels, or an RLE {"size": [H, W], "counts": ...} whose
+    counts are a list (uncompressed), str or bytes (compressed). One RLE needs no list around it.
+    H, W are the size of the RLEs, or else the image's `height` and `width`. Nothing, a polygon of fewer
+    than three points and an RLE without counts cover no pixel.
+
+    Raises ValueError, saying what is wrong. All is checked here because pycocotools trusts its input: where
+    counts fall short of the mask's size, for one, it returns uninitialised memory.
+    """
+    parts = [segmentation] if isinstance(segmentation, dict) else segmentation or []
+    if not isinstance(parts, list | tuple):
+        raise ValueError(f"it must be a list of polygons or RLEs, or one RLE, but is {reprlib.repr(parts)}")
+    encoded = []
+    for number, part in enumerate(parts, start=1):
+        if isinstance(part, dict):
+            encoded.append(_checked_rle(part))
+        elif isinstance(part, list | tuple):
+            _check_size(height, width)
+            if len(part) % 2:
+                raise ValueError(
+                    f"part {number} is a polygon of {len(part)} numbers: they come in pairs x, y"
+                )
+            if not all(is_finite(value) and abs(value) <= _LARGEST_COORDINATE_PX for value in part):
+                raise ValueError(f"part {number} is a polygon with something that is no coordinate")
+            if len(part) >= 6:
+                encoded += coco_mask.frPyObjects([list(part)], height, width)
+        else:
+            raise ValueError(f"part {number} must be a polygon or an RLE, but is {reprlib.repr(part)}")
+    if not encoded:
+        _check_size(height, width)
+        return np.zeros((height, width), np.uint8, order="F")
+    sizes = {tuple(rle["size"]) for rle in encoded}
+    if len(sizes) > 1:
+        raise ValueError(f"its parts have different sizes (H, W) {sorted(sizes)} and cannot be united")
+    if drop_overlaps:
+        return (coco_mask.decode(encoded).sum(axis=2) == 1).astype(np.uint8)
+    return coco_mask.decode(coco_mask.merge(encoded))  # merging unites unless told to intersect
+
+
+def _checked_rle(rle: dict) -> dict:
+    """The RLE in pycocotools' compressed form, its run lengths known to cover its size exactly."""
+    size, counts = rle.get("size"), rle.get("counts")
+    if not isinstance(size, list | tuple) or len(size) != 2:
+        raise ValueError(f"the size of an RLE must be [height, width], but is {reprlib.repr(size)}")
+    height, width = size
+    _check_size(height, width)
+    if isinstance(counts, str):
+        counts = counts.encode()
+    if not isinstance(counts, bytes | list):
+        raise ValueError(f"the counts of an RLE must be a list or a string, but are {reprlib.repr(counts)}")
+    if not counts:
+        counts = [height * width]
+    runs = _run_lengths(counts) if isinstance(counts, bytes) else counts
+    if not all(isinstance(run, int) for run in runs) or min(runs) < 0:
+        raise ValueError("the counts of an RLE hold something that is not the length of a run of pixels")
+    if sum(runs) != height * width:
+        covered = f"{sum(runs)} pixels, but its size {height}x{width} has {height * width}"
+        raise ValueError(f"the counts of an RLE cover {covered}")
+    if isinstance(counts, bytes):
+        return {"size": [height, width], "counts": counts}
+    return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+
+
+def _run_lengths(counts: bytes) -> list[int]:
+    """The run lengths in COCO's compressed counts, possibly negative if these are damaged.
+
+    A character less 48 is six bits: five of a number, lowest first, and one that says that more follow; the
+    top bit of the last five is the sign. From the fourth number on, each is a difference to the last but one.
+    """
+    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    if digits.min() < 0 or digits.max() > 63:
+        raise ValueError("the counts of an RLE hold a character that compressed counts do not use")
+    is_last = (digits & 32) == 0
+    starts = np.concatenate([[0], np.flatnonzero(is_last) + 1])
+    if starts[-1] != digits.size:
+        raise ValueError("the counts of an RLE are cut off")
+    lengths = np.diff(starts)
+    if lengths.max() > 7:  # 35 bits: more than any mask needs
+        raise ValueError("the counts of an RLE hold a number larger than any mask")
+    shifts = 5 * (np.arange(digits.size) - np.repeat(starts[:-1], lengths))
+    numbers = np.add.reduceat((digits & 31) << shifts, starts[:-1])
+    numbers -= np.where(digits[is_last] & 16, np.int64(1) << (5 * lengths), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers.tolist()
+
+
+def _check_size(height: object, width: object) -> None:
+    is_size = all(isinstance(side, int) and side >= 1 for side in (height, width))
+    if not is_size or height * width > _LARGEST_MASK_PX:
+        raise ValueError(f"its size must be a height and a width in pixels, but is {height!r} and {width!r}")
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value of unknown type is a finite number."""
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))

@@ -1,0 +1,101 @@
+"""Three training steps equal those of the published programs: loss, schedule, gradients, groups, changes, statistics.
+
+In float64 and with every dropout and drop path at 0, as the goldens were made. Parameters are compared under their
+official names; what is not trained here (see `NOT_TRAINED`) was not changed there either."""
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig
+
+import train
+from args import get_parser
+from lib.losses import segmentation_loss
+from lib.official import from_official, official_name
+from lib.segmentation import ModelConfig, build
+from tests.parity import fill
+
+FOLDER = Path(__file__).parent / "parity"
+TOLERANCE, NEGLIGIBLE = 1e-6, 1e-9  # relative error; norms below this share of the largest are rounding noise
+
+NOT_TRAINED = re.compile(r"embeddings\.|encoder\.layer\.1[01]\."
+                         r"|^backbone\.layers\.3\.(res_gate|visual_gate|visual_residual)")
+
+
+def published_name(name: str, model: str) -> str:
+    """The official name of a parameter; `lavt` keeps its text encoder beside the model."""
+    official = official_name(name)
+    return official.replace("text_encoder.", "bert_model.", 1) if model == "lavt" else official
+
+
+def assert_norms(ours: dict[str, float], keys: np.ndarray, norms: np.ndarray, left_out: re.Pattern) -> None:
+    """Each published norm is ours, but for what is left out and for noise; and we have no others."""
+    golden = {key: norm for key, norm in zip(keys.tolist(), norms.tolist(), strict=True) if not left_out.search(key)}
+    assert ours.keys() == golden.keys()
+    floor = NEGLIGIBLE * max(golden.values())
+    wrong = {key: (ours[key], norm) for key, norm in golden.items()
+             if norm > floor and abs(ours[key] - norm) > TOLERANCE * norm}
+    assert not wrong
+
+
+@pytest.mark.parametrize("case", ["rmsin_tiny_train", "lavt_tiny_train"])
+def test_three_steps_equal_the_published_program(case):
+    golden = np.load(FOLDER / f"{case}.npz")
+    meta = json.loads(str(golden["meta"]))
+    model_name, total = meta["model"], meta["steps_per_epoch"] * meta["epochs"]
+    text = BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).to_diff_dict()
+    model = build(ModelConfig(model_name, meta["swin_type"], meta["window_size"], meta["img_size"], (1, 1, 1, 1), 0.0,
+                              text))
+    spec = json.loads((FOLDER / f"{model_name}_tiny.keys.json").read_text())
+    model.load_state_dict(from_official(fill.checkpoint(spec)))
+    model.double().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+
+    args = get_parser().parse_args(["--model", model_name, "--swin_type", meta["swin_type"], "--lr", str(meta["lr"])])
+    train.freeze_text(model, args.bert_layers, args.train_embeddings)
+    optimizer, schedule = train.make_optimizer(model, args, total)
+    names = {parameter: published_name(name, model_name) for name, parameter in model.named_parameters()}
+    trained = {parameter: name for parameter, name in names.items() if parameter.requires_grad}
+    before = {parameter: parameter.detach().clone() for parameter in trained}
+
+    losses, rates = [], []
+    for step in range(meta["steps"]):
+        image, token_ids, token_mask, target = fill.inputs(f"{meta['case']}/{step}", meta["batch"], meta["img_size"])
+        loss = segmentation_loss(model(image.double(), token_ids, token_mask), target, args.dice_weight)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if step == 0:
+            gradients = {name: parameter.grad.norm().item() for parameter, name in trained.items()}
+        rates.append(schedule.get_last_lr()[0])
+        losses.append(loss.item())
+        optimizer.step()
+        schedule.step()
+
+    np.testing.assert_allclose(losses, golden["losses"], rtol=TOLERANCE)
+    np.testing.assert_allclose(rates, golden["lrs"], rtol=TOLERANCE)
+    assert_norms(gradients, golden["grad_keys"], golden["grad_norms"], NOT_TRAINED)
+    changes = {name: (parameter.detach() - before[parameter]).norm().item() for parameter, name in trained.items()}
+    assert_norms(changes, golden["delta_keys"], golden["delta_norms"], NOT_TRAINED)
+    unchanged = [norm for key, norm in zip(golden["delta_keys"].tolist(), golden["delta_norms"], strict=True)
+                 if NOT_TRAINED.search(key)]
+    assert max(unchanged) == 0   # what is left out here did not move there
+
+    statistics = {published_name(name, model_name): value.norm().item() for name, value in model.named_buffers()
+                  if "running" in name}
+    statistics = {name: norm for name, norm in statistics.items() if not NOT_TRAINED.search(name)}
+    assert_norms(statistics, golden["bn_keys"], golden["bn_norms"], NOT_TRAINED)
+
+    groups = {names[parameter]: number for number, group in enumerate(optimizer.param_groups)
+              for parameter in group["params"]}
+    published = dict(zip(golden["group_keys"].tolist(), golden["group_ids"].tolist(), strict=True))
+    assert groups == {name: number for name, number in published.items() if not NOT_TRAINED.search(name)}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == golden["group_decay"].tolist()
+    assert set(golden["no_grad_keys"].tolist()) == {name for parameter, name in names.items()
+                                                    if not parameter.requires_grad and name.startswith("backbone")}

@@ -1,0 +1,56 @@
+"""Turns a checkpoint of train.py into the published layout or back; every tensor keeps its bits.
+
+`--to official` writes what the published programs load: their entry names, `bert_model` beside `model` for lavt, the
+attention's index tables. `--to native` writes what train.py writes. The optimiser's state cannot follow (its
+parameters are numbered in another order), so a converted file evaluates and fine-tunes, but does not resume.
+"""
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import utils
+from lib.checkpoint import read_checkpoint, save_checkpoint
+from lib.official import from_official, is_official, to_official
+from lib.segmentation import ModelConfig, build
+from lib.strict_load import infer_config, load_weights
+from utils import UserError
+
+
+def convert(checkpoint: dict[str, Any], to: str, path: str) -> dict[str, Any]:
+    """The contents of a checkpoint, read from `path`, in the layout `to`. Raises `UserError` if it fits no network."""
+    if not isinstance(checkpoint.get("model"), dict):
+        raise UserError(f"checkpoint {path} has no 'model' entry")
+    published = is_official(checkpoint)
+    state = from_official(checkpoint) if published else checkpoint["model"]
+    if "config" in checkpoint:
+        config = ModelConfig.from_dict(checkpoint["config"])
+    else:
+        config = infer_config(state, checkpoint.get("args"), text_beside="bert_model" in checkpoint)
+    load_weights(build(config), checkpoint, path)   # strict: nothing is converted that would not load
+    carried = {key: checkpoint[key] for key in ("epoch", "args", "tokenizer", "best_oIoU") if key in checkpoint}
+    if isinstance(carried.get("args"), argparse.Namespace):
+        carried["args"] = {key: value for key, value in vars(carried["args"]).items()
+                           if isinstance(value, str | int | float | bool | list | tuple | dict | None)}
+    weights = {"model": state} if to == "native" else to_official(state, split_text=config.model == "lavt")
+    if to == "official" and isinstance(carried.get("args"), dict):
+        carried["args"] = argparse.Namespace(**carried["args"])   # as the published programs save it
+    return {**weights, **carried, "config": config.to_dict()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="IN", help="checkpoint to read, in either layout")
+    parser.add_argument("target", metavar="OUT", help="checkpoint to write")
+    parser.add_argument("--to", required=True, choices=("official", "native"), help="layout to write")
+    args = parser.parse_args()
+    with utils.user_errors("convert_checkpoint.py"):
+        checkpoint = read_checkpoint(args.source)
+        save_checkpoint(args.target, convert(checkpoint, args.to, args.source))
+        print(f"wrote {args.target} in the {args.to} layout")
+
+
+if __name__ == "__main__":
+    main()
