@@ -20,6 +20,7 @@ from lib.checkpoint import load_swin_weights, read_checkpoint, save_checkpoint
 from lib.evaluation import compute_metrics, evaluate, format_metrics
 from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
+from lib.official import is_official
 from lib.segmentation import ModelConfig, build, describe_model, model_settings
 from lib.strict_load import load_weights
 from refer.refer import REFER
@@ -168,7 +169,9 @@ def run(args: Namespace) -> None:
     wrapped = wrap(model.to(device), device)
     optimizer, schedule = make_optimizer(model, args, args.epochs * len(train_batches))
     first_epoch, best = 0, -1.0
-    if "config" in resumed:
+    if resumed and (is_official(resumed) or "optimizer" not in resumed):
+        log(f"weights from {args.resume}; optimiser and schedule start anew, as the file has none that fit")
+    elif resumed:
         optimizer.load_state_dict(resumed["optimizer"])
         schedule.load_state_dict(resumed["lr_scheduler"])
         first_epoch, best = resumed["epoch"] + 1, resumed["best_oIoU"]

@@ -20,13 +20,12 @@ def load_tokenizer(source: str) -> Tokenizer:
     if folder.is_dir() and not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
         raise UserError(f"--bert_tokenizer {source}: the folder has neither vocab.txt nor tokenizer.json")
     try:
-        if (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file():
-            tokenizer = BertTokenizer.from_pretrained(source)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(source)
+        if (folder / "tokenizer.json").is_file():
+            return tokenizer_from_text((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        kind = BertTokenizer if folder.is_dir() else AutoTokenizer
+        return tokenizer_from_text(kind.from_pretrained(source).backend_tokenizer.to_str())
     except (OSError, ValueError) as error:
         raise UserError(not_loadable("--bert_tokenizer", source)) from error
-    return tokenizer_from_text(tokenizer.backend_tokenizer.to_str())
 
 
 def tokenizer_from_text(text: str) -> Tokenizer:

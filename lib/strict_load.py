@@ -22,6 +22,8 @@ def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path)
     if not isinstance(checkpoint.get("model"), dict):
         entries = ", ".join(map(str, checkpoint)) or "nothing"
         raise UserError(f"checkpoint {path} has no 'model' entry; it has {entries}")
+    if not all(isinstance(name, str) for name in checkpoint["model"]):
+        raise UserError(f"checkpoint {path}: the entries of 'model' are not named, so they are no weights")
     own = model.state_dict()
     if not is_official(checkpoint):
         refuse_misfits(checkpoint["model"], own, f"checkpoint {path}", suggestion(checkpoint["model"], own))
