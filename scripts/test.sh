@@ -4,4 +4,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment requirements-dev.txt
 "$PYTHON" -m ruff check .
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@"

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data import toy
+from data import toy, toy_drawing, toy_scenes
 from utils import UserError
 
 TOOL = Path(__file__).resolve().parents[1] / "tools/make_toy_rrsisd.py"
 SIZE, IMAGES, SEED = 128, 40, 7
-NAMES = {category.words: name for name, category in toy.CATEGORIES.items()}
+NAMES = {category.words: name for name, category in toy_scenes.CATEGORIES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def toy_set(tmp_path_factory):
 @pytest.fixture(scope="module")
 def scenes():
     """Symbolic scenes, more of them than are drawn; the first are those of `toy_set`."""
-    return [toy.make_scene(SEED, index) for index in range(200)]
+    return [toy_scenes.make_scene(SEED, index) for index in range(200)]
 
 
 def read(folder):
@@ -44,7 +44,7 @@ def contents(folder):
 
 
 def mask_of(thing, size=SIZE):
-    return coco_mask.decode(toy.mask_rle(thing, size)).astype(bool)
+    return coco_mask.decode(toy_drawing.mask_rle(thing, size)).astype(bool)
 
 
 # ----------------------------------------------------------------------------------------------- determinism
@@ -87,7 +87,7 @@ def test_annotations_are_frozen(toy_set):
     """A change here changes everybody's toy set: make it on purpose, and say so."""
     content = json.dumps(read(toy_set), sort_keys=True).encode()
     assert hashlib.sha256(content).hexdigest() == (
-        "34f6e436d1f61a4ac631f66219a63120654eed5ff329b8f2886b6e541de6b304")
+        "6c0a3219ad6816aea04fc20afbc39bf8ca6139a13d489b158ef4fe12e64e5b80")
 
 
 def test_images_do_not_depend_on_how_many_are_made(toy_set, tmp_path):
@@ -159,14 +159,14 @@ def test_masks_are_apart_inside_and_where_the_object_is(scenes):
             rows, columns = np.nonzero(mask)
             assert min(rows.min(), columns.min()) > 0 and max(rows.max(), columns.max()) < SIZE - 1
             centre = (columns.mean() + 0.5) / SIZE, (rows.mean() + 0.5) / SIZE
-            assert centre == pytest.approx(thing.centre, abs=0.035)
+            assert centre == pytest.approx(thing.centre, abs=0.08 * thing.length)  # a fan is not symmetric
 
 
 def test_masks_are_what_is_painted(scenes):
     for scene in scenes[:20]:
         for thing in scene.things:
-            stencil = toy.stencil(toy.shape_of(thing)[0], toy.SUPERSAMPLING * SIZE)
-            painted = np.asarray(stencil.reduce(toy.SUPERSAMPLING)) > 127
+            stencil = toy_drawing.stencil(toy_drawing.shape_of(thing)[0], toy_drawing.SUPERSAMPLING * SIZE)
+            painted = np.asarray(stencil.reduce(toy_drawing.SUPERSAMPLING)) > 127
             mask = mask_of(thing)
             assert (painted & mask).sum() / (painted | mask).sum() > 0.9
 
@@ -177,8 +177,8 @@ def test_objects_have_the_colour_said(toy_set, scenes):
         with Image.open(toy_set / f"images/rrsisd/JPEGImages/{number + 1:05d}.jpg") as picture:
             pixels = np.asarray(picture, dtype=float)
         for thing in scene.things:
-            colours = toy.CATEGORIES[thing.category].colours
-            palette = np.array([toy.COLOURS[colour] for colour in colours])
+            colours = toy_scenes.CATEGORIES[thing.category].colours
+            palette = np.array([toy_scenes.COLOURS[colour] for colour in colours])
             distances = np.linalg.norm(pixels[mask_of(thing)][:, None] - palette, axis=-1)
             votes = Counter(colours[i] for i in distances.argmin(axis=1))
             assert votes.most_common(1)[0][0] == thing.colour, (number, thing)
@@ -192,7 +192,7 @@ def test_sizes_are_clearly_apart(scenes):
         rows, columns = np.nonzero(mask_of(thing))
         along = np.outer(columns, directions.real) + np.outer(rows, directions.imag)
         extent = (np.ptp(along, axis=0).max() + 1) / SIZE
-        extents[thing.size].append(extent / toy.CATEGORIES[thing.category].stretch)
+        extents[thing.size].append(extent / toy_scenes.CATEGORIES[thing.category].stretch)
     assert max(extents["small"]) < 0.35 < 0.40 < min(extents["large"])
 
 
@@ -200,7 +200,7 @@ def test_sizes_are_clearly_apart(scenes):
 # A reader of its own: it takes the sentence apart with a regular expression and decides by the plain meaning
 # of the words, on the masks' centroids, without the generator's rules and margins.
 
-NOUN = rf"(?:(?P<size>small|large) )?(?:(?P<colour>{'|'.join(toy.COLOURS)}) )?(?P<noun>{'|'.join(NAMES)})"
+NOUN = rf"(?:(?P<size>small|large) )?(?:(?P<colour>{'|'.join(toy_scenes.COLOURS)}) )?(?P<noun>{'|'.join(NAMES)})"
 ANCHOR = re.sub(r"\?P<(\w+)>", r"?P<anchor_\1>", NOUN)
 PLACE = r"(?:on|at|in) the (?P<place>(?:upper |lower |far )?(?:left|right)|top|bottom|middle)"
 HEADING = r"(?P<relation>(?:upper |lower )?(?:left|right)|above|below)"
@@ -267,16 +267,16 @@ def test_kinds_and_categories_all_occur(scenes):
     assert set(kinds) == {"attribute", "position", "relation"}
     assert all(0.25 < count / len(expressions) < 0.42 for count in kinds.values())
     categories = Counter(thing.category for _, thing in expressions)
-    assert len(categories) == len(toy.CATEGORIES) >= 8
+    assert len(categories) == len(toy_scenes.CATEGORIES) >= 8
     assert min(categories.values()) > 0.04 * len(expressions)
 
 
 def test_every_word_and_phrase_of_the_grammar_occurs(scenes):
     sentences = [f"{expression.raw} ".lower() for scene in scenes for expression in scene.expressions]
-    assert {word for sentence in sentences for word in sentence.split()} == set(toy.grammar_words())
-    for direction in toy.POSITIONS:
+    assert {word for sentence in sentences for word in sentence.split()} == set(toy_scenes.grammar_words())
+    for direction in toy_scenes.POSITIONS:
         assert any(sentence.endswith(f" {phrase} ") for sentence in sentences for phrase in direction.phrases)
-    for direction in toy.RELATIONS:
+    for direction in toy_scenes.RELATIONS:
         assert any(f" {phrase} the " in sentence for sentence in sentences for phrase in direction.phrases)
 
 
@@ -345,10 +345,10 @@ def test_a_toy_set_with_something_added_is_left_alone(tmp_path):
 
 def test_an_interruption_leaves_the_old_set_and_nothing_else(tmp_path, monkeypatch):
     toy.make_toy_rrsisd(tmp_path / "set", images=10, size=64)
-    before, draw = contents(tmp_path), toy.draw_scene
+    before, draw = contents(tmp_path), toy_drawing.draw_scene
 
     def interrupted(scene, size, rng):
-        if scene == toy.make_scene(1, 4):
+        if scene == toy_scenes.make_scene(1, 4):
             raise KeyboardInterrupt
         return draw(scene, size, rng)
 
