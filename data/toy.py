@@ -2,7 +2,8 @@
 
 Data sheet
     Scenes      textured land (grass, soil or sand), roads and lakes; 3 or 4 objects that never touch.
-    Categories  eight of RRSIS-D's twenty (`CATEGORIES`), each with a shape of its own and 3 or 4 colours.
+    Categories  eight of RRSIS-D's twenty (`CATEGORIES`), each with a shape of its own and 3 or 4 colours,
+                no two objects of one category in the same one.
     References  two per image, to two objects, each of a category that occurs at least twice in the scene, so
                 that the category alone never tells which object is meant. One sentence per reference.
     Sentences   a third each: attribute ("The large gray storage tank"), position ("A ship on the lower

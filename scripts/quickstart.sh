@@ -6,7 +6,7 @@ make_environment requirements.txt
 OUT=quickstart DATA=quickstart/data CHECKPOINT=quickstart/model_best_quickstart.pth
 
 echo "1/4 Drawing aerial scenes with sentences into $DATA"
-"$PYTHON" tools/make_toy_rrsisd.py --out "$DATA" --images 1600 --size 96 --seed 0
+"$PYTHON" tools/make_toy_rrsisd.py --out "$DATA" --images 1500 --size 96 --seed 0
 
 echo "2/4 Training a nano RMSIN on them (about 6 minutes on 2 CPU cores)"
 "$PYTHON" train.py --refer_data_root "$DATA" --ck_bert "$DATA/bert" --bert_tokenizer "$DATA/bert" \
