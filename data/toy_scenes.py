@@ -28,7 +28,7 @@ RRSISD_CATEGORIES = (  # a category's id is its place here
 COLOURS: dict[str, Colour] = {
     "white": (240, 240, 236), "gray": (138, 141, 146), "red": (190, 40, 38), "orange": (236, 128, 32),
     "yellow": (236, 208, 48), "green": (46, 140, 78), "blue": (44, 92, 190), "brown": (112, 68, 38)}
-SIZES = {"small": (0.26, 0.28), "large": (0.45, 0.48)}  # length before `Category.stretch`
+SIZES = {"small": (0.25, 0.27), "large": (0.42, 0.46)}  # length before `Category.stretch`
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def place_things(rng: np.random.Generator, categories: Sequence[str], hidden: Se
         colour = pick(rng, [colour for colour in look.colours if colour not in (*hidden, *taken)])
         length = float(rng.uniform(*SIZES[size])) * look.stretch
         for _ in range(25):
-            x, y = rng.uniform(0.5 * length + 0.05, 0.95 - 0.5 * length, 2)
+            x, y = rng.uniform(0.5 * length + 0.03, 0.97 - 0.5 * length, 2)
             angle_rad = float(rng.uniform(0, math.tau))
             thing = Thing(category, colour, size, (float(x), float(y)), length, angle_rad)
             if all(math.dist(thing.centre, t.centre) >= thing.radius + t.radius for t in things):

@@ -10,7 +10,7 @@ echo "1/4 Drawing aerial scenes with sentences into $DATA"
 
 echo "2/4 Training a nano RMSIN on them (about 6 minutes on 2 CPU cores)"
 "$PYTHON" train.py --refer_data_root "$DATA" --ck_bert "$DATA/bert" --bert_tokenizer "$DATA/bert" \
-    --swin_type nano --img_size 96 --batch-size 16 --lr 6e-4 --warmup_iters 50 --epochs 3 \
+    --swin_type nano --img_size 96 --batch-size 16 --lr 5e-4 --warmup_iters 50 --epochs 3 \
     --random_box_share 0 --train_embeddings --workers 0 --print-freq 25 --model_id quickstart --output-dir "$OUT"
 
 evaluate() {
