@@ -145,7 +145,15 @@ def get_parser() -> RecipeParser:
                      help="names the checkpoints and models/NAME/log.jsonl (default: the model's name)")
     run.add_argument("--output-dir", default="./checkpoints/", metavar="FOLDER",
                      help="where checkpoints go (default: ./checkpoints/)")
-    run.add_argument("--resume", default="", metavar="FILE", help="train.py: go on from it; test.py: evaluate it")
+    run.add_argument("--resume", default="", metavar="FILE|auto",
+                     help="train.py: go on from it, or with auto from this run's newest valid checkpoint\n"
+                          "if there is one; test.py: evaluate it")
+    run.add_argument("--allow_changed_flags", action="store_true",
+                     help="go on with --resume although flags that change the result differ")
+    run.add_argument("--save_every", default=0, type=int, metavar="N",
+                     help="also save model_last every N iterations (default: 0, after each epoch only)")
+    run.add_argument("--skip_nonfinite", default=0, type=int, metavar="N",
+                     help="leave out up to N batches whose loss or gradient is not finite (default: 0, stop)")
     run.add_argument("--device", default=None,
                      help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
     run.add_argument("--print-freq", default=10, type=positive, metavar="N", help="iterations between log lines")

@@ -1,7 +1,10 @@
 """Trains RMSIN or LAVT. One process or many: plain `python train.py`, `torchrun` or `torch.distributed.launch`."""
+import itertools
 import math
+import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,8 @@ from lib.evaluation import compute_metrics, evaluate, format_metrics
 from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
 from lib.official import is_official
-from lib.segmentation import ModelConfig, build, describe_model, model_settings
+from lib.resume import Progress, find_checkpoint, refuse_changes
+from lib.segmentation import build, describe_model, model_settings
 from lib.strict_load import load_weights
 from refer.refer import REFER
 from transforms import normalize
@@ -101,35 +105,76 @@ def wrap(model: ReferringSegmenter, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
+class Interrupted(Exception):
+    """A signal asked the run to stop; it was saved."""
+
+
+def gradients_are_finite(model: nn.Module) -> bool:
+    """Whether every gradient is finite. After the all-reduce, all processes get the same answer."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return math.isfinite(nn.utils.get_total_norm(gradients).item())
+
+
+def refs_of(batches: DataLoader, indices: torch.Tensor) -> str:
+    """The ref ids of a batch over all processes, for an error."""
+    refs = [batches.dataset.refs[index]["ref_id"] for index in indices.tolist()]
+    return ", ".join(str(ref) for share in utils.gather_objects(refs) for ref in share)
+
+
 def train_one_epoch(model: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer,
-                    schedule: torch.optim.lr_scheduler.LambdaLR, device: torch.device, epoch: int,
-                    args: Namespace) -> dict[str, float]:
-    """One pass over the training set; returns mean loss, seconds, images per second, samples without an object."""
+                    schedule: torch.optim.lr_scheduler.LambdaLR, device: torch.device, args: Namespace,
+                    progress: Progress, save: Callable[[], None]) -> dict[str, float]:
+    """The rest of an epoch from where `progress` stands, which moves along; returns the epoch's figures.
+
+    A loss or gradient that is not finite on any process stops all of them before the update (`UserError`), or
+    is skipped, up to `--skip_nonfinite` times. A signal ends it after the step, saved (`Interrupted`).
+    """
     model.train()
-    batches.batch_sampler.epoch = epoch
-    start, total, empty = time.perf_counter(), torch.zeros((), device=device), 0
-    for step, batch in enumerate(utils.progress(batches, f"epoch {epoch}"), start=1):
-        empty += int((batch["target"].flatten(1).amax(1) == 0).sum())
+    sampler = batches.batch_sampler
+    sampler.epoch, sampler.first = progress.epoch, progress.step
+    start, total = time.perf_counter() - progress.seconds, torch.tensor(progress.loss_sum, device=device)
+    global_batch = args.batch_size * utils.world_size()
+    for batch in utils.progress(batches, f"epoch {progress.epoch}"):
         image, token_ids, token_mask, target = (batch[key].to(device, non_blocking=True)
                                                 for key in ("image", "token_ids", "token_mask", "target"))
-        logits = model(normalize(image), token_ids, token_mask)
-        loss = segmentation_loss(logits, target.long(), args.dice_weight)
+        before = [buffer.clone() for buffer in model.buffers()] if args.skip_nonfinite else []
+        loss = segmentation_loss(model(normalize(image), token_ids, token_mask), target.long(), args.dice_weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        if gradients_are_finite(model):
+            optimizer.step()
+            total += loss.detach()
+        else:
+            refuse_or_skip(progress, args.skip_nonfinite, refs_of(batches, batch["index"]))
+            for buffer, value in zip(model.buffers(), before, strict=True):
+                buffer.copy_(value)
         schedule.step()
-        total += loss.detach()
-        if step % args.print_freq == 0 or step == len(batches):
-            mean = total.item() / step
-            if not math.isfinite(mean):
-                raise UserError(f"the loss is {mean} in epoch {epoch}, before iteration {step}: lower --lr, or "
-                                "go on from the last checkpoint with --resume")
-            rate = step * args.batch_size * utils.world_size() / (time.perf_counter() - start)
-            log(f"epoch {epoch} [{step}/{len(batches)}] loss {mean:.4f} lr {schedule.get_last_lr()[0]:.3g} "
-                f"{rate:.1f} images/s")
-    seconds = time.perf_counter() - start
-    return {"loss": mean, "train_seconds": seconds, "empty_masks": empty,
-            "images_per_second": len(batches) * args.batch_size * utils.world_size() / seconds}
+        progress.step += 1
+        progress.empty_masks += int((batch["target"].flatten(1).amax(1) == 0).sum())
+        progress.seconds = time.perf_counter() - start
+        if progress.step % args.print_freq == 0 or progress.step == len(batches):
+            log(f"epoch {progress.epoch} [{progress.step}/{len(batches)}] loss {total.item() / progress.step:.4f} "
+                f"lr {schedule.get_last_lr()[0]:.3g} {progress.step * global_batch / progress.seconds:.1f} images/s")
+        interrupted = utils.any_process(utils.stop_requested())
+        if interrupted or (args.save_every and progress.step % args.save_every == 0):
+            progress.loss_sum = total.item()
+            save()
+        if interrupted:
+            raise Interrupted
+    progress.loss_sum = total.item()
+    return {"loss": progress.loss_sum / len(batches), "train_seconds": progress.seconds,
+            "empty_masks": progress.empty_masks, "skipped": progress.skipped,
+            "images_per_second": len(batches) * global_batch / max(progress.seconds, 1e-9)}
+
+
+def refuse_or_skip(progress: Progress, tolerated: int, refs: str) -> None:
+    """Counts a batch whose loss or gradient is not finite; raises `UserError` when there were too many."""
+    progress.skipped += 1
+    what = f"loss or gradient is not finite in epoch {progress.epoch}, iteration {progress.step}, on refs {refs}"
+    if progress.skipped > tolerated:
+        raise UserError(f"{what}; stopped before the update. Look at these refs, lower --lr, or go on from the last "
+                        "checkpoint with --resume auto; --skip_nonfinite N leaves out up to N such batches")
+    log(f"{what}; left out ({progress.skipped} of {tolerated} tolerated)")
 
 
 def validate(model: ReferringSegmenter, batches: DataLoader, device: torch.device) -> dict[str, Any]:
@@ -137,24 +182,26 @@ def validate(model: ReferringSegmenter, batches: DataLoader, device: torch.devic
     if utils.world_size() > 1:
         for buffer in model.buffers():  # running statistics of unsynchronised BatchNorm differ between processes
             dist.broadcast(buffer, src=0)
-    rows = utils.gather_rows(evaluate(model, utils.progress(batches, "val"), device)).cpu().numpy()
-    return compute_metrics(rows[:, 1], rows[:, 2])
-
-
-def make_checkpoint(args: Namespace, config: ModelConfig, tokenizer: Tokenizer, model: ReferringSegmenter,
-                    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LambdaLR, epoch: int,
-                    best: float) -> dict[str, Any]:
-    """All that test.py needs to evaluate the model and train.py to go on, after `epoch`."""
-    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "lr_scheduler": schedule.state_dict(),
-            "epoch": epoch, "args": vars(args), "best_oIoU": best, **describe_model(config, tokenizer)}
+    watched = itertools.takewhile(lambda _: not utils.stop_requested(), utils.progress(batches, "val"))
+    rows = utils.gather_rows(evaluate(model, watched, device)).cpu().numpy()
+    return compute_metrics(rows[:, 1], rows[:, 2]) if len(rows) else {}
 
 
 def run(args: Namespace) -> None:
     """The whole training run; `main` says its user errors."""
     device = utils.init_processes(args.device, args.local_rank)
     utils.seed_everything(args.seed, args.deterministic)
+    utils.watch_signals()
+    output, model_id = Path(args.output_dir), args.model_id or args.model
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
-    resumed = read_checkpoint(args.resume) if args.resume else {}
+    if args.resume == "auto":
+        args.resume, resumed = find_checkpoint(output, model_id)
+        log(f"going on from {args.resume}" if resumed else f"--resume auto: none in {output} yet, a new run begins")
+    else:
+        resumed = read_checkpoint(args.resume) if args.resume else {}
+    goes_on = "progress" in resumed and not is_official(resumed)
+    if goes_on and not args.allow_changed_flags:
+        refuse_changes(args, resumed, args.resume, utils.world_size())
     config, tokenizer = model_settings(args, resumed)
     model = build(config)
     if resumed:
@@ -168,38 +215,56 @@ def run(args: Namespace) -> None:
     freeze_text(model, args.bert_layers, args.train_embeddings)
     wrapped = wrap(model.to(device), device)
     optimizer, schedule = make_optimizer(model, args, args.epochs * len(train_batches))
-    first_epoch, best = 0, -1.0
-    if resumed and (is_official(resumed) or "optimizer" not in resumed):
-        log(f"weights from {args.resume}; optimiser and schedule start anew, as the file has none that fit")
-    elif resumed:
+    progress = Progress()
+    if goes_on:
         optimizer.load_state_dict(resumed["optimizer"])
         schedule.load_state_dict(resumed["lr_scheduler"])
-        first_epoch, best = resumed["epoch"] + 1, resumed["best_oIoU"]
-        log(f"going on from {args.resume} with epoch {first_epoch}, best overall IoU so far {best:.2f}")
+        progress = Progress(**resumed["progress"])
+        log(f"going on with epoch {progress.epoch}, iteration {progress.step}; best overall IoU so far "
+            f"{progress.best_oIoU:.2f}")
+        if utils.world_size() == resumed["world_size"]:
+            utils.restore_generators(resumed["generators"][utils.rank()], device)
+    elif resumed:
+        log(f"weights from {args.resume}; optimiser and schedule start anew, as the file has none that fit")
 
-    output, model_id = Path(args.output_dir), args.model_id or args.model
-    for epoch in range(first_epoch, args.epochs):
+    def save(*kinds: str) -> None:
+        """Writes the state of the run as model_KIND_ID.pth; every process takes part, the first one writes."""
+        generators = utils.gather_objects(utils.generator_states(device))
+        if utils.rank() == 0:
+            checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                          "lr_scheduler": schedule.state_dict(), "epoch": progress.epoch - (progress.step == 0),
+                          "args": vars(args), "progress": progress.to_dict(), "world_size": utils.world_size(),
+                          "generators": generators, **describe_model(config, tokenizer)}
+            for kind in kinds or ("last",):
+                save_checkpoint(output / f"model_{kind}_{model_id}.pth", checkpoint)
+
+    while progress.epoch < args.epochs:
         learning_rate = schedule.get_last_lr()[0]
-        figures = train_one_epoch(wrapped, train_batches, optimizer, schedule, device, epoch, args)
+        figures = train_one_epoch(wrapped, train_batches, optimizer, schedule, device, args, progress, save)
         metrics = validate(model, val_batches, device)
+        if utils.any_process(utils.stop_requested()):
+            save()   # validation starts again when the run goes on
+            raise Interrupted
         log(format_metrics(metrics))
         utils.append_json_line(Path("models") / model_id / "log.jsonl", {
-            "epoch": epoch, "lr": learning_rate, **figures, "val": metrics,
+            "epoch": progress.epoch, "lr": learning_rate, **figures, "val": metrics,
             "peak_memory_mib": utils.peak_memory_mib(device)})
-        is_best, best = metrics["oIoU"] > best, max(best, metrics["oIoU"])
-        if utils.rank() == 0:
-            checkpoint = make_checkpoint(args, config, tokenizer, model, optimizer, schedule, epoch, best)
-            save_checkpoint(output / f"model_last_{model_id}.pth", checkpoint)
-            if is_best:
-                save_checkpoint(output / f"model_best_{model_id}.pth", checkpoint)
-    log(f"finished: best val overall IoU {best:.2f}, in {output / f'model_best_{model_id}.pth'}")
+        is_best = metrics["oIoU"] > progress.best_oIoU
+        progress.best_oIoU = max(progress.best_oIoU, metrics["oIoU"])
+        progress.next_epoch()
+        save(*(["last", "best"] if is_best else ["last"]))
+    log(f"finished: best val overall IoU {progress.best_oIoU:.2f}, in {output / f'model_best_{model_id}.pth'}")
     utils.end_processes()
 
 
 def main() -> None:
     args = get_parser().parse_args()
     with utils.user_errors("train.py"):
-        run(args)
+        try:
+            run(args)
+        except Interrupted:
+            log("stopped by a signal, saved; --resume auto goes on")
+            sys.exit(utils.EXIT_REQUEUE)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import platform
 import random
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -108,6 +109,52 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[:int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
+def gather_objects(value: T) -> list[T]:
+    """Every process's value (plain picklable data), in process order."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+# Signals
+
+EXIT_REQUEUE = 75  # exit status of a run that a signal stopped and that can go on: sysexits' "try again"
+_signals: list[int] = []
+
+
+def watch_signals() -> None:
+    """From now on SIGTERM, SIGINT and SIGUSR1 only leave a note; a second one acts as it would have."""
+    def note(number: int, frame: Any) -> None:
+        _signals.append(number)
+        for watched in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(watched, signal.SIG_DFL)
+
+    for watched in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(watched, note)
+
+
+def stop_requested() -> bool:
+    """Whether this process has got a signal to stop."""
+    return bool(_signals)
+
+
+_control_group: Any = None
+
+
+def any_process(condition: bool) -> bool:
+    """Whether the condition holds on any process; the same answer on all. Goes over the CPU, no GPU waits for it."""
+    global _control_group
+    if world_size() == 1:
+        return condition
+    if _control_group is None:
+        _control_group = dist.new_group(backend="gloo")
+    flag = torch.tensor([int(condition)])
+    dist.all_reduce(flag, dist.ReduceOp.MAX, group=_control_group)
+    return bool(flag)
+
+
 # Seeds
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
@@ -123,6 +170,28 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
     random.seed(seed + rank())
     np.random.seed((seed + rank()) % 2 ** 32)
     torch.manual_seed(seed + rank())
+
+
+def generator_states(device: torch.device) -> dict[str, Any]:
+    """The state of every generator that training draws from, as plain data and tensors."""
+    kind, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    states = {"python": [kind, list(internal), gauss],
+              "numpy": [name, keys.tolist(), position, has_gauss, cached], "torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_generators(states: dict[str, Any], device: torch.device) -> None:
+    """Sets every generator as `generator_states` found it."""
+    kind, internal, gauss = states["python"]
+    random.setstate((kind, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 # Log lines

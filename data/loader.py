@@ -1,4 +1,7 @@
-"""Which process sees which sample: loaders for training and evaluation."""
+"""Which process sees which sample: loaders for training and evaluation.
+
+A loader has a generator of its own, so that starting one leaves the global stream, dropout's, alone.
+"""
 from collections.abc import Iterator
 
 import torch
@@ -18,14 +21,16 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.samples, self.batch_size, self.rank, self.seed = samples, batch_size, rank, seed
         self.global_batch = batch_size * world_size
         self.epoch = 0
+        self.first = 0  # batches of this epoch that are done already
 
     def __len__(self) -> int:
+        """Batches of a whole epoch."""
         return self.samples // self.global_batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.samples, generator=generator).tolist()
-        for batch in range(len(self)):
+        for batch in range(self.first, len(self)):
             start = batch * self.global_batch + self.rank * self.batch_size
             yield [(self.epoch, index) for index in order[start:start + self.batch_size]]
 
@@ -46,14 +51,15 @@ class ShardedBatches(Sampler[list[int]]):
 
 def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
                  world_size: int) -> DataLoader:
-    """Batches for one process; set `loader.batch_sampler.epoch` before going through it."""
+    """Batches for one process; set `loader.batch_sampler.epoch` (and `.first`) before going through it."""
     sampler = EpochBatches(len(dataset), batch_size, rank, world_size, dataset.seed)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
-                      persistent_workers=workers > 0)
+                      persistent_workers=workers > 0, generator=torch.Generator())
 
 
 def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
                 world_size: int) -> DataLoader:
     """One process's share of an evaluation."""
     sampler = ShardedBatches(len(dataset), batch_size, rank, world_size)
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory)
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
+                      generator=torch.Generator())

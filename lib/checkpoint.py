@@ -3,20 +3,23 @@
 Loading is strict and runs no code: only tensors, plain data and `argparse.Namespace` are unpickled, and an
 entry that is missing, unexpected or of another shape is an error that says so.
 """
+import hashlib
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.strict_load import load_weights, refuse_misfits, suggestion
-from utils import UserError
+from utils import UserError, sha256_of
 
 Checkpoint = dict[str, Any]
 
@@ -34,6 +37,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
                         "(README.md says from where)")
+    if (digests := _read_digests(path)) and sha256_of(path) not in digests:
+        raise UserError(f"checkpoint {path} is damaged: its SHA-256 is not the one in {digest_file(path)}; fetch "
+                        "or train it again (if you replaced the file yourself, remove the other)")
     try:
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -62,17 +68,88 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
     return checkpoint
 
 
+class _HashingFile:
+    """What torch.save writes to: passes bytes on to a file and takes their SHA-256."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.hash = file, hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.hash.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Writes the file whole or not at all. Raises `UserError` if there is no room or no permission."""
+    """Writes the file whole or not at all, whatever happens meanwhile, and its SHA-256 beside it.
+
+    The new file is written under another name, synced and read back before it takes the old one's place, so at
+    every moment `path` is a complete checkpoint, old or new. Raises `UserError` if there is no room or no
+    permission; the old file then stands and nothing half-written remains.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
+    needed_mib = sum(tensor.nbytes for tensor in _tensors(checkpoint)) >> 20
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, temporary)
+        with open(temporary, "wb") as file:
+            hashing = _HashingFile(file)
+            torch.save(checkpoint, hashing)
+            file.flush()
+            os.fsync(file.fileno())
+        digest = sha256_of(temporary)
+        if digest != hashing.hash.hexdigest():
+            raise OSError("what was read back is not what was written")
+        # Between the two renames the file may be either one, so both digests are valid meanwhile.
+        _write_digests(path, [*_read_digests(path), digest])
         os.replace(temporary, path)
+        _sync_folder(path.parent)
+        _write_digests(path, [digest])
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"checkpoint {path} cannot be written: {_first_line(error)}") from error
+        free_mib = shutil.disk_usage(path.parent).free >> 20 if path.parent.is_dir() else 0
+        raise UserError(f"checkpoint {path} cannot be written: {_first_line(error)}; it needs about {needed_mib} MiB, "
+                        f"{free_mib} MiB are free. The file that was there, if any, is untouched") from error
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, dict | list | tuple):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from _tensors(part)
+
+
+def digest_file(path: str | Path) -> Path:
+    """Where a checkpoint's SHA-256 stands, in the form of `sha256sum`."""
+    return Path(f"{path}.sha256")
+
+
+def _read_digests(path: Path) -> list[str]:
+    try:
+        return [line.split()[0] for line in digest_file(path).read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _write_digests(path: Path, digests: list[str]) -> None:
+    temporary = Path(f"{digest_file(path)}.tmp")
+    with open(temporary, "w") as file:
+        file.write("".join(f"{digest}  {path.name}\n" for digest in dict.fromkeys(digests)))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, digest_file(path))
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load_swin_weights(backbone: nn.Module, path: str | Path) -> str:

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def test_a_checkpoint_comes_back_as_it_was(nano, toy, tmp_path):
         torch.nn.init.zeros_(parameter)
     assert load_checkpoint(network, tmp_path / "new" / "c.pth")["epoch"] == 3
     assert all(torch.equal(value, checkpoint["model"][name]) for name, value in network.state_dict().items())
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["c.pth"]   # no temporary file remains
+    names = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert names == ["c.pth", "c.pth.sha256"]   # no temporary file remains
 
 
 def test_a_checkpoint_needs_nothing_beside_it(nano, toy, tmp_path):
@@ -172,15 +174,44 @@ def test_a_published_files_namespace_is_allowed(tmp_path):
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "c.pth", {"model": {"a": torch.ones(1)}})
 
-    def full(content, path):
-        Path(path).write_bytes(b"half")
+    def full(content, file):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"cannot be written.*No space left"):
-        save_checkpoint(tmp_path / "c.pth", {"model": {}})
+    with pytest.raises(UserError, match=r"No space left on device; it needs about 4 MiB, \d+ MiB are free"):
+        save_checkpoint(tmp_path / "c.pth", {"model": {"a": torch.ones(1 << 20)}})
     assert read_checkpoint(tmp_path / "c.pth")["model"]["a"] == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["c.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pth", "c.pth.sha256"]
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    save_checkpoint(tmp_path / "c.pth", {"model": {"a": torch.ones(1000)}})
+    content = bytearray((tmp_path / "c.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "c.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged: its SHA-256 is not the one in .*c\.pth\.sha256"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_the_digest_is_sha256sums(tmp_path):
+    save_checkpoint(tmp_path / "c.pth", {"model": {}})
+    digest = hashlib.sha256((tmp_path / "c.pth").read_bytes()).hexdigest()
+    assert (tmp_path / "c.pth.sha256").read_text() == f"{digest}  c.pth\n"
+
+
+def test_kill_9_while_saving_leaves_a_loadable_checkpoint(tmp_path):
+    program = ("import sys, torch; sys.path.insert(0, sys.argv[2]); from lib.checkpoint import save_checkpoint\n"
+               "save_checkpoint(sys.argv[1], {'model': {}, 'n': 0}); print('ready', flush=True)\n"
+               "for n in range(1, 10**6): save_checkpoint(sys.argv[1], {'model': {'a': torch.ones(1 << 18)}, 'n': n})")
+    root = Path(__file__).resolve().parents[1]
+    for delay in (0.0, 0.011, 0.023, 0.037):
+        saving = subprocess.Popen([sys.executable, "-c", program, tmp_path / "c.pth", root], stdout=subprocess.PIPE)
+        saving.stdout.readline()
+        time.sleep(delay)
+        saving.kill()
+        saving.wait()
+        assert read_checkpoint(tmp_path / "c.pth")["n"] >= 0
 
 
 def swin_file(nano, window=4) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -109,11 +110,29 @@ def test_two_processes_train_together(toy, tmp_path):
 
 
 def test_training_goes_on_from_a_checkpoint(trained, toy, tmp_path):
-    done = run("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "on", "--resume",
-               trained / "checkpoints/model_last_toy.pth", cwd=tmp_path)
+    command = ["train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "on", "--resume",
+               trained / "checkpoints/model_last_toy.pth"]
+    refused(run(*command, cwd=tmp_path), "epochs was 1, is 2", "--allow_changed_flags")
+    done = run(*command, "--allow_changed_flags", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "with epoch 1" in done.stdout
+    assert "going on with epoch 1, iteration 0" in done.stdout
     assert [json.loads(line)["epoch"] for line in (tmp_path / "models/on/log.jsonl").read_text().splitlines()] == [1]
+
+
+def test_a_signal_saves_and_says_try_again(toy, tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, training_flags(toy)), "--epochs", "500",
+               "--batch-size", "8", "--print-freq", "1", "--model_id", "s", "--resume", "auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for beginning in ("a new run begins", "going on from"):
+        training = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+        said = ""
+        while "images/s" not in said:
+            said += training.stdout.readline()
+        training.send_signal(signal.SIGTERM)
+        said += training.communicate(timeout=60)[0]
+        assert training.returncode == 75, said
+        assert beginning in said and "stopped by a signal, saved" in said
+        assert torch.load(tmp_path / "checkpoints/model_last_s.pth", weights_only=True)["progress"]["step"] >= 0
 
 
 def refused(done: subprocess.CompletedProcess, *parts: str) -> None:
