@@ -88,7 +88,7 @@ def make_optimizer(model: ReferringSegmenter, args: Namespace,
                    total_iterations: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW and its schedule, to be stepped every iteration."""
     optimizer = torch.optim.AdamW(parameter_groups(model), args.lr, weight_decay=args.weight_decay,
-                                  amsgrad=args.amsgrad)
+                                  amsgrad=args.amsgrad, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda iteration: learning_rate_factor(iteration, total_iterations, args.warmup_iters))
     return optimizer, schedule
@@ -193,6 +193,7 @@ def run(args: Namespace) -> None:
     utils.seed_everything(args.seed, args.deterministic)
     utils.watch_signals()
     output, model_id = Path(args.output_dir), args.model_id or args.model
+    log_file = Path("models") / model_id / "log.jsonl"
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     if args.resume == "auto":
         args.resume, resumed = find_checkpoint(output, model_id)
@@ -224,8 +225,10 @@ def run(args: Namespace) -> None:
             f"{progress.best_oIoU:.2f}")
         if utils.world_size() == resumed["world_size"]:
             utils.restore_generators(resumed["generators"][utils.rank()], device)
-    elif resumed:
-        log(f"weights from {args.resume}; optimiser and schedule start anew, as the file has none that fit")
+    else:
+        if resumed:
+            log(f"weights from {args.resume}; optimiser and schedule start anew, as the file has none that fit")
+        utils.set_aside(log_file)
 
     def save(*kinds: str) -> None:
         """Writes the state of the run as model_KIND_ID.pth; every process takes part, the first one writes."""
@@ -246,7 +249,7 @@ def run(args: Namespace) -> None:
             save()   # validation starts again when the run goes on
             raise Interrupted
         log(format_metrics(metrics))
-        utils.append_json_line(Path("models") / model_id / "log.jsonl", {
+        utils.append_json_line(log_file, {
             "epoch": progress.epoch, "lr": learning_rate, **figures, "val": metrics,
             "peak_memory_mib": utils.peak_memory_mib(device)})
         is_best = metrics["oIoU"] > progress.best_oIoU

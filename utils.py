@@ -217,6 +217,13 @@ def append_json_line(path: Path, entry: dict[str, Any]) -> None:
             file.write(json.dumps(entry) + "\n")
 
 
+def set_aside(path: Path) -> None:
+    """Renames what an earlier run left at `path`, if anything, by the time of its last change."""
+    if rank() == 0 and path.is_file():
+        written = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
+        path.rename(path.with_suffix(f".{written}{path.suffix}"))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes `path` whole or not at all. Raises `UserError` if that is not possible."""
     temporary = path.with_name(path.name + ".tmp")

@@ -317,7 +317,7 @@ def test_a_shape_that_loading_would_spread_is_refused(nano, tmp_path):
     ({"model": "rmsin"}, {"model": "lavt"}, "The weights suggest --model rmsin, --img_size 64"),
     ({"model": "lavt"}, {"model": "rmsin"}, "The weights suggest --model lavt"),
     ({"window": 12}, {}, "The weights suggest --window12"),
-    ({}, {"window": 12}, "The weights suggest no --window12, for a window of 4"),
+    ({}, {"window": 12}, "no --window12, for a window of 4, and --pretrained_swin_weights ''"),
     ({"img_size": 96}, {}, "The weights suggest --img_size 96"),
     ({"swin_type": "tiny", "window": 7}, {"window": 7}, "The weights suggest --swin_type tiny"),
     ({"swin_type": "small", "window": 7}, {"swin_type": "tiny", "window": 7}, "The weights suggest --swin_type small"),
