@@ -100,12 +100,13 @@ def infer_config(state: State, args: Any, text_beside: bool) -> ModelConfig:
         raise UserError(f"the weights belong to no known network: Swin {found.get('swin_type', 'not found')}")
     words = "text_encoder.bert.embeddings.word_embeddings.weight"
     inner = "text_encoder.bert.encoder.layer.0.intermediate.dense.weight"
-    if words not in state or inner not in state:
+    if not {words, words.replace("word", "position"), inner} <= state.keys():
         raise UserError("the weights hold no text encoder: a published lavt keeps it under 'bert_model'")
     vocabulary, width = state[words].shape
     layers = len({name.split(".")[4] for name in state if name.startswith("text_encoder.bert.encoder.layer.")})
     text = BertConfig(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers,
-                      num_attention_heads=width // BERT_HEAD_WIDTH, intermediate_size=state[inner].shape[0])
+                      num_attention_heads=width // BERT_HEAD_WIDTH, intermediate_size=state[inner].shape[0],
+                      max_position_embeddings=state[words.replace("word", "position")].shape[0])
     model = found["model"] if found["model"] == "rmsin" or text_beside else "lavt_one"
     return ModelConfig(model, found["swin_type"], found["window"], found.get("img_size", flags.get("img_size", 480)),
                        fusion_heads(flags.get("mha") or ""), flags.get("fusion_drop", 0.0), text.to_diff_dict())
