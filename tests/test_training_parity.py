@@ -101,3 +101,18 @@ def test_three_steps_equal_the_published_program(case):
     assert [group["weight_decay"] for group in optimizer.param_groups] == golden["group_decay"].tolist()
     assert set(golden["no_grad_keys"].tolist()) == {name for parameter, name in names.items()
                                                     if not parameter.requires_grad and name.startswith("backbone")}
+
+
+@pytest.mark.parametrize("case", ["rmsin_tiny_train", "lavt_tiny_train"])
+def test_what_trains_and_its_groups_are_the_published_ones(case):
+    golden = np.load(FOLDER / f"{case}.npz")
+    model_name = json.loads(str(golden["meta"]))["model"]
+    args = get_parser().parse_args(["--model", model_name, "--swin_type", "tiny"])
+    with torch.device("meta"):
+        model = build(ModelConfig.from_args(args))
+    train.freeze_text(model, args.bert_layers, args.train_embeddings)
+    names = {parameter: published_name(name, model_name) for name, parameter in model.named_parameters()}
+    groups = {names[parameter]: number for number, group in enumerate(train.parameter_groups(model))
+              for parameter in group["params"]}
+    published = dict(zip(golden["group_keys"].tolist(), golden["group_ids"].tolist(), strict=True))
+    assert groups == {name: number for name, number in published.items() if not NOT_TRAINED.search(name)}
