@@ -112,12 +112,14 @@ class ScaleFusion(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.local_embedding = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
-        self.global_gate = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.Hardsigmoid())
+        self.global_gate = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
         self.global_embedding = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
 
     def forward(self, own: Tensor, shared: Tensor) -> Tensor:
         size = own.shape[-2:]
-        gate = F.interpolate(self.global_gate(shared), size, mode="bilinear", align_corners=False)
+        # Not F.hardsigmoid: its gradient is rounded to float32 even in float64.
+        gate = F.relu6(self.global_gate(shared) + 3) / 6
+        gate = F.interpolate(gate, size, mode="bilinear", align_corners=False)
         shift = F.interpolate(self.global_embedding(shared), size, mode="bilinear", align_corners=False)
         return self.local_embedding(own) * gate + shift
 

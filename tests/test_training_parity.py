@@ -19,7 +19,11 @@ from lib.segmentation import ModelConfig, build
 from tests.parity import fill
 
 FOLDER = Path(__file__).parent / "parity"
-TOLERANCE, NEGLIGIBLE = 1e-6, 1e-9  # relative error; norms below this share of the largest are rounding noise
+TOLERANCE, NEGLIGIBLE = 1e-6, 1e-9  # relative error; norms below this share of the largest are not compared
+
+# Biases that a normalisation cancels have no gradient but rounding noise: up to 5e-15 of the largest gradient in the
+# goldens, where the smallest real gradient has 2e-13. Adam moves them by lr · noise / eps beside their weight decay.
+VANISHING, ADAM_EPS = 1e-14, 1e-8
 
 NOT_TRAINED = re.compile(r"embeddings\.|encoder\.layer\.1[01]\."
                          r"|^backbone\.layers\.3\.(res_gate|visual_gate|visual_residual)")
@@ -31,18 +35,21 @@ def published_name(name: str, model: str) -> str:
     return official.replace("text_encoder.", "bert_model.", 1) if model == "lavt" else official
 
 
-def assert_norms(ours: dict[str, float], keys: np.ndarray, norms: np.ndarray, left_out: re.Pattern) -> None:
-    """Each published norm is ours, but for what is left out and for noise; and we have no others."""
-    golden = {key: norm for key, norm in zip(keys.tolist(), norms.tolist(), strict=True) if not left_out.search(key)}
+def published_norms(golden: np.lib.npyio.NpzFile, kind: str) -> dict[str, float]:
+    """{official name: norm} of one kind ("grad", "delta", "bn"), less what is not trained here."""
+    return {key: norm for key, norm in zip(golden[f"{kind}_keys"].tolist(), golden[f"{kind}_norms"].tolist(),
+                                           strict=True) if not NOT_TRAINED.search(key)}
+
+
+def assert_norms(ours: dict[str, float], golden: dict[str, float], noise: dict[str, float] | None = None) -> None:
+    """Each published norm is ours, up to TOLERANCE and the named parameters' noise; and we have no others."""
     assert ours.keys() == golden.keys()
     floor = NEGLIGIBLE * max(golden.values())
     wrong = {key: (ours[key], norm) for key, norm in golden.items()
-             if norm > floor and abs(ours[key] - norm) > TOLERANCE * norm}
+             if norm > floor and abs(ours[key] - norm) > TOLERANCE * norm + (noise or {}).get(key, 0.0)}
     assert not wrong
 
 
-@pytest.mark.xfail(reason="open: rmsin's third loss is 4e-6 off, and lavt changes biases that InstanceNorm cancels "
-                          "(weight decay and rounding noise) 8e-6")
 @pytest.mark.parametrize("case", ["rmsin_tiny_train", "lavt_tiny_train"])
 def test_three_steps_equal_the_published_program(case):
     golden = np.load(FOLDER / f"{case}.npz")
@@ -82,9 +89,13 @@ def test_three_steps_equal_the_published_program(case):
 
     np.testing.assert_allclose(losses, golden["losses"], rtol=TOLERANCE)
     np.testing.assert_allclose(rates, golden["lrs"], rtol=TOLERANCE)
-    assert_norms(gradients, golden["grad_keys"], golden["grad_norms"], NOT_TRAINED)
+    published_gradients = published_norms(golden, "grad")
+    assert_norms(gradients, published_gradients)
+    vanishing = VANISHING * max(published_gradients.values())
+    noise = {key: sum(rates) * norm / ADAM_EPS for key, norm in published_gradients.items() if norm < vanishing}
+    assert all(gradients[key] < vanishing for key in noise)
     changes = {name: (parameter.detach() - before[parameter]).norm().item() for parameter, name in trained.items()}
-    assert_norms(changes, golden["delta_keys"], golden["delta_norms"], NOT_TRAINED)
+    assert_norms(changes, published_norms(golden, "delta"), noise)
     unchanged = [norm for key, norm in zip(golden["delta_keys"].tolist(), golden["delta_norms"], strict=True)
                  if NOT_TRAINED.search(key)]
     assert max(unchanged) == 0   # what is left out here did not move there
@@ -92,7 +103,7 @@ def test_three_steps_equal_the_published_program(case):
     statistics = {published_name(name, model_name): value.norm().item() for name, value in model.named_buffers()
                   if "running" in name}
     statistics = {name: norm for name, norm in statistics.items() if not NOT_TRAINED.search(name)}
-    assert_norms(statistics, golden["bn_keys"], golden["bn_norms"], NOT_TRAINED)
+    assert_norms(statistics, published_norms(golden, "bn"))
 
     groups = {names[parameter]: number for number, group in enumerate(optimizer.param_groups)
               for parameter in group["params"]}
