@@ -154,6 +154,11 @@ def get_parser() -> RecipeParser:
                      help="also save model_last every N iterations (default: 0, after each epoch only)")
     run.add_argument("--skip_nonfinite", default=0, type=int, metavar="N",
                      help="leave out up to N batches whose loss or gradient is not finite (default: 0, stop)")
+    run.add_argument("--skip_bad_images", action="store_true",
+                     help="an image that is missing or broken: train on another ref in its place, leave it out of\n"
+                          "the evaluation; each is logged and counted (default: stop and name it)")
+    run.add_argument("--timeout", default=600, type=positive, metavar="SECONDS",
+                     help="how long a process waits for the others before it gives up (default: 600)")
     run.add_argument("--device", default=None,
                      help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
     run.add_argument("--print-freq", default=10, type=positive, metavar="N", help="iterations between log lines")

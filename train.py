@@ -3,6 +3,7 @@ import itertools
 import math
 import sys
 import time
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +19,13 @@ from torch.utils.data import DataLoader
 import utils
 from args import get_parser
 from bert import load_text_weights
-from data import EvalSet, TrainSet, eval_loader, train_loader
-from lib.checkpoint import load_swin_weights, read_checkpoint, save_checkpoint
+from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
+from lib.checkpoint import load_swin_weights, save_checkpoint
 from lib.evaluation import compute_metrics, evaluate, format_metrics
 from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
-from lib.official import is_official
-from lib.resume import Progress, find_checkpoint, refuse_changes
+from lib.optimizer import freeze_text, make_optimizer
+from lib.resume import Progress, choose_start, goes_on, refuse_changes, set_earlier_run_aside
 from lib.segmentation import build, describe_model, model_settings
 from lib.strict_load import load_weights
 from refer.refer import REFER
@@ -34,8 +35,8 @@ from utils import UserError, log
 
 def make_loaders(args: Namespace, refer: REFER, tokenizer: Tokenizer, size_px: int) -> tuple[DataLoader, DataLoader]:
     """This process's loaders of the train split and of the val split."""
-    train_set = TrainSet(refer, "train", tokenizer, size_px, args.seed, args.random_box_share)
-    val_set = EvalSet(refer, "val", tokenizer, size_px,
+    train_set = TrainSet(refer, "train", tokenizer, size_px, args.seed, args.random_box_share, args.skip_bad_images)
+    val_set = EvalSet(refer, "val", tokenizer, size_px, skip_bad_images=args.skip_bad_images,
                       one_sentence_seed=args.seed if args.published_validation else None)
     common = (args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     train_batches = train_loader(train_set, *common)
@@ -56,48 +57,12 @@ def load_pretrained(model: ReferringSegmenter, args: Namespace) -> None:
         f"BERT starts from random weights: {args.ck_bert} has a configuration only")
 
 
-def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool) -> None:
-    """Lets the first `layers` of BERT train, and the embeddings if asked for; published: 10 layers, not these."""
-    bert = model.text_encoder.bert
-    bert.requires_grad_(False)
-    for layer in bert.encoder.layer[:layers]:
-        layer.requires_grad_(True)
-    bert.embeddings.requires_grad_(embeddings)
-
-
-def parameter_groups(model: ReferringSegmenter) -> list[dict[str, Any]]:
-    """AdamW's groups of trained parameters: backbone without decay, backbone (CIM included), decoder, text encoder."""
-    exempt = model.backbone.no_weight_decay()
-    plain, decayed = [], []
-    for name, parameter in model.backbone.named_parameters():
-        (plain if name in exempt else decayed).append(parameter)
-    if model.cross_scale is not None:
-        decayed += model.cross_scale.parameters()
-    groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed},
-              {"params": model.decoder.parameters()}, {"params": model.text_encoder.parameters()}]
-    return [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
-
-
-def learning_rate_factor(iteration: int, total: int, warmup: int) -> float:
-    """(1 − iteration / total)^0.9, times a linear rise over the first `warmup` iterations."""
-    rise = min(1.0, (iteration + 1) / warmup) if warmup else 1.0
-    return rise * (1 - min(iteration, total) / total) ** 0.9
-
-
-def make_optimizer(model: ReferringSegmenter, args: Namespace,
-                   total_iterations: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW and its schedule, to be stepped every iteration."""
-    optimizer = torch.optim.AdamW(parameter_groups(model), args.lr, weight_decay=args.weight_decay,
-                                  amsgrad=args.amsgrad, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda iteration: learning_rate_factor(iteration, total_iterations, args.warmup_iters))
-    return optimizer, schedule
-
-
 def wrap(model: ReferringSegmenter, device: torch.device) -> nn.Module:
     """The model as the training step calls it: with several processes, synchronised."""
     if utils.world_size() == 1:
         return model
+    # The router's depthwise weights have an axis of length 1, whose stride means nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return DistributedDataParallel(model, device_ids=[device.index], gradient_as_bucket_view=True)
@@ -134,7 +99,8 @@ def train_one_epoch(model: nn.Module, batches: DataLoader, optimizer: torch.opti
     sampler.epoch, sampler.first = progress.epoch, progress.step
     start, total = time.perf_counter() - progress.seconds, torch.tensor(progress.loss_sum, device=device)
     global_batch = args.batch_size * utils.world_size()
-    for batch in utils.progress(batches, f"epoch {progress.epoch}"):
+    bad_images: list[str] = []
+    for batch in log_problems(utils.progress(batches, f"epoch {progress.epoch}"), bad_images):
         image, token_ids, token_mask, target = (batch[key].to(device, non_blocking=True)
                                                 for key in ("image", "token_ids", "token_mask", "target"))
         before = [buffer.clone() for buffer in model.buffers()] if args.skip_nonfinite else []
@@ -155,7 +121,7 @@ def train_one_epoch(model: nn.Module, batches: DataLoader, optimizer: torch.opti
         if progress.step % args.print_freq == 0 or progress.step == len(batches):
             log(f"epoch {progress.epoch} [{progress.step}/{len(batches)}] loss {total.item() / progress.step:.4f} "
                 f"lr {schedule.get_last_lr()[0]:.3g} {progress.step * global_batch / progress.seconds:.1f} images/s")
-        interrupted = utils.any_process(utils.stop_requested())
+        interrupted = utils.agree_to_stop()
         if interrupted or (args.save_every and progress.step % args.save_every == 0):
             progress.loss_sum = total.item()
             save()
@@ -164,6 +130,7 @@ def train_one_epoch(model: nn.Module, batches: DataLoader, optimizer: torch.opti
     progress.loss_sum = total.item()
     return {"loss": progress.loss_sum / len(batches), "train_seconds": progress.seconds,
             "empty_masks": progress.empty_masks, "skipped": progress.skipped,
+            "bad_images": sum(utils.gather_objects(len(bad_images))),
             "images_per_second": len(batches) * global_batch / max(progress.seconds, 1e-9)}
 
 
@@ -182,26 +149,26 @@ def validate(model: ReferringSegmenter, batches: DataLoader, device: torch.devic
     if utils.world_size() > 1:
         for buffer in model.buffers():  # running statistics of unsynchronised BatchNorm differ between processes
             dist.broadcast(buffer, src=0)
-    watched = itertools.takewhile(lambda _: not utils.stop_requested(), utils.progress(batches, "val"))
+    readable = log_problems(utils.progress(batches, "val"), [])
+    watched = itertools.takewhile(lambda _: not utils.stop_requested(), readable)
     rows = utils.gather_rows(evaluate(model, watched, device)).cpu().numpy()
     return compute_metrics(rows[:, 1], rows[:, 2]) if len(rows) else {}
 
 
 def run(args: Namespace) -> None:
     """The whole training run; `main` says its user errors."""
-    device = utils.init_processes(args.device, args.local_rank)
+    device = utils.init_processes(args.device, args.local_rank, args.timeout)
     utils.seed_everything(args.seed, args.deterministic)
     utils.watch_signals()
     output, model_id = Path(args.output_dir), args.model_id or args.model
     log_file = Path("models") / model_id / "log.jsonl"
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
-    if args.resume == "auto":
-        args.resume, resumed = find_checkpoint(output, model_id)
-        log(f"going on from {args.resume}" if resumed else f"--resume auto: none in {output} yet, a new run begins")
+    if utils.was_restarted():
+        log("started again by the launcher")
     else:
-        resumed = read_checkpoint(args.resume) if args.resume else {}
-    goes_on = "progress" in resumed and not is_official(resumed)
-    if goes_on and not args.allow_changed_flags:
+        set_earlier_run_aside(args.resume, output, model_id)
+    args.resume, resumed = choose_start(args.resume, output, model_id, utils.was_restarted())
+    if goes_on(resumed) and not args.allow_changed_flags:
         refuse_changes(args, resumed, args.resume, utils.world_size())
     config, tokenizer = model_settings(args, resumed)
     model = build(config)
@@ -215,9 +182,10 @@ def run(args: Namespace) -> None:
 
     freeze_text(model, args.bert_layers, args.train_embeddings)
     wrapped = wrap(model.to(device), device)
-    optimizer, schedule = make_optimizer(model, args, args.epochs * len(train_batches))
+    optimizer, schedule = make_optimizer(model, args.lr, args.weight_decay, args.epochs * len(train_batches),
+                                         args.warmup_iters, args.amsgrad)
     progress = Progress()
-    if goes_on:
+    if goes_on(resumed):
         optimizer.load_state_dict(resumed["optimizer"])
         schedule.load_state_dict(resumed["lr_scheduler"])
         progress = Progress(**resumed["progress"])
@@ -245,9 +213,11 @@ def run(args: Namespace) -> None:
         learning_rate = schedule.get_last_lr()[0]
         figures = train_one_epoch(wrapped, train_batches, optimizer, schedule, device, args, progress, save)
         metrics = validate(model, val_batches, device)
-        if utils.any_process(utils.stop_requested()):
+        if utils.agree_to_stop():
             save()   # validation starts again when the run goes on
             raise Interrupted
+        if not metrics:
+            raise UserError("no image of the val split could be read; tools/check_dataset.py says what is wrong")
         log(format_metrics(metrics))
         utils.append_json_line(log_file, {
             "epoch": progress.epoch, "lr": learning_rate, **figures, "val": metrics,

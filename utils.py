@@ -1,18 +1,23 @@
 """What every script needs: user errors, processes, seeds, log lines. Imports nothing else of the project."""
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import random
 import resource
 import signal
 import sys
+import threading
 import time
+import traceback
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -29,21 +34,57 @@ class UserError(ValueError):
 
 @contextmanager
 def user_errors(program: str) -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit status 2; other exceptions are bugs and pass.
+    """Turns a `UserError` into one line on stderr and exit status 2; other exceptions are bugs: traceback, status 1.
 
-    The first process of a run speaks at once. Another one speaks only if it still runs a little later:
-    the launcher ends all processes when one fails, so an error that all of them meet is said once.
+    Among several processes the one that failed first speaks first, and its words are what the launcher repeats at
+    the end. The others, whom the launcher then ends or who lose the connection, speak only if they still run later.
     """
+    number = int(os.environ.get("RANK", 0))
+    signature = f" [process {number}]" if number > 0 else ""
     try:
         yield
     except UserError as error:
         message = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
         message = message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")  # from a loader's worker
-        rank = int(os.environ.get("RANK", 0))
-        if rank > 0:
-            time.sleep(3)
-        print(f"{program}: {message}" + (f" [process {rank}]" if rank > 0 else ""), file=sys.stderr, flush=True)
-        os._exit(2) if dist.is_initialized() else sys.exit(2)  # other processes may wait in a collective forever
+        if number > 0:
+            _let_the_first_one_speak(2)  # all processes meet most errors
+        _leave(2, f"{program}: {message}{signature}")
+    except Exception as error:
+        if not dist.is_initialized():
+            raise
+        if not _lost_a_process(error):
+            _leave(1, traceback.format_exc().rstrip())
+        _let_the_first_one_speak(1)
+        _leave(1, f"{program}: another process is gone; what it said says why, and the last checkpoint stands "
+                  f"({str(error).strip().splitlines()[0]}){signature}", is_cause=False)
+
+
+def _lost_a_process(error: Exception) -> bool:
+    """Whether a collective failed because a process at its other end is gone."""
+    lost = ("closed by peer", "reset by peer", "Broken pipe", "Socket closed", "Timed out", "Connection refused")
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError)
+                                                 and any(words in str(error) for words in lost))
+
+
+def _let_the_first_one_speak(status: int) -> None:
+    """Waits a little; if the launcher ends this process meanwhile, it has nothing to add."""
+    time.sleep(3)
+    if stop_requested():
+        _leave(status, "", is_cause=False)
+
+
+def _leave(status: int, message: str, is_cause: bool = True) -> NoReturn:
+    """Says why and ends this process; without waiting for anything if other processes may wait for it in turn."""
+    if message:
+        print(message, file=sys.stderr, flush=True)
+    if not dist.is_initialized():
+        sys.exit(status)
+    if is_cause and "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun shows what is in it last
+        report = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(report))
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os._exit(status)
 
 
 # Processes
@@ -58,12 +99,12 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def init_processes(device: str | None, local_rank: int) -> torch.device:
+def init_processes(device: str | None, local_rank: int, timeout_s: float = 600) -> torch.device:
     """Joins the processes that a launcher started, if one did, and chooses this one's device.
 
     `torchrun` and `torch.distributed.launch` announce themselves by the variables RANK, WORLD_SIZE and LOCAL_RANK
-    (older launchers pass `--local_rank`, the fallback here). NCCL connects GPUs, Gloo CPUs. Raises
-    `UserError` for a GPU that is not there.
+    (older launchers pass `--local_rank`, the fallback here). NCCL connects GPUs, Gloo CPUs. A process that waits
+    longer than `timeout_s` for another one gives up. Raises `UserError` for a GPU that is not there.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", local_rank))
     if device is None:
@@ -77,8 +118,42 @@ def init_processes(device: str | None, local_rank: int) -> torch.device:
                             "flag out to run on what there is, or start fewer processes")
         torch.cuda.set_device(chosen)
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        store, number, processes = _fresh_store(timeout := timedelta(seconds=timeout_s))
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timeout, store=store, rank=number,
+                                world_size=processes)
     return chosen
+
+
+def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
+    """A store for the processes of this start, this process's number and how many there are.
+
+    torchrun keeps its store over restarts, and Gloo would find in it the addresses of processes that are gone. So
+    the first process makes up a new name and gives it to each other one that shows, by its answer, to be alive.
+    """
+    store, number, processes = next(dist.rendezvous("env://", timeout=timeout))
+    if number > 0:
+        own = uuid.uuid4().hex
+        store.set(f"asks/{number}", own)
+        name = store.get(f"name/{own}").decode()
+        store.set(f"{name}/{number}", "here")
+        return dist.PrefixStore(name, store), number, processes
+    name, missing = uuid.uuid4().hex, set(range(1, processes))
+    give_up = time.monotonic() + timeout.total_seconds()
+    while missing:
+        for other in missing:
+            if store.check([f"asks/{other}"]):   # perhaps by one that is gone
+                store.set(f"name/{store.get(f'asks/{other}').decode()}", name)
+        missing = {other for other in missing if not store.check([f"{name}/{other}"])}
+        if time.monotonic() > give_up:
+            raise UserError(f"processes {sorted(missing)} did not come within {timeout}: see what they or their "
+                            "machines say, or give them longer with --timeout")
+        time.sleep(0.02)
+    return dist.PrefixStore(name, store), number, processes
+
+
+def was_restarted() -> bool:
+    """Whether torchrun started this process again after a failure (`--max-restarts`) or a change of machines."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def end_processes() -> None:
@@ -121,18 +196,39 @@ def gather_objects(value: T) -> list[T]:
 # Signals
 
 EXIT_REQUEUE = 75  # exit status of a run that a signal stopped and that can go on: sysexits' "try again"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+PATIENCE_S = 25  # for other processes to agree on stopping; launchers kill after 30
 _signals: list[int] = []
+_agreed = threading.Event()
 
 
 def watch_signals() -> None:
-    """From now on SIGTERM, SIGINT and SIGUSR1 only leave a note; a second one acts as it would have."""
+    """From now on SIGTERM, SIGINT and SIGUSR1 only leave a note; a second one acts as it would have.
+
+    One process of several also ends when it could not come to terms with the others for `PATIENCE_S` after the
+    signal: one of them may be gone, and a collective would wait for it.
+    """
     def note(number: int, frame: Any) -> None:
         _signals.append(number)
-        for watched in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for watched in STOP_SIGNALS:
             signal.signal(watched, signal.SIG_DFL)
 
-    for watched in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for watched in STOP_SIGNALS:
         signal.signal(watched, note)
+    if world_size() > 1:
+        # The main thread cannot see a signal while it waits inside a collective; this pipe gets it at once.
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        threading.Thread(target=_leave_unless_agreed, args=(read_end,), daemon=True).start()
+
+
+def _leave_unless_agreed(signals: int) -> None:
+    while os.read(signals, 1)[0] not in STOP_SIGNALS:
+        pass
+    if not _agreed.wait(PATIENCE_S):
+        _leave(1, f"process {rank()} could not agree with the others on stopping within {PATIENCE_S} s of the signal; "
+                  "the last checkpoint stands", is_cause=False)
 
 
 def stop_requested() -> bool:
@@ -153,6 +249,14 @@ def any_process(condition: bool) -> bool:
     flag = torch.tensor([int(condition)])
     dist.all_reduce(flag, dist.ReduceOp.MAX, group=_control_group)
     return bool(flag)
+
+
+def agree_to_stop() -> bool:
+    """Whether any process has got a signal to stop; the same answer on all."""
+    stop = any_process(stop_requested())
+    if stop:
+        _agreed.set()
+    return stop
 
 
 # Seeds
@@ -196,9 +300,9 @@ def restore_generators(states: dict[str, Any], device: torch.device) -> None:
 
 # Log lines
 
-def log(message: str) -> None:
-    """Prints one line, from the first process only, above a progress bar if one is shown."""
-    if rank() == 0:
+def log(message: str, any_process: bool = False) -> None:
+    """Prints one line above a progress bar if one is shown; from the first process only, or from any."""
+    if rank() == 0 or any_process:
         tqdm.write(message, file=sys.stdout)
         sys.stdout.flush()
 
@@ -217,11 +321,12 @@ def append_json_line(path: Path, entry: dict[str, Any]) -> None:
             file.write(json.dumps(entry) + "\n")
 
 
-def set_aside(path: Path) -> None:
-    """Renames what an earlier run left at `path`, if anything, by the time of its last change."""
-    if rank() == 0 and path.is_file():
-        written = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
-        path.rename(path.with_suffix(f".{written}{path.suffix}"))
+def set_aside(path: Path) -> Path | None:
+    """Renames what an earlier run left at `path`, if anything, by the time of its last change; returns the new name."""
+    if rank() > 0 or not path.is_file():
+        return None
+    written = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
+    return path.rename(path.with_suffix(f".{written}{path.suffix}"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -2,6 +2,7 @@
 
 A sample is a dict of `image` (3, S, S) uint8, `target` (S, S) uint8 of 0 and 1, `token_ids` and `token_mask`
 (N,) int64, and `index`, an int. Pictures travel as uint8 and are normalised on the device (`transforms.normalize`).
+Where bad images are skipped, `problem` says what was wrong with one; in evaluation such a sample has nothing else.
 """
 import random
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 import transforms
 from bert import tokenize
 from refer.refer import REFER
-from utils import UserError, from_first_process
+from utils import UserError, from_first_process, log
 
 
 class RefTokens:
@@ -39,29 +40,42 @@ def tokenize_refs(tokenizer: Tokenizer, refs: list[dict[str, Any]]) -> RefTokens
     return RefTokens(refs, *from_first_process(lambda: tokenize(tokenizer, sentences)))
 
 
+class BadImage(UserError):
+    """A ref's image is missing or broken."""
+
+
 class ReferDataset(Dataset):
     """The refs of one split with their images and masks, resized to `size_px`.
 
-    Raises `UserError` when a split has no refs, and when a sample's image is missing or broken.
+    Raises `UserError` when a split has no refs, and, unless `skip_bad_images`, when a sample's image is missing or
+    broken.
     """
 
-    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int):
-        self.refer, self.size_px = refer, size_px
+    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, skip_bad_images: bool = False):
+        self.refer, self.size_px, self.skip_bad_images = refer, size_px, skip_bad_images
+        self.said_that_sizes_differ = False
         self.refs = refer.loadRefs(refer.getRefIds(split=split))
         self.tokens = tokenize_refs(tokenizer, self.refs)
 
     def load(self, ref: dict[str, Any]) -> tuple[Image.Image, np.ndarray]:
         """The ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size."""
         path = Path(self.refer.image_path(ref))
+        mask = self.refer.getMask(ref)["mask"]
         try:
-            with Image.open(path) as image:
-                return image.convert("RGB"), self.refer.getMask(ref)["mask"]
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
         except FileNotFoundError as error:
-            raise UserError(f"ref {ref['ref_id']}: its image {path} is missing; complete the download "
-                            "(refer/data/README.md says from where)") from error
-        except (OSError, SyntaxError) as error:
-            raise UserError(f"ref {ref['ref_id']}: its image {path} cannot be read ({error}); "
-                            "fetch that file again") from error
+            raise BadImage(f"ref {ref['ref_id']}: its image {path} is missing; complete the download "
+                           "(refer/data/README.md says from where)") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise BadImage(f"ref {ref['ref_id']}: its image {path} cannot be read ({error}); "
+                           "fetch that file again") from error
+        if image.size != mask.shape[::-1] and not self.said_that_sizes_differ:
+            self.said_that_sizes_differ = True
+            log(f"ref {ref['ref_id']}: its image {path} is {image.width}×{image.height}, its mask "
+                f"{mask.shape[1]}×{mask.shape[0]}; each is resized to {self.size_px} px, which is right if they show "
+                "the same ground (tools/check_dataset.py lists all of these)")
+        return image, mask
 
 
 class TrainSet(ReferDataset):
@@ -69,12 +83,15 @@ class TrainSet(ReferDataset):
 
     The index is a pair (epoch, ref index). All that is random about a sample follows from the seed and that
     pair, so it does not depend on the number of workers or processes, nor on where a run was resumed.
-    `random_box_share` of the refs, drawn here, have black squares pasted on their images.
+    `random_box_share` of the refs, drawn here, have black squares pasted on their images. A bad image that is
+    skipped is replaced by the next ref's sample.
     """
 
+    LONGEST_RUN_OF_BAD_IMAGES = 10  # more, and the folder is at fault
+
     def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, seed: int,
-                 random_box_share: float = 0.0):
-        super().__init__(refer, split, tokenizer, size_px)
+                 random_box_share: float = 0.0, skip_bad_images: bool = False):
+        super().__init__(refer, split, tokenizer, size_px, skip_bad_images)
         self.seed = seed
         count = round(random_box_share * len(self.refs))
         self.boxed = frozenset(random.Random(seed).sample(range(len(self.refs)), count))
@@ -84,6 +101,18 @@ class TrainSet(ReferDataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
+        problems: list[str] = []
+        while True:
+            try:
+                sample = self.draw(epoch, (index + len(problems)) % len(self))
+                return {**sample, "problem": "; ".join(problems)} if problems else sample
+            except BadImage as error:
+                problems.append(str(error))
+                if not self.skip_bad_images or len(problems) > self.LONGEST_RUN_OF_BAD_IMAGES:
+                    raise
+
+    def draw(self, epoch: int, index: int) -> dict[str, Any]:
+        """The sample of one ref in one epoch. Raises `BadImage`."""
         draw = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(draw >> np.uint64(1)))
         sentence = int(torch.randint(self.tokens.counts[index], (), generator=generator))
@@ -102,8 +131,8 @@ class EvalSet(ReferDataset):
     """
 
     def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, shuffle_seed: int | None = None,
-                 one_sentence_seed: int | None = None):
-        super().__init__(refer, split, tokenizer, size_px)
+                 one_sentence_seed: int | None = None, skip_bad_images: bool = False):
+        super().__init__(refer, split, tokenizer, size_px, skip_bad_images)
         self.samples = [(i, j) for i, ref in enumerate(self.refs) for j in range(len(ref["sentences"]))]
         if one_sentence_seed is not None:
             draw = random.Random(one_sentence_seed)
@@ -123,7 +152,12 @@ class EvalSet(ReferDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         ref_index, sentence_index = self.samples[index]
         if self.last is None or self.last[0] != ref_index:
-            self.last = ref_index, *transforms.resize(*self.load(self.refs[ref_index]), self.size_px)
+            try:
+                self.last = ref_index, *transforms.resize(*self.load(self.refs[ref_index]), self.size_px)
+            except BadImage as error:
+                if not self.skip_bad_images:
+                    raise
+                return {"problem": str(error)}
         _, image, target = self.last
         speaker = self.speaker[ref_index]
         sentence = sentence_index % self.tokens.counts[speaker]

@@ -2,12 +2,14 @@
 
 A loader has a generator of its own, so that starting one leaves the global stream, dropout's, alone.
 """
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, default_collate
 
 from data.dataset import EvalSet, TrainSet
+from utils import log
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -49,12 +51,29 @@ class ShardedBatches(Sampler[list[int]]):
         return iter(self.batches)
 
 
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of the samples that have an image, if any, and `problems`, the list of what is wrong with others."""
+    problems = [sample.pop("problem") for sample in samples if "problem" in sample]
+    whole = [sample for sample in samples if sample]
+    return {**(default_collate(whole) if whole else {}), "problems": problems}
+
+
+def log_problems(batches: Iterable[dict[str, Any]], problems: list[str]) -> Iterator[dict[str, Any]]:
+    """Passes on the batches that have a sample; what is wrong with others goes to the log and into `problems`."""
+    for batch in batches:
+        for problem in batch["problems"]:
+            log(f"skipped: {problem}", any_process=True)
+        problems += batch["problems"]
+        if "image" in batch:
+            yield batch
+
+
 def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
                  world_size: int) -> DataLoader:
     """Batches for one process; set `loader.batch_sampler.epoch` (and `.first`) before going through it."""
     sampler = EpochBatches(len(dataset), batch_size, rank, world_size, dataset.seed)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
-                      persistent_workers=workers > 0, generator=torch.Generator())
+                      persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate)
 
 
 def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
@@ -62,4 +81,4 @@ def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: boo
     """One process's share of an evaluation."""
     sampler = ShardedBatches(len(dataset), batch_size, rank, world_size)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
-                      generator=torch.Generator())
+                      generator=torch.Generator(), collate_fn=collate)

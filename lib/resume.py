@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.checkpoint import read_checkpoint
-from utils import UserError, log
+from lib.checkpoint import digest_file, read_checkpoint
+from lib.official import is_official
+from utils import UserError, gather_objects, log, set_aside
 
 # Flags that change what is computed; the others (paths, workers, log lines) may differ when a run goes on.
 DECISIVE = ("model", "swin_type", "window12", "img_size", "mha", "fusion_drop", "dataset", "splitBy", "published_masks",
@@ -34,13 +35,18 @@ class Progress:
         return asdict(self)
 
 
+def run_files(folder: Path, model_id: str) -> list[Path]:
+    """The last and the best checkpoint of a run, there or not."""
+    return [folder / f"model_{kind}_{model_id}.pth" for kind in ("last", "best")]
+
+
 def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:
     """`--resume auto`: the newest loadable checkpoint of this run and its contents, or ('', {}) if there is none.
 
     A damaged one is named in the log and passed over.
     """
-    files = [folder / f"model_{kind}_{model_id}.pth" for kind in ("last", "best")]
-    for path in sorted((path for path in files if path.is_file()), key=lambda path: -path.stat().st_mtime_ns):
+    files = [path for path in run_files(folder, model_id) if path.is_file()]
+    for path in sorted(files, key=lambda path: -path.stat().st_mtime_ns):
         try:
             checkpoint = read_checkpoint(path)
         except UserError as error:
@@ -49,6 +55,41 @@ def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:
         if "progress" in checkpoint:
             return str(path), checkpoint
     return "", {}
+
+
+def goes_on(checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint holds the state of a run, and not weights alone."""
+    return "progress" in checkpoint and not is_official(checkpoint)
+
+
+def choose_start(resume: str, folder: Path, model_id: str, restarted: bool) -> tuple[str, dict[str, Any]]:
+    """What `--resume` stands for: a file and its contents, or ('', {}) for a new run.
+
+    A run that the launcher `restarted` goes on from its own newest checkpoint, whatever it began with. Raises
+    `UserError` if the file cannot be used, or if the processes do not see the same one.
+    """
+    path, checkpoint = "", {}
+    if resume == "auto" or restarted:
+        path, checkpoint = find_checkpoint(folder, model_id)
+        log(f"going on from {path}" if path else f"--resume auto: none in {folder} yet, a new run begins")
+    if not path and resume not in ("", "auto"):
+        path, checkpoint = resume, read_checkpoint(resume)
+    seen = gather_objects(checkpoint.get("progress"))
+    if any(progress != seen[0] for progress in seen):
+        raise UserError(f"the processes found different checkpoints in {folder}: it must be a folder that all machines "
+                        "share, so give one with --output-dir")
+    return path, checkpoint
+
+
+def set_earlier_run_aside(resume: str, folder: Path, model_id: str) -> None:
+    """Renames the checkpoints that an earlier run of this name left, unless this run goes on with them."""
+    files = run_files(folder, model_id)
+    if resume == "auto" or (resume and Path(resume).resolve() in [path.resolve() for path in files]):
+        return
+    for path in files:
+        if kept := set_aside(path):
+            log(f"an earlier run of this name left {path}: it is {kept} from now on")
+            digest_file(path).unlink(missing_ok=True)
 
 
 def refuse_changes(args: Namespace, checkpoint: dict[str, Any], path: str, world_size: int) -> None:

@@ -17,7 +17,7 @@ OWN_FLAGS = [
     "-h", "--help", "--warmup_iters", "--dice_weight", "--random_box_share", "--bert_layers",
     "--train_embeddings", "--seed", "--results", "--shuffle_sentences",
     "--published_masks", "--published_validation", "--deterministic",
-    "--allow_changed_flags", "--save_every", "--skip_nonfinite",
+    "--allow_changed_flags", "--save_every", "--skip_nonfinite", "--skip_bad_images", "--timeout",
 ]
 
 PUBLISHED_COMMANDS = [

@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-import train
 from args import get_parser
 from lib.losses import segmentation_loss
+from lib.optimizer import freeze_text
 from lib.segmentation import SWIN_VARIANTS, ModelConfig
 from lib.swin import MASKED, PatchMerging, WindowAttention, join_windows, shift_mask, split_windows
 from tests.conftest import make_inputs
@@ -26,7 +26,7 @@ def test_batched_equals_single(nano, model):
 @pytest.mark.parametrize("model", MODELS)
 def test_every_trained_parameter_gets_a_gradient(nano, model):
     network = nano(model, text={**nano().text_encoder.config.to_diff_dict(), "num_hidden_layers": 12}).train()
-    train.freeze_text(network, layers=10, embeddings=False)
+    freeze_text(network, layers=10, embeddings=False)
     image, token_ids, token_mask = make_inputs(2, 64)
     target = (image[:, 0] > 0).long()
     segmentation_loss(network(image, token_ids, token_mask), target, dice_weight=0.1).backward()

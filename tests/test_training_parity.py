@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import BertConfig
 
-import train
 from args import get_parser
 from lib.losses import segmentation_loss
 from lib.official import from_official, official_name
+from lib.optimizer import freeze_text, make_optimizer, parameter_groups
 from lib.segmentation import ModelConfig, build
 from tests.parity import fill
 
@@ -68,8 +68,8 @@ def test_three_steps_equal_the_published_program(case):
             module.drop_prob = 0.0
 
     args = get_parser().parse_args(["--model", model_name, "--swin_type", meta["swin_type"], "--lr", str(meta["lr"])])
-    train.freeze_text(model, args.bert_layers, args.train_embeddings)
-    optimizer, schedule = train.make_optimizer(model, args, total)
+    freeze_text(model, args.bert_layers, args.train_embeddings)
+    optimizer, schedule = make_optimizer(model, args.lr, args.weight_decay, total)
     names = {parameter: published_name(name, model_name) for name, parameter in model.named_parameters()}
     trained = {parameter: name for parameter, name in names.items() if parameter.requires_grad}
     before = {parameter: parameter.detach().clone() for parameter in trained}
@@ -121,9 +121,9 @@ def test_what_trains_and_its_groups_are_the_published_ones(case):
     args = get_parser().parse_args(["--model", model_name, "--swin_type", "tiny"])
     with torch.device("meta"):
         model = build(ModelConfig.from_args(args))
-    train.freeze_text(model, args.bert_layers, args.train_embeddings)
+    freeze_text(model, args.bert_layers, args.train_embeddings)
     names = {parameter: published_name(name, model_name) for name, parameter in model.named_parameters()}
-    groups = {names[parameter]: number for number, group in enumerate(train.parameter_groups(model))
+    groups = {names[parameter]: number for number, group in enumerate(parameter_groups(model))
               for parameter in group["params"]}
     published = dict(zip(golden["group_keys"].tolist(), golden["group_ids"].tolist(), strict=True))
     assert groups == {name: number for name, number in published.items() if not NOT_TRAINED.search(name)}

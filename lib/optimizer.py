@@ -1,0 +1,44 @@
+"""What is trained, by which optimiser and schedule: the published recipe (DESIGN section 3)."""
+from typing import Any
+
+import torch
+
+from lib.model import ReferringSegmenter
+
+
+def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool) -> None:
+    """Lets the first `layers` of BERT train, and the embeddings if asked for; published: 10 layers, not these."""
+    bert = model.text_encoder.bert
+    bert.requires_grad_(False)
+    for layer in bert.encoder.layer[:layers]:
+        layer.requires_grad_(True)
+    bert.embeddings.requires_grad_(embeddings)
+
+
+def parameter_groups(model: ReferringSegmenter) -> list[dict[str, Any]]:
+    """AdamW's groups of trained parameters: backbone without decay, backbone (CIM included), decoder, text encoder."""
+    exempt = model.backbone.no_weight_decay()
+    plain, decayed = [], []
+    for name, parameter in model.backbone.named_parameters():
+        (plain if name in exempt else decayed).append(parameter)
+    if model.cross_scale is not None:
+        decayed += model.cross_scale.parameters()
+    groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed},
+              {"params": model.decoder.parameters()}, {"params": model.text_encoder.parameters()}]
+    return [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
+
+
+def learning_rate_factor(iteration: int, total: int, warmup: int) -> float:
+    """(1 − iteration / total)^0.9, times a linear rise over the first `warmup` iterations."""
+    rise = min(1.0, (iteration + 1) / warmup) if warmup else 1.0
+    return rise * (1 - min(iteration, total) / total) ** 0.9
+
+
+def make_optimizer(model: ReferringSegmenter, lr: float, weight_decay: float, total_iterations: int,
+                   warmup_iterations: int = 0,
+                   amsgrad: bool = False) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW over what `freeze_text` left to train, and its schedule, to be stepped every iteration."""
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr, weight_decay=weight_decay, amsgrad=amsgrad, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda iteration: learning_rate_factor(iteration, total_iterations, warmup_iterations))
+    return optimizer, schedule
