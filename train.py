@@ -65,9 +65,10 @@ def wrap(model: ReferringSegmenter, device: torch.device) -> nn.Module:
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return DistributedDataParallel(model, device_ids=[device.index], gradient_as_bucket_view=True)
+        return DistributedDataParallel(model, device_ids=[device.index], gradient_as_bucket_view=True,
+                                       broadcast_buffers=False)
     log("BatchNorm is not synchronised: SyncBatchNorm needs GPUs; each CPU process normalises its own batch")
-    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 class Interrupted(Exception):

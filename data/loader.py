@@ -2,6 +2,7 @@
 
 A loader has a generator of its own, so that starting one leaves the global stream, dropout's, alone.
 """
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from data.dataset import EvalSet, TrainSet
-from utils import log
+from utils import STOP_SIGNALS, log
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -68,12 +69,19 @@ def log_problems(batches: Iterable[dict[str, Any]], problems: list[str]) -> Iter
             yield batch
 
 
+def leave_signals_alone(worker: int) -> None:
+    """For a worker process: launchers and terminals signal it too, but its parent needs it to finish the step."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
                  world_size: int) -> DataLoader:
     """Batches for one process; set `loader.batch_sampler.epoch` (and `.first`) before going through it."""
     sampler = EpochBatches(len(dataset), batch_size, rank, world_size, dataset.seed)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
-                      persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate)
+                      persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate,
+                      worker_init_fn=leave_signals_alone)
 
 
 def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
@@ -81,4 +89,5 @@ def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: boo
     """One process's share of an evaluation."""
     sampler = ShardedBatches(len(dataset), batch_size, rank, world_size)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
-                      generator=torch.Generator(), collate_fn=collate)
+                      generator=torch.Generator(), collate_fn=collate,
+                      worker_init_fn=leave_signals_alone)
