@@ -9,6 +9,7 @@ import pickle
 import re
 import shutil
 import zipfile
+import zlib
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,9 +38,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
                         "(README.md says from where)")
-    if (digests := _read_digests(path)) and sha256_of(path) not in digests:
-        raise UserError(f"checkpoint {path} is damaged: its SHA-256 is not the one in {digest_file(path)}; fetch "
-                        "or train it again (if you replaced the file yourself, remove the other)")
+    if digests := _read_digests(path):
+        if sha256_of(path) not in digests:
+            raise UserError(f"checkpoint {path} is damaged: its SHA-256 is not the one in {digest_file(path)}; fetch "
+                            "or train it again (if you replaced the file yourself, remove the other)")
+    elif damaged := _damaged_part(path):
+        raise UserError(f"checkpoint {path} is damaged: the checksum of {damaged} in it is wrong; fetch it again")
     try:
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -52,6 +56,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
     return content
+
+
+def _damaged_part(path: Path) -> str:
+    """The first entry of a zip archive, PyTorch's format, whose bytes do not fit their checksum; '' if none."""
+    if not zipfile.is_zipfile(path):
+        return ""   # PyTorch's format before 1.6 has no checksums
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() or ""
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
+        return f"an entry ({_first_line(error)})"
 
 
 def _first_line(error: Exception) -> str:
