@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lib.segmentation import MODELS, STRIDE, SWIN_VARIANTS
+from lib.update import AMP_DTYPES
 
 DATASETS = ("rrsisd", "refcoco", "refcoco+", "refcocog", "refclef")
 DEFAULT_SWIN_FILE = "pretrained_weights/swin_base_patch4_window12_384_22k.pth"  # ImageNet-22k, base, window 12
@@ -165,6 +166,17 @@ def get_parser() -> RecipeParser:
     run.add_argument("--local_rank", "--local-rank", default=0, type=int, help=argparse.SUPPRESS)
     run.add_argument("--ddp_trained_weights", action="store_true",
                      help="accepted as published: the prefixes that this told test.py about are found without it")
+
+    speed = parser.add_argument_group("speed and memory")
+    speed.add_argument("--amp", default="off", choices=tuple(AMP_DTYPES),
+                       help="precision of the network: bf16 or fp16 where that is safe, float32 elsewhere\n"
+                            "(default: off, float32 throughout)")
+    speed.add_argument("--accumulate", default=1, type=positive, metavar="N",
+                       help="batches an optimiser update (default: 1); an iteration of the schedule is an update")
+    speed.add_argument("--checkpoint_activations", action="store_true",
+                       help="keep only the inputs of Swin's blocks and compute the rest again: less memory, slower")
+    speed.add_argument("--compile", action="store_true",
+                       help="compile Swin's blocks with torch.compile: a slow start, then faster on GPUs")
 
     test = parser.add_argument_group("evaluation (test.py)")
     test.add_argument("--results", metavar="FILE", help="write metrics and each sample's pixel counts as JSON")

@@ -29,7 +29,7 @@ def run(args: Namespace) -> None:
                       skip_bad_images=args.skip_bad_images)
     batches = eval_loader(dataset, args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     watched = log_problems(utils.progress(batches, args.split), problems := [])
-    rows = utils.gather_rows(evaluate(model, watched, device)).cpu()
+    rows = utils.gather_rows(evaluate(model, watched, device, args.amp)).cpu()
     left_out = sum(utils.gather_objects(len(problems)))
     rows = rows[rows[:, 0].argsort()].numpy()
     if not len(rows):

@@ -1,6 +1,5 @@
 """Trains RMSIN or LAVT. One process or many: plain `python train.py`, `torchrun` or `torch.distributed.launch`."""
 import itertools
-import math
 import sys
 import time
 import warnings
@@ -28,6 +27,7 @@ from lib.optimizer import freeze_text, make_optimizer
 from lib.resume import Progress, choose_start, goes_on, refuse_changes, set_earlier_run_aside
 from lib.segmentation import build, describe_model, model_settings
 from lib.strict_load import load_weights
+from lib.update import Updater
 from refer.refer import REFER
 from transforms import normalize
 from utils import UserError, log
@@ -39,10 +39,11 @@ def make_loaders(args: Namespace, refer: REFER, tokenizer: Tokenizer, size_px: i
     val_set = EvalSet(refer, "val", tokenizer, size_px, skip_bad_images=args.skip_bad_images,
                       one_sentence_seed=args.seed if args.published_validation else None)
     common = (args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
-    train_batches = train_loader(train_set, *common)
+    train_batches = train_loader(train_set, *common, accumulate=args.accumulate)
     if not len(train_batches):
-        raise UserError(f"the train split of {args.dataset} has {len(train_set)} refs, fewer than one batch of "
-                        f"{args.batch_size} for each of {utils.world_size()} process(es): lower --batch-size")
+        raise UserError(f"the train split of {args.dataset} has {len(train_set)} refs, fewer than an update of "
+                        f"{args.accumulate} batch(es) of {args.batch_size} for each of {utils.world_size()} "
+                        "process(es): lower --batch-size or --accumulate")
     return train_batches, eval_loader(val_set, *common)
 
 
@@ -75,84 +76,84 @@ class Interrupted(Exception):
     """A signal asked the run to stop; it was saved."""
 
 
-def gradients_are_finite(model: nn.Module) -> bool:
-    """Whether every gradient is finite. After the all-reduce, all processes get the same answer."""
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return math.isfinite(nn.utils.get_total_norm(gradients).item())
-
-
-def refs_of(batches: DataLoader, indices: torch.Tensor) -> str:
-    """The ref ids of a batch over all processes, for an error."""
-    refs = [batches.dataset.refs[index]["ref_id"] for index in indices.tolist()]
+def refs_of(batches: DataLoader, indices: list[torch.Tensor]) -> str:
+    """The ref ids of some batches over all processes, for an error."""
+    refs = [batches.dataset.refs[index]["ref_id"] for part in indices for index in part.tolist()]
     return ", ".join(str(ref) for share in utils.gather_objects(refs) for ref in share)
 
 
-def train_one_epoch(model: nn.Module, batches: DataLoader, optimizer: torch.optim.Optimizer,
-                    schedule: torch.optim.lr_scheduler.LambdaLR, device: torch.device, args: Namespace,
-                    progress: Progress, save: Callable[[], None]) -> dict[str, float]:
+def train_one_epoch(updater: Updater, batches: DataLoader, args: Namespace, progress: Progress,
+                    save: Callable[[], None]) -> dict[str, float]:
     """The rest of an epoch from where `progress` stands, which moves along; returns the epoch's figures.
 
     A loss or gradient that is not finite on any process stops all of them before the update (`UserError`), or
-    is skipped, up to `--skip_nonfinite` times. A signal ends it after the step, saved (`Interrupted`).
+    is skipped, up to `--skip_nonfinite` times. A signal ends it after the update at hand, saved (`Interrupted`).
     """
-    model.train()
+    updater.model.train()
+    device = updater.device
     sampler = batches.batch_sampler
     sampler.epoch, sampler.first = progress.epoch, progress.step
-    start, total = time.perf_counter() - progress.seconds, torch.tensor(progress.loss_sum, device=device)
+    start = time.perf_counter() - progress.seconds
+    updater.loss_sum.fill_(progress.loss_sum)
     global_batch = args.batch_size * utils.world_size()
+    look_every = args.print_freq if device.type == "cuda" else 1   # at the losses: on a GPU this waits for it
     bad_images: list[str] = []
+    unseen: list[torch.Tensor] = []   # samples of batches whose losses were not looked at
     for batch in log_problems(utils.progress(batches, f"epoch {progress.epoch}"), bad_images):
         image, token_ids, token_mask, target = (batch[key].to(device, non_blocking=True)
                                                 for key in ("image", "token_ids", "token_mask", "target"))
-        before = [buffer.clone() for buffer in model.buffers()] if args.skip_nonfinite else []
-        loss = segmentation_loss(model(normalize(image), token_ids, token_mask), target.long(), args.dice_weight)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if gradients_are_finite(model):
-            optimizer.step()
-            total += loss.detach()
-        else:
-            refuse_or_skip(progress, args.skip_nonfinite, refs_of(batches, batch["index"]))
-            for buffer, value in zip(model.buffers(), before, strict=True):
-                buffer.copy_(value)
-        schedule.step()
-        progress.step += 1
+        logits = updater.forward(normalize(image), token_ids, token_mask)
+        updated = updater.backward(segmentation_loss(logits, target.long(), args.dice_weight))
+        unseen.append(batch["index"])
         progress.empty_masks += int((batch["target"].flatten(1).amax(1) == 0).sum())
+        progress.step += 1
         progress.seconds = time.perf_counter() - start
-        if progress.step % args.print_freq == 0 or progress.step == len(batches):
-            log(f"epoch {progress.epoch} [{progress.step}/{len(batches)}] loss {total.item() / progress.step:.4f} "
-                f"lr {schedule.get_last_lr()[0]:.3g} {progress.step * global_batch / progress.seconds:.1f} images/s")
+        if not updated:
+            continue
         interrupted = utils.agree_to_stop()
-        if interrupted or (args.save_every and progress.step % args.save_every == 0):
-            progress.loss_sum = total.item()
+        last = progress.step == len(batches)
+        due = last or interrupted or (args.save_every and progress.step % args.save_every < args.accumulate)
+        if due or progress.step // args.accumulate % look_every == 0:
+            refuse_or_skip(updater, progress, args.skip_nonfinite, unseen, batches)
+            unseen.clear()
+            progress.loss_sum = updater.loss_sum.item()
+        if last or progress.step // args.accumulate % args.print_freq == 0:
+            log(f"epoch {progress.epoch} [{progress.step}/{len(batches)}] loss {progress.loss_sum / progress.step:.4f} "
+                f"lr {updater.schedule.get_last_lr()[0]:.3g} "
+                f"{progress.step * global_batch / progress.seconds:.1f} images/s")
+        if due and (interrupted or not last):
             save()
         if interrupted:
             raise Interrupted
-    progress.loss_sum = total.item()
     return {"loss": progress.loss_sum / len(batches), "train_seconds": progress.seconds,
             "empty_masks": progress.empty_masks, "skipped": progress.skipped,
             "bad_images": sum(utils.gather_objects(len(bad_images))),
             "images_per_second": len(batches) * global_batch / max(progress.seconds, 1e-9)}
 
 
-def refuse_or_skip(progress: Progress, tolerated: int, refs: str) -> None:
-    """Counts a batch whose loss or gradient is not finite; raises `UserError` when there were too many."""
-    progress.skipped += 1
-    what = f"loss or gradient is not finite in epoch {progress.epoch}, iteration {progress.step}, on refs {refs}"
+def refuse_or_skip(updater: Updater, progress: Progress, tolerated: int, unseen: list[torch.Tensor],
+                   batches: DataLoader) -> None:
+    """Counts updates left out for a gradient that was not finite; raises `UserError` when there were too many."""
+    if (bad := int(updater.bad_updates.item())) == 0:
+        return
+    updater.bad_updates.zero_()
+    progress.skipped += bad
+    what = (f"loss or gradient is not finite in epoch {progress.epoch}, iteration {progress.step - len(unseen)}"
+            f"{f' to {progress.step - 1}' if len(unseen) > 1 else ''}, on refs {refs_of(batches, unseen)}")
     if progress.skipped > tolerated:
         raise UserError(f"{what}; stopped before the update. Look at these refs, lower --lr, or go on from the last "
                         "checkpoint with --resume auto; --skip_nonfinite N leaves out up to N such batches")
     log(f"{what}; left out ({progress.skipped} of {tolerated} tolerated)")
 
 
-def validate(model: ReferringSegmenter, batches: DataLoader, device: torch.device) -> dict[str, Any]:
+def validate(model: ReferringSegmenter, batches: DataLoader, device: torch.device, amp: str) -> dict[str, Any]:
     """Metrics on all sentences of the val split; every process works on its share and gets the whole result."""
     if utils.world_size() > 1:
         for buffer in model.buffers():  # running statistics of unsynchronised BatchNorm differ between processes
             dist.broadcast(buffer, src=0)
     readable = log_problems(utils.progress(batches, "val"), [])
     watched = itertools.takewhile(lambda _: not utils.stop_requested(), readable)
-    rows = utils.gather_rows(evaluate(model, watched, device)).cpu().numpy()
+    rows = utils.gather_rows(evaluate(model, watched, device, amp)).cpu().numpy()
     return compute_metrics(rows[:, 1], rows[:, 2]) if len(rows) else {}
 
 
@@ -182,13 +183,20 @@ def run(args: Namespace) -> None:
         f"validation sentences; {utils.world_size()} process(es) on {device.type}, seed {args.seed}")
 
     freeze_text(model, args.bert_layers, args.train_embeddings)
+    model.backbone.recompute_blocks = args.checkpoint_activations
+    if args.compile:
+        model.backbone.compile_blocks()
     wrapped = wrap(model.to(device), device)
-    optimizer, schedule = make_optimizer(model, args.lr, args.weight_decay, args.epochs * len(train_batches),
-                                         args.warmup_iters, args.amsgrad)
+    optimizer, schedule = make_optimizer(
+        model, args.lr, args.weight_decay, args.epochs * len(train_batches) // args.accumulate, args.warmup_iters,
+        args.amsgrad)
+    updater = Updater(wrapped, optimizer, schedule, device, args.amp, args.accumulate, args.skip_nonfinite > 0)
     progress = Progress()
     if goes_on(resumed):
         optimizer.load_state_dict(resumed["optimizer"])
         schedule.load_state_dict(resumed["lr_scheduler"])
+        if updater.scaler and resumed.get("scaler"):
+            updater.scaler.load_state_dict(resumed["scaler"])
         progress = Progress(**resumed["progress"])
         log(f"going on with epoch {progress.epoch}, iteration {progress.step}; best overall IoU so far "
             f"{progress.best_oIoU:.2f}")
@@ -206,14 +214,15 @@ def run(args: Namespace) -> None:
             checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                           "lr_scheduler": schedule.state_dict(), "epoch": progress.epoch - (progress.step == 0),
                           "args": vars(args), "progress": progress.to_dict(), "world_size": utils.world_size(),
-                          "generators": generators, **describe_model(config, tokenizer)}
+                          "generators": generators, "scaler": updater.scaler.state_dict() if updater.scaler else {},
+                          **describe_model(config, tokenizer)}
             for kind in kinds or ("last",):
                 save_checkpoint(output / f"model_{kind}_{model_id}.pth", checkpoint)
 
     while progress.epoch < args.epochs:
         learning_rate = schedule.get_last_lr()[0]
-        figures = train_one_epoch(wrapped, train_batches, optimizer, schedule, device, args, progress, save)
-        metrics = validate(model, val_batches, device)
+        figures = train_one_epoch(updater, train_batches, args, progress, save)
+        metrics = validate(model, val_batches, device, args.amp)
         if utils.agree_to_stop():
             save()   # validation starts again when the run goes on
             raise Interrupted

@@ -17,18 +17,19 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """One process's share of each epoch's batches, as lists of (epoch, index).
 
     The seed and the epoch fix an order of all samples; it is cut into batches for all processes together
-    (an incomplete last one is dropped), and each process takes its part of every one of them.
+    (an incomplete last one is dropped), and each process takes its part of every one of them. With `accumulate`,
+    the number of batches is a multiple of that.
     """
 
-    def __init__(self, samples: int, batch_size: int, rank: int, world_size: int, seed: int):
+    def __init__(self, samples: int, batch_size: int, rank: int, world_size: int, seed: int, accumulate: int = 1):
         self.samples, self.batch_size, self.rank, self.seed = samples, batch_size, rank, seed
-        self.global_batch = batch_size * world_size
+        self.global_batch, self.accumulate = batch_size * world_size, accumulate
         self.epoch = 0
         self.first = 0  # batches of this epoch that are done already
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return self.samples // self.global_batch
+        return self.samples // (self.global_batch * self.accumulate) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -75,10 +76,10 @@ def leave_signals_alone(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
-                 world_size: int) -> DataLoader:
+def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: bool, rank: int, world_size: int,
+                 accumulate: int = 1) -> DataLoader:
     """Batches for one process; set `loader.batch_sampler.epoch` (and `.first`) before going through it."""
-    sampler = EpochBatches(len(dataset), batch_size, rank, world_size, dataset.seed)
+    sampler = EpochBatches(len(dataset), batch_size, rank, world_size, dataset.seed, accumulate)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
                       persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate,
                       worker_init_fn=leave_signals_alone)

@@ -2,7 +2,9 @@
 
 Shapes: B batch, H W a stage's map, C its width, N words, L width of the text encoder.
 """
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lib.intra_scale import IntraScale
 from lib.language_fusion import Gate, PixelWordAttention
@@ -33,10 +35,11 @@ class Stage(nn.Module):
                 if unused is not None:
                     unused.requires_grad_(False)
 
-    def forward(self, x: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, words: Tensor, word_mask: Tensor,
+                recompute_blocks: bool = False) -> tuple[Tensor, Tensor | None]:
         """x (B, H, W, C), words (B, N, L), word_mask (B, N) -> fused features (B, H, W, C), next x or None"""
         for block in self.blocks:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if recompute_blocks else block(x)
         fused = self.fusion(x.flatten(1, 2), words, word_mask).view(x.shape)
         if self.downsample is None:
             return fused, None
@@ -58,6 +61,7 @@ class Backbone(nn.Module):
                  fusion_heads: list[int], fusion_dropout: float, intra_scale: bool, drop_path: float):
         super().__init__()
         self.widths = widths
+        self.recompute_blocks = False  # in training, keep only the blocks' inputs and compute the rest again
         rates = iter([drop_path * block / (sum(depths) - 1) for block in range(sum(depths))])
         self.patch_embed = PatchEmbed(widths[0])
         self.stages = nn.ModuleList()
@@ -90,10 +94,21 @@ class Backbone(nn.Module):
                 names.add(f"{path}.relative_position_bias_table")
         return names
 
+    def compile_blocks(self) -> None:
+        """Compiles attention and MLP of every block in place, drop path apart, whose rate differs everywhere.
+
+        DDP and SyncBatchNorm stay outside: they would break the graph.
+        """
+        torch._dynamo.config.recompile_limit = 64  # stages, shifted or not, training or not
+        for stage in self.stages:
+            for block in stage.blocks:
+                block.attn.compile()
+                block.mlp.compile()
+
     def forward(self, image: Tensor, words: Tensor, word_mask: Tensor) -> list[Tensor]:
         """image (B, 3, S, S'), words (B, N, L), word_mask (B, N) -> four maps (B, C, H, W), finest first"""
         x, features = self.patch_embed(image), []
         for stage, norm in zip(self.stages, self.norms, strict=True):
-            fused, x = stage(x, words, word_mask)
+            fused, x = stage(x, words, word_mask, self.recompute_blocks and self.training)
             features.append(norm(fused).permute(0, 3, 1, 2))
         return features

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lib.update import autocast
 from transforms import normalize
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -42,11 +43,12 @@ def format_metrics(metrics: dict[str, Any]) -> str:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[dict[str, Tensor]], device: torch.device) -> Tensor:
+def evaluate(model: nn.Module, batches: Iterable[dict[str, Tensor]], device: torch.device,
+             amp: str = "off") -> Tensor:
     """Pixel counts of every sample in `batches` (see `data.dataset`), the model in evaluation mode meanwhile.
 
     -> (samples, 4) int64 on `device`: index, intersection, union, object size. One process's share only;
-    `utils.gather_rows` brings the shares together.
+    `utils.gather_rows` brings the shares together. `amp` names the precision (see `lib.update.autocast`).
     """
     was_training = model.training
     model.eval()
@@ -54,7 +56,8 @@ def evaluate(model: nn.Module, batches: Iterable[dict[str, Tensor]], device: tor
     for batch in batches:
         image, token_ids, token_mask, target, index = (
             batch[key].to(device, non_blocking=True) for key in ("image", "token_ids", "token_mask", "target", "index"))
-        logits = model(normalize(image), token_ids, token_mask)
+        with autocast(device, amp):
+            logits = model(normalize(image), token_ids, token_mask)
         rows.append(torch.cat([index[:, None], count_pixels(logits, target)], dim=1))
     model.train(was_training)
     return torch.cat(rows)

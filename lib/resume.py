@@ -11,7 +11,7 @@ from utils import UserError, gather_objects, log, set_aside
 # Flags that change what is computed; the others (paths, workers, log lines) may differ when a run goes on.
 DECISIVE = ("model", "swin_type", "window12", "img_size", "mha", "fusion_drop", "dataset", "splitBy", "published_masks",
             "published_validation", "epochs", "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad",
-            "dice_weight", "random_box_share", "bert_layers", "train_embeddings", "seed")
+            "dice_weight", "random_box_share", "bert_layers", "train_embeddings", "seed", "amp", "accumulate")
 
 
 @dataclass
@@ -107,8 +107,8 @@ def refuse_changes(args: Namespace, checkpoint: dict[str, Any], path: str, world
         args.batch_size = together // world_size
         log(f"{world_size} processes instead of {checkpoint['world_size']}: {args.batch_size} samples each, "
             f"{together} together as before")
-    changed = [f"{name} was {stored.get(name)!r}, is {getattr(args, name)!r}" for name in DECISIVE
-               if stored.get(name) != getattr(args, name) and not (name == "batch_size"
+    changed = [f"{name} was {stored[name]!r}, is {getattr(args, name)!r}" for name in DECISIVE
+               if stored.get(name, getattr(args, name)) != getattr(args, name) and not (name == "batch_size"
                                                                    and args.batch_size * world_size == together)]
     if changed:
         raise UserError(f"--resume {path} with other flags than the run began with: {'; '.join(changed)}. Give the "

@@ -21,6 +21,7 @@ from utils import UserError
 Id = int | str
 Ids = Id | Iterable[Id]
 Entry = dict[str, Any]  # a ref, annotation, image, category or sentence, exactly as its file has it
+OnFault = Callable[[str, str], None]  # called with the kind of a fault, in a few words, and its message
 
 WHERE_TO_GET_IT = "refer/data/README.md says how to lay out each data set and where to get it"
 
@@ -46,11 +47,16 @@ DATASETS: dict[str, Layout] = {
 }
 
 # What the index relies on, field by field. RRSIS-D's annotations spell their category `categories_id`.
-_REF = {"ref_id": Id, "ann_id": Id, "image_id": Id, "category_id": Id, "split": str, "sentences": list}
-_SENTENCE = {"sent_id": Id, "raw": str, "tokens": list}
+REF_FIELDS = {"ref_id": Id, "ann_id": Id, "image_id": Id, "category_id": Id, "split": str, "sentences": list}
+SENTENCE_FIELDS = {"sent_id": Id, "raw": str, "tokens": list}
 _ANNOTATION = {"id": Id, "image_id": Id}
 _IMAGE = {"id": Id, "file_name": str}
 _CATEGORY = {"id": Id, "name": str}
+
+
+def refuse(kind: str, message: str) -> NoReturn:
+    """What `REFER` does about a fault unless told otherwise."""
+    raise UserError(message)
 
 
 class REFER:
@@ -67,15 +73,19 @@ class REFER:
     """
 
     def __init__(
-        self, data_root: str | os.PathLike, dataset: str = "refcoco", splitBy: str = "unc", drop_overlaps: bool = False
+        self, data_root: str | os.PathLike, dataset: str = "refcoco", splitBy: str = "unc", drop_overlaps: bool = False,
+        on_fault: OnFault = refuse,
     ) -> None:
         """Reads DATA_ROOT/DATASET/refs(SPLITBY).p and DATA_ROOT/DATASET/instances.json.
 
         `drop_overlaps` makes masks of several parts as the published code did (see `decode_segmentation`).
 
         Raises UserError if `dataset` or `splitBy` is unknown, a folder or file is missing or damaged, an
-        entry lacks a required field, one id has two entries, or a ref points to an annotation or image
-        that does not exist. Images are not looked at.
+        entry lacks a required field, one id has two entries, a ref has no sentence, or a ref points to an
+        annotation, image or category that does not exist. Images are not looked at.
+
+        `on_fault` takes each fault of an entry instead. Where it returns, that entry is left out of the index
+        (not of `data`), as is a ref that lacks what it needs, and the reading goes on.
         """
         if dataset not in DATASETS:
             raise UserError(f"Unknown data set '{dataset}': choose --dataset from {', '.join(DATASETS)}.")
@@ -97,19 +107,24 @@ class REFER:
 
         refs = load_plain_pickle(self._refs_path)
         self.data = {"dataset": dataset, "refs": refs, **_read_instances(self._instances_path)}
-        self._build_index()
+        self._build_index(on_fault)
 
-    def _build_index(self) -> None:
+    def _build_index(self, on_fault: OnFault) -> None:
         instances_path = self._instances_path
-        self.Refs = _by_id(self.data["refs"], "ref", _REF, self._refs_path)
-        self.Anns = _by_id(self.data["annotations"], "annotation", _ANNOTATION, instances_path)
-        self.Imgs = _by_id(self.data["images"], "image", _IMAGE, instances_path)
-        categories = _by_id(self.data["categories"], "category", _CATEGORY, instances_path)
+        self.Refs = by_id(self.data["refs"], "ref", REF_FIELDS, self._refs_path, on_fault)
+        self.Anns = by_id(self.data["annotations"], "annotation", _ANNOTATION, instances_path, on_fault)
+        self.Imgs = by_id(self.data["images"], "image", _IMAGE, instances_path, on_fault)
+        categories = by_id(self.data["categories"], "category", _CATEGORY, instances_path, on_fault)
         self.Cats: dict[Id, str] = {id_: category["name"] for id_, category in categories.items()}
-        if not self.Refs:
+        if not self.data["refs"]:
             raise UserError(f"{self._refs_path} holds no refs. Download it again: {WHERE_TO_GET_IT}.")
-        self._require_targets("annotation", "ann_id", self.Anns)
-        self._require_targets("image", "image_id", self.Imgs)
+        incomplete = (
+            self._without_target("annotation", "ann_id", self.Anns, on_fault)
+            | self._without_target("image", "image_id", self.Imgs, on_fault)
+            | self._without_target("category", "category_id", self.Cats, on_fault)
+            | self._without_sentences(on_fault)
+        )
+        self.Refs = {ref_id: ref for ref_id, ref in self.Refs.items() if ref_id not in incomplete}
 
         self.imgToAnns: dict[Id, list[Entry]] = {}
         for annotation in self.Anns.values():
@@ -126,15 +141,10 @@ class REFER:
             self.catToRefs.setdefault(ref["category_id"], []).append(ref)
             self.refToAnn[ref_id] = self.Anns[ref["ann_id"]]
             self.annToRef[ref["ann_id"]] = ref
-            where = f"{self._refs_path}, ref {ref_id!r}"
-            sentences = _by_id(ref["sentences"], "sentence", _SENTENCE, where)
-            if not sentences:
-                raise UserError(f"{where} has no sentence, but needs at least one: {WHERE_TO_GET_IT}.")
-            for sentence_id, sentence in sentences.items():
-                self.Sents[sentence_id] = sentence
-                self.sentToRef[sentence_id] = ref
-                self.sentToTokens[sentence_id] = sentence["tokens"]
-        self._known_categories = self.Cats.keys() | self.catToRefs.keys()
+            for sentence in ref["sentences"]:
+                self.Sents[sentence["sent_id"]] = sentence
+                self.sentToRef[sentence["sent_id"]] = ref
+                self.sentToTokens[sentence["sent_id"]] = sentence["tokens"]
 
     # Ids: each filter takes one id or several, and an empty one does not filter. They come in file order.
 
@@ -148,7 +158,7 @@ class REFER:
         Raises UserError for an id that the data set lacks and for a split without any ref.
         """
         images = set(self._known("image", image_ids, self.Imgs))
-        categories = set(self._known("category", cat_ids, self._known_categories))
+        categories = set(self._known("category", cat_ids, self.Cats))
         chosen = set(self._known("ref", ref_ids, self.Refs))
         return [
             ref["ref_id"]
@@ -164,7 +174,7 @@ class REFER:
         Raises UserError for an id that the data set lacks.
         """
         images = set(self._known("image", image_ids, self.Imgs))
-        categories = set(self._known("category", cat_ids, self._known_categories))
+        categories = set(self._known("category", cat_ids, self.Cats))
         referred = {ref["ann_id"] for ref in self.loadRefs(ref_ids)}
         return [
             annotation["id"]
@@ -275,14 +285,29 @@ class REFER:
             )
         return refs
 
-    def _require_targets(self, what: str, field: str, known: Mapping[Id, Entry]) -> None:
+    def _without_target(self, what: str, field: str, known: Collection[Id], on_fault: OnFault) -> set[Id]:
+        """Ids of the refs whose `field` is none of the known ids, after reporting each."""
         lost = [ref for ref in self.Refs.values() if ref[field] not in known]
-        if lost:
-            raise UserError(
-                f"{self._refs_path}: ref {lost[0]['ref_id']!r} points to {what} {lost[0][field]!r}, which "
+        for ref in lost:
+            on_fault(
+                f"unknown {what}",
+                f"{self._refs_path}: ref {ref['ref_id']!r} points to {what} {ref[field]!r}, which "
                 f"{self._instances_path} lacks (so for {len(lost)} of {len(self.Refs)} refs). Take both "
-                f"files from the same download: {WHERE_TO_GET_IT}."
+                f"files from the same download: {WHERE_TO_GET_IT}.",
             )
+        return {ref["ref_id"] for ref in lost}
+
+    def _without_sentences(self, on_fault: OnFault) -> set[Id]:
+        """Ids of the refs without a sentence or with a faulty one, after reporting each."""
+        lost = set()
+        for ref_id, ref in self.Refs.items():
+            where = f"{self._refs_path}, ref {ref_id!r}"
+            sentences = by_id(ref["sentences"], "sentence", SENTENCE_FIELDS, where, on_fault).values()
+            if not ref["sentences"]:
+                on_fault("no sentence", f"{where} has no sentence, but needs at least one: {WHERE_TO_GET_IT}.")
+            if not sentences or any(sentence not in sentences for sentence in ref["sentences"]):
+                lost.add(ref_id)
+        return lost
 
     def _refuse_annotation(self, ref: Entry, problem: str) -> NoReturn:
         raise UserError(
@@ -334,10 +359,14 @@ def _read_instances(path: str) -> dict[str, list[Entry]]:
     return {name: content[name] for name in names}
 
 
-def _by_id(entries: object, what: str, fields: Mapping[str, Any], where: str) -> dict[Id, Entry]:
+def by_id(
+    entries: object, what: str, fields: Mapping[str, Any], where: str, on_fault: OnFault = refuse
+) -> dict[Id, Entry]:
     """The entries by their id (the first of `fields`), each with all fields and of the right types.
 
     An entry repeated word for word is harmless and passes, except for a ref: it would be scored twice.
+    Every other is reported to `on_fault` and left out; of two with one id, the second. Raises UserError if
+    `entries` is no list.
     """
     if not isinstance(entries, list):
         raise UserError(
@@ -348,23 +377,30 @@ def _by_id(entries: object, what: str, fields: Mapping[str, Any], where: str) ->
     found: dict[Id, Entry] = {}
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise UserError(
+            on_fault(
+                "malformed entry",
                 f"{where}: {what} entry {position} (from 0) must be a dict with {', '.join(fields)}, but is "
-                f"{reprlib.repr(entry)}. {WHERE_TO_GET_IT}."
+                f"{reprlib.repr(entry)}. {WHERE_TO_GET_IT}.",
             )
-        for field, kind in fields.items():
-            if not isinstance(entry.get(field), kind):
-                given = reprlib.repr(entry[field]) if field in entry else "missing"
-                raise UserError(
-                    f"{where}: '{field}' of {what} entry {position} (from 0) must be "
-                    f"{kind.__name__ if isinstance(kind, type) else kind}, but is {given}. {WHERE_TO_GET_IT}."
-                )
+            continue
+        wrong = {field: kind for field, kind in fields.items() if not isinstance(entry.get(field), kind)}
+        for field, kind in wrong.items():
+            given = reprlib.repr(entry[field]) if field in entry else "missing"
+            on_fault(
+                "malformed entry",
+                f"{where}: '{field}' of {what} entry {position} (from 0) must be "
+                f"{kind.__name__ if isinstance(kind, type) else kind}, but is {given}. {WHERE_TO_GET_IT}.",
+            )
+        if wrong:
+            continue
         entry_id = entry[id_field]
-        if entry_id in found and (what == "ref" or found[entry_id] != entry):
-            raise UserError(
+        if entry_id not in found:
+            found[entry_id] = entry
+        elif what == "ref" or found[entry_id] != entry:
+            on_fault(
+                "repeated id",
                 f"{where}: two {what} entries have the {id_field} {entry_id!r} (the second is entry "
                 f"{position}, from 0), but an id must stand for one. Remove one, or download the file again: "
-                f"{WHERE_TO_GET_IT}."
+                f"{WHERE_TO_GET_IT}.",
             )
-        found[entry_id] = entry
     return found

@@ -1,0 +1,81 @@
+"""One optimiser update from one or several batches, in the chosen precision, without waiting for the device.
+
+Reading a number from a GPU stops the program until the GPU has done all its work. So whether a gradient was finite
+stays on the device: a bad update is left out there, and read later.
+"""
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast | nullcontext:
+    """The context in which the network computes in the precision that `--amp` names."""
+    dtype = AMP_DTYPES[amp]
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+class Updater:
+    """Takes the mean gradient of `accumulate` batches, then steps optimizer and schedule.
+
+    An update whose gradient is not finite leaves the weights as they are. So do all after it, unless `skip_bad`:
+    the caller reads `bad_updates` now and then and stops. After the all-reduce all processes see the same gradient,
+    so they agree. With fp16 such updates are part of how the loss is scaled, and do not count.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer,
+                 schedule: torch.optim.lr_scheduler.LRScheduler, device: torch.device, amp: str = "off",
+                 accumulate: int = 1, skip_bad: bool = False):
+        self.model, self.optimizer, self.schedule = model, optimizer, schedule
+        self.device, self.amp, self.accumulate, self.skip_bad = device, amp, accumulate, skip_bad
+        self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.waiting = 0                                                # batches since the last update
+        self.bad_updates = torch.zeros((), device=device)
+        self.buffers: list[Tensor] = []                                 # before the first of these batches
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # of batches in updates that were done
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The network's logits in float32 or, for a float64 network, float64."""
+        if self.waiting == 0:
+            self.batch_losses = torch.zeros_like(self.loss_sum)
+            self.buffers = [buffer.clone() for buffer in self.model.buffers()] if self.skip_bad else []
+        if isinstance(self.model, DistributedDataParallel):  # one all-reduce an update
+            self.model.require_backward_grad_sync = self.waiting + 1 == self.accumulate
+        with autocast(self.device, self.amp):
+            logits = self.model(*inputs)
+        return logits.float() if self.amp != "off" else logits
+
+    def backward(self, loss: Tensor) -> bool:
+        """Adds the loss's gradient and, after the last of `accumulate` batches, updates; whether it did."""
+        self.batch_losses += loss.detach()
+        self.waiting += 1
+        last = self.waiting == self.accumulate
+        loss = loss / self.accumulate if self.accumulate > 1 else loss
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+        if last:
+            self.update()
+        return last
+
+    def update(self) -> None:
+        """Steps optimizer and schedule with the gradients at hand."""
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.loss_sum += self.batch_losses
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+            bad = (~torch.isfinite(norm)).float()
+            self.bad_updates += bad
+            leave_out = bad if self.skip_bad else (self.bad_updates > 0).float()
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, leave_out  # fused optimisers heed these
+            self.optimizer.step()
+            self.loss_sum += torch.where(leave_out > 0, 0.0, self.batch_losses)
+            for buffer, before in zip(self.model.buffers(), self.buffers, strict=bool(self.buffers)):
+                buffer.copy_(torch.where(bad > 0, before, buffer))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.waiting = 0
