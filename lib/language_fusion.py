@@ -10,9 +10,13 @@ PADDING_SCORE = -1e4  # added to the scores of padding tokens
 
 
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Each channel of each sample normalised over its pixels, without scale or shift: (B, P, C) -> same."""
-    variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-    return (x - mean) * torch.rsqrt(variance + eps)
+    """Each channel of each sample normalised over its pixels, without scale or shift: (B, P, C) -> same.
+
+    Computed in at least float32: where a channel is flat, float16 cannot hold the gradient.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    variance, mean = torch.var_mean(wide, dim=1, correction=0, keepdim=True)
+    return ((wide - mean) * torch.rsqrt(variance + eps)).to(x.dtype)
 
 
 class PixelWordAttention(nn.Module):
