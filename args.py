@@ -112,6 +112,8 @@ def get_parser() -> RecipeParser:
     data.add_argument("--published_masks", action="store_true",
                       help="pixels in several parts of a mask count as background, as in the published code;\n"
                            "without it the parts are united")
+    data.add_argument("--packed", default="", metavar="FILE",
+                      help="read images and masks from what tools/pack_dataset.py wrote; the same samples, faster")
     data.add_argument("-j", "--workers", default=8, type=int, metavar="N",
                       help="loader processes of each training process (default: 8)")
     data.add_argument("--pin_mem", action="store_true", help="page-locked host memory for faster copies to a GPU")
@@ -179,6 +181,7 @@ def get_parser() -> RecipeParser:
                        help="compile Swin's blocks with torch.compile: a slow start, then faster on GPUs")
 
     test = parser.add_argument_group("evaluation (test.py)")
+    test.add_argument("--fuse", action="store_true", help="fold BatchNorms into the convolutions before them: faster")
     test.add_argument("--results", metavar="FILE", help="write metrics and each sample's pixel counts as JSON")
     test.add_argument("--shuffle_sentences", action="store_true",
                       help="control: each ref gets another ref's sentence; a model that reads must score far less")

@@ -7,6 +7,7 @@ from args import get_parser
 from data import EvalSet, eval_loader, log_problems
 from lib.checkpoint import read_checkpoint
 from lib.evaluation import compute_metrics, evaluate, format_metrics
+from lib.fuse import fuse
 from lib.segmentation import build, model_settings
 from lib.strict_load import load_weights
 from refer.refer import REFER
@@ -23,10 +24,12 @@ def run(args: Namespace) -> None:
     model = build(config)
     load_weights(model, checkpoint, args.resume)
     model.to(device)
+    if args.fuse:
+        fuse(model.eval())
 
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     dataset = EvalSet(refer, args.split, tokenizer, config.img_size, args.seed if args.shuffle_sentences else None,
-                      skip_bad_images=args.skip_bad_images)
+                      skip_bad_images=args.skip_bad_images, packed=args.packed)
     batches = eval_loader(dataset, args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     watched = log_problems(utils.progress(batches, args.split), problems := [])
     rows = utils.gather_rows(evaluate(model, watched, device, args.amp)).cpu()

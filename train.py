@@ -35,8 +35,9 @@ from utils import UserError, log
 
 def make_loaders(args: Namespace, refer: REFER, tokenizer: Tokenizer, size_px: int) -> tuple[DataLoader, DataLoader]:
     """This process's loaders of the train split and of the val split."""
-    train_set = TrainSet(refer, "train", tokenizer, size_px, args.seed, args.random_box_share, args.skip_bad_images)
-    val_set = EvalSet(refer, "val", tokenizer, size_px, skip_bad_images=args.skip_bad_images,
+    train_set = TrainSet(refer, "train", tokenizer, size_px, args.seed, args.random_box_share, args.skip_bad_images,
+                         args.packed)
+    val_set = EvalSet(refer, "val", tokenizer, size_px, skip_bad_images=args.skip_bad_images, packed=args.packed,
                       one_sentence_seed=args.seed if args.published_validation else None)
     common = (args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     train_batches = train_loader(train_set, *common, accumulate=args.accumulate)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 import transforms
 from bert import tokenize
+from data.packed import PackedRefs
 from refer.refer import REFER
 from utils import UserError, from_first_process, log
 
@@ -44,38 +45,50 @@ class BadImage(UserError):
     """A ref's image is missing or broken."""
 
 
+def load_image_and_mask(refer: REFER, ref: dict[str, Any]) -> tuple[Image.Image, np.ndarray]:
+    """A ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size. Raises `BadImage`."""
+    path = Path(refer.image_path(ref))
+    mask = refer.getMask(ref)["mask"]
+    try:
+        with Image.open(path) as opened:
+            opened.load()
+            return (opened if opened.mode == "RGB" else opened.convert("RGB")), mask   # converting RGB would copy it
+    except FileNotFoundError as error:
+        raise BadImage(f"ref {ref['ref_id']}: its image {path} is missing; complete the download "
+                       "(refer/data/README.md says from where)") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadImage(f"ref {ref['ref_id']}: its image {path} cannot be read ({error}); "
+                       "fetch that file again") from error
+
+
 class ReferDataset(Dataset):
     """The refs of one split with their images and masks, resized to `size_px`.
 
-    Raises `UserError` when a split has no refs, and, unless `skip_bad_images`, when a sample's image is missing or
-    broken.
+    `packed` names a file that `tools/pack_dataset.py` wrote; '' reads the images themselves. Raises `UserError` when
+    a split has no refs, and, unless `skip_bad_images`, when a sample's image is missing or broken.
     """
 
-    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, skip_bad_images: bool = False):
+    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, skip_bad_images: bool = False,
+                 packed: str = ""):
         self.refer, self.size_px, self.skip_bad_images = refer, size_px, skip_bad_images
+        self.packed = PackedRefs(packed, refer, size_px) if packed else None
         self.said_that_sizes_differ = False
         self.refs = refer.loadRefs(refer.getRefIds(split=split))
         self.tokens = tokenize_refs(tokenizer, self.refs)
 
     def load(self, ref: dict[str, Any]) -> tuple[Image.Image, np.ndarray]:
         """The ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size."""
-        path = Path(self.refer.image_path(ref))
-        mask = self.refer.getMask(ref)["mask"]
-        try:
-            with Image.open(path) as opened:
-                image = opened.convert("RGB")
-        except FileNotFoundError as error:
-            raise BadImage(f"ref {ref['ref_id']}: its image {path} is missing; complete the download "
-                           "(refer/data/README.md says from where)") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadImage(f"ref {ref['ref_id']}: its image {path} cannot be read ({error}); "
-                           "fetch that file again") from error
+        image, mask = load_image_and_mask(self.refer, ref)
         if image.size != mask.shape[::-1] and not self.said_that_sizes_differ:
             self.said_that_sizes_differ = True
-            log(f"ref {ref['ref_id']}: its image {path} is {image.width}×{image.height}, its mask "
-                f"{mask.shape[1]}×{mask.shape[0]}; each is resized to {self.size_px} px, which is right if they show "
-                "the same ground (tools/check_dataset.py lists all of these)")
+            log(f"ref {ref['ref_id']}: its image {self.refer.image_path(ref)} is {image.width}×{image.height}, its "
+                f"mask {mask.shape[1]}×{mask.shape[0]}; each is resized to {self.size_px} px, which is right if they "
+                "show the same ground (tools/check_dataset.py lists all of these)")
         return image, mask
+
+    def resized(self, ref: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The ref's image (3, S, S) and mask (S, S), uint8; from the packed file if there is one."""
+        return self.packed.load(ref) if self.packed else transforms.resize(*self.load(ref), self.size_px)
 
 
 class TrainSet(ReferDataset):
@@ -90,8 +103,8 @@ class TrainSet(ReferDataset):
     LONGEST_RUN_OF_BAD_IMAGES = 10  # more, and the folder is at fault
 
     def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, seed: int,
-                 random_box_share: float = 0.0, skip_bad_images: bool = False):
-        super().__init__(refer, split, tokenizer, size_px, skip_bad_images)
+                 random_box_share: float = 0.0, skip_bad_images: bool = False, packed: str = ""):
+        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed)
         self.seed = seed
         count = round(random_box_share * len(self.refs))
         self.boxed = frozenset(random.Random(seed).sample(range(len(self.refs)), count))
@@ -116,10 +129,11 @@ class TrainSet(ReferDataset):
         draw = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(draw >> np.uint64(1)))
         sentence = int(torch.randint(self.tokens.counts[index], (), generator=generator))
-        image, mask = self.load(self.refs[index])
-        if index in self.boxed:
-            image = transforms.add_random_boxes(image, generator)
-        image, target = transforms.resize(image, mask, self.size_px)
+        if index in self.boxed:   # before resizing, so from the image's own file even where others are packed
+            image, mask = self.load(self.refs[index])
+            image, target = transforms.resize(transforms.add_random_boxes(image, generator), mask, self.size_px)
+        else:
+            image, target = self.resized(self.refs[index])
         return {"image": image, "target": target, "index": index, **self.tokens(index, sentence)}
 
 
@@ -131,8 +145,8 @@ class EvalSet(ReferDataset):
     """
 
     def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, shuffle_seed: int | None = None,
-                 one_sentence_seed: int | None = None, skip_bad_images: bool = False):
-        super().__init__(refer, split, tokenizer, size_px, skip_bad_images)
+                 one_sentence_seed: int | None = None, skip_bad_images: bool = False, packed: str = ""):
+        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed)
         self.samples = [(i, j) for i, ref in enumerate(self.refs) for j in range(len(ref["sentences"]))]
         if one_sentence_seed is not None:
             draw = random.Random(one_sentence_seed)
@@ -153,7 +167,7 @@ class EvalSet(ReferDataset):
         ref_index, sentence_index = self.samples[index]
         if self.last is None or self.last[0] != ref_index:
             try:
-                self.last = ref_index, *transforms.resize(*self.load(self.refs[ref_index]), self.size_px)
+                self.last = ref_index, *self.resized(self.refs[ref_index])
             except BadImage as error:
                 if not self.skip_bad_images:
                     raise

@@ -68,14 +68,15 @@ class Router(nn.Module):
 class AdaptiveRotatedConv(nn.Module):
     """A 3 × 3 convolution, padding 1, whose kernel is turned and scaled for each sample by what it shows.
 
-    (B, I, H, W) -> (B, O, H, W). At angle 0 and scale 1 it is a plain convolution.
+    (B, I, H, W) -> (B, O, H, W). At angle 0 and scale 1 it is a plain convolution. It has no bias of its own;
+    `lib.fuse` gives it the one of a BatchNorm.
     """
-
     def __init__(self, in_channels: int, out_channels: int, kernels: int = 1):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(kernels, out_channels, in_channels, 3, 3))
         for kernel in self.weight:
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
+        self.register_buffer("bias", None, persistent=False)   # (O,)
         self.router = Router(in_channels, kernels)
         basis = torch.stack([rotation_basis(ROTATE_POSITIVE), rotation_basis(ROTATE_NEGATIVE)])
         self.register_buffer("rotation_basis", basis, persistent=False)   # (2, 4, 9, 9)
@@ -97,5 +98,6 @@ class AdaptiveRotatedConv(nn.Module):
         batch, _, height, width = x.shape
         weight = self.rotated_weight(*self.router(x))
         # One convolution for the whole batch: the samples are groups.
-        x = F.conv2d(x.reshape(1, -1, height, width), weight.flatten(0, 1), padding=1, groups=batch)
+        bias = None if self.bias is None else self.bias.repeat(batch)
+        x = F.conv2d(x.reshape(1, -1, height, width), weight.flatten(0, 1), bias, padding=1, groups=batch)
         return x.view(batch, -1, height, width)

@@ -18,7 +18,7 @@ OWN_FLAGS = [
     "--train_embeddings", "--seed", "--results", "--shuffle_sentences",
     "--published_masks", "--published_validation", "--deterministic",
     "--allow_changed_flags", "--save_every", "--skip_nonfinite", "--skip_bad_images", "--timeout",
-    "--amp", "--accumulate", "--checkpoint_activations", "--compile",
+    "--amp", "--accumulate", "--checkpoint_activations", "--compile", "--packed", "--fuse",
 ]
 
 PUBLISHED_COMMANDS = [

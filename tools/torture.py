@@ -163,7 +163,10 @@ def sigterm(folder: Path, toy: Path, trials: int = 20) -> dict[str, Any]:
         run.process.send_signal(signal.SIGTERM)
         seconds = run.seconds_until_gone()
         slowest = max(slowest, seconds)
-        good += seconds < 20 and run.saved_steps() >= run.steps and "stopped by a signal, saved" in run.said
+        well = seconds < 20 and run.saved_steps() >= run.steps and "stopped by a signal, saved" in run.said
+        if not well:
+            log(f"    trial {trial}: {seconds:.1f} s, {run.saved_steps()} of {run.steps} steps saved\n{run.said}")
+        good += well
     return {"trials": trials, "saved, nothing logged is lost, gone in 20 s": good, "slowest (s)": round(slowest, 1)}
 
 

@@ -1,0 +1,131 @@
+"""A data set packed for training: images resized and masks as bits, in one HDF5 file, a sample a chunk.
+
+`tools/pack_dataset.py` writes it. Samples come out bit for bit as from the images and annotations themselves.
+"""
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+import transforms
+from refer.refer import REFER
+from utils import UserError, sha256_of
+
+FORMAT = 1
+
+
+def settings_of(refer: REFER, size_px: int) -> dict[str, Any]:
+    """What a packed file depends on, but for the images: compared when one is opened."""
+    return {"format": FORMAT, "dataset": refer.dataset, "splitBy": refer.splitBy, "size_px": size_px,
+            "published_masks": refer.drop_overlaps,
+            "annotations": {Path(path).name: sha256_of(path) for path in refer.annotation_files}}
+
+
+class PackedRefs:
+    """Reads samples by ref. Each process opens the file for itself: HDF5's handles do not survive a fork.
+
+    Raises `UserError` if the file is not there, is damaged, or was packed from other annotations or settings.
+    """
+
+    def __init__(self, path: str | Path, refer: REFER, size_px: int):
+        self.path, self.size_px = Path(path), size_px
+        self.file, self.process = None, -1
+        self.opened()
+        try:
+            stored = json.loads(self.file.attrs["settings"])
+            ref_ids = json.loads(self.file["ref_ids"][()])
+            images = self.file["image_of_ref"][()]
+        except (KeyError, ValueError, OSError) as error:
+            raise UserError(f"--packed {path} is not a packed data set, or it is damaged ({error}): write it again "
+                            "with tools/pack_dataset.py") from error
+        wanted = settings_of(refer, size_px)
+        if changed := [f"{key} is {stored.get(key)!r} there, {wanted[key]!r} here" for key in wanted
+                       if stored.get(key) != wanted[key]]:
+            raise UserError(f"--packed {path} does not fit: {'; '.join(changed)}. Write one that does with "
+                            "tools/pack_dataset.py")
+        self.rows = {ref_id: (row, int(image)) for row, (ref_id, image) in enumerate(zip(ref_ids, images, strict=True))}
+
+    def opened(self) -> h5py.File:
+        """This process's handle."""
+        if self.process != os.getpid():
+            try:
+                self.file, self.process = h5py.File(self.path, "r"), os.getpid()
+            except OSError as error:
+                raise UserError(f"--packed {self.path} cannot be opened ({error}); tools/pack_dataset.py writes such a "
+                                "file") from error
+        return self.file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "file": None, "process": -1}   # for workers that are spawned
+
+    def load(self, ref: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The ref's image (3, S, S) uint8 and mask (S, S) uint8 of 0 and 1, as `transforms.resize` gives them."""
+        row, image = self.rows[ref["ref_id"]]
+        file = self.opened()
+        bits = np.unpackbits(file["masks"][row], count=self.size_px ** 2)
+        return torch.from_numpy(file["images"][image]), torch.from_numpy(bits).view(self.size_px, self.size_px)
+
+
+def write_packed(path: str | Path, refer: REFER, size_px: int, load: Callable[[dict[str, Any]], tuple],
+                 watch: Callable[[Iterable], Iterable]) -> str:
+    """Packs all refs of `refer` with their images, whole or not at all; returns the SHA-256 of images and masks.
+
+    `load(ref)` gives image and mask in their own sizes (see `data.dataset.ReferDataset.load`), `watch` passes refs
+    on and may show progress. Raises `UserError` for a bad image and when the file cannot be written.
+    """
+    path, temporary = Path(path), Path(f"{path}.tmp")
+    refs = sorted(refer.data["refs"], key=lambda ref: str(ref["image_id"]))
+    images: dict[Any, int] = {}
+    for ref in refs:
+        images.setdefault(ref["image_id"], len(images))
+    digest = hashlib.sha256()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w") as file:
+            file.attrs["settings"] = json.dumps(settings_of(refer, size_px))
+            file["ref_ids"] = json.dumps([ref["ref_id"] for ref in refs])
+            file["image_of_ref"] = np.array([images[ref["image_id"]] for ref in refs], dtype=np.int64)
+            pixels = file.create_dataset("images", (len(images), 3, size_px, size_px), np.uint8,
+                                         chunks=(1, 3, size_px, size_px))
+            length = -(-size_px ** 2 // 8)
+            masks = file.create_dataset("masks", (len(refs), length), np.uint8, chunks=(1, length))
+            done = -1
+            for row, ref in enumerate(watch(refs)):
+                image, target = (tensor.numpy() for tensor in transforms.resize(*load(ref), size_px))
+                masks[row] = np.packbits(target)
+                digest.update(masks[row].tobytes())
+                if images[ref["image_id"]] > done:
+                    done += 1
+                    pixels[done] = image
+                    digest.update(image.tobytes())
+            file.attrs["sha256"] = digest.hexdigest()
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest.hexdigest()
+
+
+def verify_packed(path: str | Path) -> bool:
+    """Whether the images and masks of a packed file still have the SHA-256 that was stored with them."""
+    digest, done = hashlib.sha256(), -1
+    try:
+        with h5py.File(path, "r") as file:
+            for row, image in enumerate(file["image_of_ref"][()]):
+                digest.update(file["masks"][row].tobytes())
+                if image > done:
+                    done = image
+                    digest.update(file["images"][image].tobytes())
+            return digest.hexdigest() == file.attrs["sha256"]
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a packed data set, or it is damaged: {error}") from error
