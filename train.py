@@ -122,6 +122,7 @@ def train_one_epoch(updater: Updater, batches: DataLoader, args: Namespace, prog
             log(f"epoch {progress.epoch} [{progress.step}/{len(batches)}] loss {progress.loss_sum / progress.step:.4f} "
                 f"lr {updater.schedule.get_last_lr()[0]:.3g} "
                 f"{progress.step * global_batch / progress.seconds:.1f} images/s")
+            utils.collect_garbage()
         if due and (interrupted or not last):
             save()
         if interrupted:
@@ -220,23 +221,24 @@ def run(args: Namespace) -> None:
             for kind in kinds or ("last",):
                 save_checkpoint(output / f"model_{kind}_{model_id}.pth", checkpoint)
 
-    while progress.epoch < args.epochs:
-        learning_rate = schedule.get_last_lr()[0]
-        figures = train_one_epoch(updater, train_batches, args, progress, save)
-        metrics = validate(model, val_batches, device, args.amp)
-        if utils.agree_to_stop():
-            save()   # validation starts again when the run goes on
-            raise Interrupted
-        if not metrics:
-            raise UserError("no image of the val split could be read; tools/check_dataset.py says what is wrong")
-        log(format_metrics(metrics))
-        utils.append_json_line(log_file, {
-            "epoch": progress.epoch, "lr": learning_rate, **figures, "val": metrics,
-            "peak_memory_mib": utils.peak_memory_mib(device)})
-        is_best = metrics["oIoU"] > progress.best_oIoU
-        progress.best_oIoU = max(progress.best_oIoU, metrics["oIoU"])
-        progress.next_epoch()
-        save(*(["last", "best"] if is_best else ["last"]))
+    with utils.rare_garbage_collection():
+        while progress.epoch < args.epochs:
+            learning_rate = schedule.get_last_lr()[0]
+            figures = train_one_epoch(updater, train_batches, args, progress, save)
+            metrics = validate(model, val_batches, device, args.amp)
+            if utils.agree_to_stop():
+                save()   # validation starts again when the run goes on
+                raise Interrupted
+            if not metrics:
+                raise UserError("no image of the val split could be read; tools/check_dataset.py says what is wrong")
+            log(format_metrics(metrics))
+            utils.append_json_line(log_file, {
+                "epoch": progress.epoch, "lr": learning_rate, **figures, "val": metrics,
+                "peak_memory_mib": utils.peak_memory_mib(device)})
+            is_best = metrics["oIoU"] > progress.best_oIoU
+            progress.best_oIoU = max(progress.best_oIoU, metrics["oIoU"])
+            progress.next_epoch()
+            save(*(["last", "best"] if is_best else ["last"]))
     log(f"finished: best val overall IoU {progress.best_oIoU:.2f}, in {output / f'model_best_{model_id}.pth'}")
     utils.end_processes()
 

@@ -1,4 +1,5 @@
 """What every script needs: user errors, processes, seeds, log lines. Imports nothing else of the project."""
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -296,6 +297,26 @@ def restore_generators(states: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+# Garbage: Python's collector stops the program when it likes, on each process at another step.
+
+@contextmanager
+def rare_garbage_collection() -> Iterator[None]:
+    """Meanwhile `collect_garbage` alone collects, and does not look at what is there already: data and network."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def collect_garbage() -> None:
+    """Frees what the last steps left; takes milliseconds."""
+    gc.collect()
 
 
 # Log lines

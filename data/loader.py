@@ -90,5 +90,5 @@ def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: boo
     """One process's share of an evaluation."""
     sampler = ShardedBatches(len(dataset), batch_size, rank, world_size)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
-                      generator=torch.Generator(), collate_fn=collate,
+                      persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate,
                       worker_init_fn=leave_signals_alone)
