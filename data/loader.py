@@ -2,7 +2,9 @@
 
 A loader has a generator of its own, so that starting one leaves the global stream, dropout's, alone.
 """
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -70,10 +72,19 @@ def log_problems(batches: Iterable[dict[str, Any]], problems: list[str]) -> Iter
             yield batch
 
 
-def leave_signals_alone(worker: int) -> None:
-    """For a worker process: launchers and terminals signal it too, but its parent needs it to finish the step."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def heed_parent_only(worker: int) -> None:
+    """For a worker process: launchers and terminals signal it too, but its parent needs it to finish the step.
+
+    Only SIGTERM from the parent itself, which has no more use for it, ends it.
+    """
+    def watch() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    if hasattr(signal, "sigwaitinfo"):   # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: bool, rank: int, world_size: int,
@@ -82,7 +93,7 @@ def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: b
     sampler = EpochBatches(len(dataset), batch_size, rank, world_size, dataset.seed, accumulate)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
                       persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate,
-                      worker_init_fn=leave_signals_alone)
+                      worker_init_fn=heed_parent_only)
 
 
 def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
@@ -91,4 +102,4 @@ def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: boo
     sampler = ShardedBatches(len(dataset), batch_size, rank, world_size)
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
                       persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate,
-                      worker_init_fn=leave_signals_alone)
+                      worker_init_fn=heed_parent_only)

@@ -89,10 +89,15 @@ class AdaptiveRotatedConv(nn.Module):
         return torch.where((angle_rad >= 0)[..., None, None], both[0], both[1])
 
     def rotated_weight(self, scale: Tensor, angle_rad: Tensor) -> Tensor:
-        """Each sample's own kernel, Σ over K of scale · rotated weight: (B, K), (B, K) -> (B, O, I, 3, 3)."""
-        rotation = scale[..., None, None] * self.rotation(angle_rad)                     # (B, K, 9, 9)
-        weight = torch.einsum("bkij,koj->boi", rotation, self.weight.flatten(3).flatten(1, 2))
-        return weight.unflatten(1, self.weight.shape[1:3]).unflatten(-1, (3, 3))
+        """Each sample's own kernel, Σ over K of scale · rotated weight: (B, K), (B, K) -> (B, O, I, 3, 3).
+
+        In the weight's precision also under autocast: the kernel is small, and an angle's error turns all of it.
+        """
+        with torch.autocast(self.weight.device.type, enabled=False):
+            scale, angle_rad = scale.to(self.weight.dtype), angle_rad.to(self.weight.dtype)
+            rotation = scale[..., None, None] * self.rotation(angle_rad)                     # (B, K, 9, 9)
+            weight = torch.einsum("bkij,koj->boi", rotation, self.weight.flatten(3).flatten(1, 2))
+            return weight.unflatten(1, self.weight.shape[1:3]).unflatten(-1, (3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape

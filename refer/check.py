@@ -1,0 +1,369 @@
+"""Finds every fault of a data set in one pass: its entries, its masks, its image files.
+
+`REFER` refuses a data set at its first fault; here its checks report and go on, and others are added that it
+leaves to whoever reads a mask or an image. H, W: height and width in pixels; sizes in messages are W×H, as pictures'.
+"""
+import os
+import re
+import reprlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from refer.masks import decode_segmentation, is_finite
+from refer.refer import REF_FIELDS, REFER, WHERE_TO_GET_IT, Entry, Id, by_id, category_of, split_includes
+from utils import UserError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found. A fault stops or falsifies training or evaluation; a note is harmless."""
+
+    kind: str  # a key of FAULTS or of NOTES
+    is_fault: bool
+    message: str
+
+
+FAULTS = {
+    "malformed entry": "a field is missing or of another type; whoever points to such an entry may count as lost, too",
+    "repeated id": "an id must stand for one thing: nobody can tell which was meant",
+    "unknown annotation": "a ref points to an annotation that is not there, so it has no mask",
+    "unknown image": "a ref points to an image that is not there",
+    "unknown category": "the list of categories lacks one that is used; the files may be of different versions",
+    "no sentence": "a ref without a sentence refers to nothing",
+    "empty sentence": "nothing to read: the network would be taught to guess",
+    "annotation of another image": "a ref's mask would be laid over the wrong picture",
+    "empty split": "a split that its authors published has no ref",
+    "malformed segmentation": "the mask cannot be decoded",
+    "polygon outside its image": "its points lie more than 1 px beyond the border; the mask would be cut off there",
+    "empty mask": "no pixel is referred to, so every prediction is wrong",
+    "missing image": "complete the download (refer/data/README.md says from where)",
+    "broken image": "fetch that file again (refer/data/README.md says from where)",
+    "size mismatch": "image file, its entry and the masks differ in size, so they may not show the same ground",
+}
+NOTES = {
+    "repeated entry": "an entry stands there twice, word for word; one is used",
+    "empty mask": "a known quirk of RRSIS-D (users report three): masks of zeros, which score 0 whatever is predicted",
+    "size mismatch": "a known quirk of RRSIS-D (users report 14): harmless, since image and mask are resized to one "
+                     "square, each on its own",
+    "not 800×800": "a known quirk of RRSIS-D (users report 17): harmless, since every image is resized to a square",
+    "area": "`area` is more than a tenth off the mask's pixels, as known of RRSIS-D: nothing reads it",
+    "box": "the bbox is not four numbers: training and evaluation do not read it, REFER.getRefBox refuses it",
+    "categories_id": "RRSIS-D's spelling of category_id, which is understood",
+    "other category": "a ref and its annotation differ in category: training and evaluation read neither",
+    "file name of refs": "refs carry their annotation's number in `file_name`, as known of RefCOCO: the name that is "
+                         "used is the image entry's",
+    "other file name": "a ref names another file than its image's entry does: the entry's is used",
+    "other split": "a name that its authors do not use: only a --split of that name reads these refs",
+    "image in train and elsewhere": "evaluation on it measures memory, too; where it is so as published, figures stay "
+                                    "comparable",
+    "image in two splits": "none of them train, so nothing leaks",
+}
+QUIRKS = {"rrsisd": ("empty mask", "size mismatch")}  # faults that are notes there
+
+# Refs a split (refer/data/README.md), to compare with.
+PUBLISHED_REFS = {
+    ("rrsisd", "unc"): {"train": 12_181, "val": 1_740, "test": 3_481},
+    ("refcoco", "unc"): {"train": 42_404, "val": 3_811, "testA": 1_975, "testB": 1_810},
+    ("refcoco+", "unc"): {"train": 42_278, "val": 3_805, "testA": 1_975, "testB": 1_798},
+    ("refcocog", "umd"): {"train": 42_226, "val": 2_573, "test": 5_023},
+}
+RRSISD_SIZE = (800, 800)
+BORDER_PX = 1  # how far beyond its image a polygon may reach: some tools count a pixel's far edge
+AREA_SHARE = 10  # `area` is off if the difference times this exceeds it
+
+
+def read_index(data_root: str | os.PathLike, dataset: str, split_by: str) -> tuple[REFER, list[Finding]]:
+    """The index over what is sound, and the faults of the rest, in `REFER`'s words.
+
+    Raises UserError where not even the files can be read, or for an unknown data set.
+    """
+    found: list[Finding] = []
+    index = REFER(data_root, dataset, split_by,
+                  on_fault=lambda kind, message: found.append(Finding(kind, True, message)))
+    return index, found
+
+
+def well_formed_refs(index: REFER) -> list[Entry]:
+    """All refs that are whole in themselves, also those that the index leaves out for what they point to."""
+    return list(by_id(index.data["refs"], "ref", REF_FIELDS, index.annotation_files[0], lambda *_: None).values())
+
+
+# Entries
+
+def check_entries(index: REFER) -> Iterator[Finding]:
+    """What the annotation files say that `REFER` lets pass. No mask is decoded."""
+    refs = well_formed_refs(index)
+    yield from _repeated_entries(index, refs)
+    yield from _sentences(refs)
+    yield from _targets(index, refs)
+    yield from _annotations(index)
+    yield from _file_names(index, refs)
+    yield from _splits(index, refs)
+
+
+def _repeated_entries(index: REFER, refs: list[Entry]) -> Iterator[Finding]:
+    lists = [(what, "id", index.data[what]) for what in ("images", "annotations", "categories")]
+    lists += [(f"sentences of ref {ref['ref_id']!r}", "sent_id", ref["sentences"]) for ref in refs]
+    for what, id_field, entries in lists:
+        seen: dict[Id, Entry] = {}
+        for entry in entries:
+            entry_id = entry.get(id_field) if isinstance(entry, dict) else None
+            if not isinstance(entry_id, Id):
+                continue
+            if entry_id not in seen:
+                seen[entry_id] = entry
+            elif seen[entry_id] == entry:
+                yield Finding("repeated entry", False, f"{what}: {id_field} {entry_id!r}")
+
+
+def _sentences(refs: list[Entry]) -> Iterator[Finding]:
+    owners: dict[Id, Id] = {}
+    for ref in refs:
+        ref_id = ref["ref_id"]
+        for sentence in (sentence for sentence in ref["sentences"] if isinstance(sentence, dict)):
+            sentence_id, raw = sentence.get("sent_id"), sentence.get("raw")
+            if isinstance(raw, str) and not raw.strip():
+                yield Finding("empty sentence", True, f"ref {ref_id!r}: `raw` of sentence {sentence_id!r} is {raw!r}")
+            if isinstance(sentence_id, Id) and owners.setdefault(sentence_id, ref_id) != ref_id:
+                yield Finding("repeated id", True, f"refs {owners[sentence_id]!r} and {ref_id!r} both have a sentence "
+                                                   f"with the sent_id {sentence_id!r}")
+
+
+def _targets(index: REFER, refs: list[Entry]) -> Iterator[Finding]:
+    for ref in refs:
+        annotation = index.Anns.get(ref["ann_id"])
+        if annotation is None:
+            continue  # REFER has said so
+        where = f"ref {ref['ref_id']!r}, annotation {ref['ann_id']!r}"
+        if annotation["image_id"] != ref["image_id"] and ref["image_id"] in index.Imgs:
+            yield Finding("annotation of another image", True, f"{where}: the ref's image is {ref['image_id']!r}, the "
+                                                               f"annotation's {annotation['image_id']!r}")
+        if category_of(annotation) != ref["category_id"]:
+            yield Finding("other category", False, f"{where}: the ref's is {ref['category_id']!r}, the annotation's "
+                                                   f"{category_of(annotation)!r}")
+    for ref in index.Refs.values():
+        try:
+            index.getRefBox(ref)
+        except UserError as error:
+            yield Finding("box", False, str(error))
+
+
+def _annotations(index: REFER) -> Iterator[Finding]:
+    for annotation in index.Anns.values():
+        category = category_of(annotation)
+        if not isinstance(category, Id) or category not in index.Cats:
+            yield Finding("unknown category", True, f"annotation {annotation['id']!r} is of category "
+                                                    f"{reprlib.repr(category)}, which is not listed beside it")
+        if "category_id" not in annotation and "categories_id" in annotation:
+            yield Finding("categories_id", False, f"annotation {annotation['id']!r}")
+
+
+def _file_names(index: REFER, refs: list[Entry]) -> Iterator[Finding]:
+    for ref in refs:
+        own, image = ref.get("file_name"), index.Imgs.get(ref["image_id"])
+        if own is None or image is None or own == image["file_name"]:
+            continue
+        stem, extension = os.path.splitext(image["file_name"])
+        suffixed = isinstance(own, str) and re.fullmatch(re.escape(stem) + r"_\d+" + re.escape(extension), own)
+        yield Finding("file name of refs" if suffixed else "other file name", False,
+                      f"ref {ref['ref_id']!r}: {reprlib.repr(own)}, its image's entry {image['file_name']!r}")
+
+
+def _splits(index: REFER, refs: list[Entry]) -> Iterator[Finding]:
+    published = index.layout.splits[index.splitBy]
+    counts = Counter(ref["split"] for ref in refs)
+    for name in published:
+        if not any(split_includes(name, own) for own in counts):
+            yield Finding("empty split", True, f"{name}: {index.annotation_files[0]} has {dict(counts)}")
+    for own, count in counts.items():
+        if not any(split_includes(name, own) for name in published):
+            yield Finding("other split", False, f"{own!r} ({count} refs); published are {', '.join(published)}")
+
+    splits_of: dict[str, Counter[str]] = {}
+    for ref in refs:
+        if ref["image_id"] in index.Imgs:
+            splits_of.setdefault(index.Imgs[ref["image_id"]]["file_name"], Counter())[ref["split"]] += 1
+    for file_name, splits in splits_of.items():
+        if len(splits) > 1:
+            kind = "image in train and elsewhere" if "train" in splits else "image in two splits"
+            refs_of = ", ".join(f"{count} refs of {split}" for split, count in splits.items())
+            yield Finding(kind, False, f"{file_name}: {refs_of}")
+
+
+# Masks and image files
+
+@dataclass(frozen=True)
+class _Job:
+    """One image with its masks: all that a worker needs to know."""
+
+    path: str
+    image: Entry
+    masks: list[tuple[str, Entry]]  # what to call it, the annotation
+    read_file: bool
+    notes: tuple[str, ...]  # kinds that are no faults in this data set
+    usual_size: tuple[int, int] | None  # (H, W)
+
+
+def check_masks_and_images(index: REFER, read_images: bool = True, workers: int = 0) -> Iterator[Finding]:
+    """Decodes every mask that a ref points to and, unless told otherwise, every image that has refs, each once.
+
+    `workers` processes share the work; with 0 this one does it. A bar goes to stderr if that is a terminal.
+    Raises UserError if the folder of images is missing or a worker dies.
+    """
+    if read_images and not os.path.isdir(index.IMAGE_DIR):
+        raise UserError(f"Missing the images of {index.dataset}: there is no folder {index.IMAGE_DIR}. "
+                        f"{WHERE_TO_GET_IT}; --no_images checks the annotations alone.")
+    jobs = _jobs(index, read_images)
+    with ProcessPoolExecutor(workers) if workers else _InThisProcess() as pool:
+        try:
+            results = pool.map(_check_job, jobs, chunksize=16)
+            for found in tqdm(results, "images", len(jobs), disable=None, leave=False, dynamic_ncols=True):
+                yield from found
+        except BrokenProcessPool as error:
+            raise UserError("A worker process died, perhaps for want of memory: try again with fewer workers "
+                            "(-j 0 uses none).") from error
+
+
+class _InThisProcess:
+    """Stands in for a pool of processes."""
+
+    def __enter__(self) -> "_InThisProcess":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def map(self, function: Callable[[Any], Any], jobs: Iterable[Any], chunksize: int) -> Iterator[Any]:
+        return map(function, jobs)
+
+
+def _jobs(index: REFER, read_images: bool) -> list[_Job]:
+    """One job an image that a ref, or a ref's annotation, points to."""
+    speakers: dict[Id, list[str]] = {}
+    wanted: dict[Id, list[tuple[str, Entry]]] = {}
+    for ref in well_formed_refs(index):
+        speakers.setdefault(ref["ann_id"], []).append(repr(ref["ref_id"]))
+        wanted.setdefault(ref["image_id"], [])
+    for ann_id, ref_ids in speakers.items():
+        if ann_id in index.Anns:
+            annotation = index.Anns[ann_id]
+            name = f"ref {', '.join(ref_ids)}, annotation {ann_id!r}"
+            wanted.setdefault(annotation["image_id"], []).append((name, annotation))
+    notes, usual_size = QUIRKS.get(index.dataset, ()), RRSISD_SIZE if index.dataset == "rrsisd" else None
+    images = ((index.Imgs[image_id], masks) for image_id, masks in wanted.items() if image_id in index.Imgs)
+    return [_Job(os.path.join(index.IMAGE_DIR, image["file_name"]), image, masks, read_images, notes, usual_size)
+            for image, masks in images]
+
+
+def _check_job(job: _Job) -> list[Finding]:
+    found: list[Finding] = []
+
+    def report(kind: str, message: str) -> None:
+        found.append(Finding(kind, kind in FAULTS and kind not in job.notes, message))
+
+    name, height, width = f"image {job.image['id']!r}", job.image.get("height"), job.image.get("width")
+    sizes: dict[str, tuple[int, int]] = {}  # whose: (H, W)
+    if all(isinstance(side, int) and side >= 1 for side in (height, width)):
+        sizes["its entry"] = height, width
+    else:
+        report("malformed entry",
+               f"{name}: its height and width must be numbers of pixels, but are {height!r} and {width!r}")
+    if job.read_file:
+        try:
+            sizes["its file"] = _decoded_size(job.path)
+        except FileNotFoundError:
+            report("missing image", f"{name}: there is no file {job.path}")
+        except Exception as error:  # damaged bytes surface as nearly any exception
+            report("broken image", f"{name}: {job.path} cannot be decoded ({type(error).__name__}: {error})")
+    own_size = sizes.get("its file", sizes.get("its entry"))
+    if job.usual_size and own_size and own_size != job.usual_size:
+        report("not 800×800", f"{name}, {job.path}: {_as_picture(own_size)}")
+
+    for mask_name, annotation in job.masks:
+        try:
+            mask_size = _check_mask(mask_name, annotation, height, width, report)
+        except ValueError as error:
+            report("malformed segmentation", f"{mask_name}: {error}")
+            continue
+        if mask_size and _has_rle(annotation["segmentation"]):
+            sizes[mask_name] = mask_size
+    if len(set(sizes.values())) > 1:
+        report("size mismatch", f"{name}, {job.path}: "
+                                + ", ".join(f"{whose} {_as_picture(size)}" for whose, size in sizes.items()))
+    return found
+
+
+def _decoded_size(path: str) -> tuple[int, int]:
+    """(H, W) of an image file, all of which is decoded as the samples are. Raises whatever Pillow raises."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    return image.height, image.width
+
+
+def _check_mask(name: str, annotation: Entry, height: object, width: object,
+                report: Callable[[str, str], None]) -> tuple[int, int] | None:
+    """Reports what is wrong with an annotation's mask, and returns the mask's size (H, W), None without a mask.
+
+    `height` and `width` are the image entry's. Raises ValueError if the segmentation is malformed.
+    """
+    segmentation = annotation.get("segmentation")
+    if segmentation is None:
+        report("malformed entry", f"{name}: its segmentation is missing")
+        return None
+    mask = decode_segmentation(segmentation, height, width)
+    pixels, area = int(np.count_nonzero(mask)), annotation.get("area")
+    if pixels == 0:
+        report("empty mask", name)
+    if is_finite(area) and AREA_SHARE * abs(area - pixels) > max(area, pixels):
+        report("area", f"{name}: area {area}, but its mask has {pixels} pixels")
+    for part in segmentation if isinstance(segmentation, list) else ():
+        if isinstance(part, list) and len(part) >= 6:
+            outside = [(x, y) for x, y in zip(part[::2], part[1::2], strict=True)
+                       if not (-BORDER_PX <= x <= width + BORDER_PX and -BORDER_PX <= y <= height + BORDER_PX)]
+            if outside:
+                report("polygon outside its image", f"{name}: {len(outside)} points, the first ({outside[0][0]:g}, "
+                                                    f"{outside[0][1]:g}), outside {_as_picture((height, width))}")
+                break
+    return mask.shape
+
+
+def _has_rle(segmentation: object) -> bool:
+    """Whether a mask has a size of its own; polygons take the image entry's."""
+    parts = segmentation if isinstance(segmentation, list) else [segmentation]
+    return any(isinstance(part, dict) for part in parts)
+
+
+def _as_picture(size: tuple[int, int]) -> str:
+    """(H, W) as W×H."""
+    return f"{size[1]}×{size[0]}"
+
+
+# Summary
+
+def summarize(index: REFER) -> dict[str, Any]:
+    """Counts of what the index holds, as plain data.
+
+    `refs`, `sentences` and `images` (those with refs), the same for each of `splits`; `categories` maps names to
+    refs, `published` splits to refs (None for a data set whose published counts are not known here).
+    `refs_in_file` also counts the refs that faults leave out of the index.
+    """
+    refs = list(index.Refs.values())
+    return {
+        "refs_in_file": len(index.data["refs"]), **_counts(refs),
+        "splits": {split: _counts([ref for ref in refs if ref["split"] == split]) for split in index.split_counts()},
+        "categories": dict(Counter(index.Cats[ref["category_id"]] for ref in refs).most_common()),
+        "published": PUBLISHED_REFS.get((index.dataset, index.splitBy)),
+    }
+
+
+def _counts(refs: list[Entry]) -> dict[str, int]:
+    return {"refs": len(refs), "sentences": sum(len(ref["sentences"]) for ref in refs),
+            "images": len({ref["image_id"] for ref in refs})}

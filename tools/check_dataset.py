@@ -1,0 +1,99 @@
+"""Goes through a whole data set and lists every fault in it: entries, masks and image files.
+
+Exit status: 0 without faults (notes are harmless), 1 with faults, 2 if the data set cannot be read at all.
+"""
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from refer.check import FAULTS, NOTES, Finding, check_entries, check_masks_and_images, read_index, summarize
+from utils import UserError, user_errors, write_json
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
+                        help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
+    parser.add_argument("--dataset", default="rrsisd", help="default: rrsisd")
+    parser.add_argument("--splitBy", default="unc", help="whose division of the data set (default: unc)")
+    parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
+    parser.add_argument("--no_images", action="store_true", help="do not look at image files")
+    parser.add_argument("--examples", default=5, type=int, metavar="N", help="shown of each kind (default: 5)")
+    parser.add_argument("-j", "--workers", default=min(8, os.cpu_count() or 1), type=int, metavar="N",
+                        help="processes that decode masks and images (default: one a core, at most 8; 0: this one)")
+    return parser
+
+
+def collect(findings: Iterable[Finding], examples: int) -> dict[str, dict[str, Any]]:
+    """{"faults", "notes"}, each {kind: {"count", "meaning", "examples"}} with the first `examples` messages."""
+    collected: dict[str, dict[str, Any]] = {"faults": {}, "notes": {}}
+    for finding in findings:
+        group, meanings = ("faults", FAULTS) if finding.is_fault else ("notes", NOTES)
+        entry = collected[group].setdefault(
+            finding.kind, {"count": 0, "meaning": meanings[finding.kind], "examples": []})
+        entry["count"] += 1
+        if len(entry["examples"]) < examples:
+            entry["examples"].append(finding.message)
+    return collected
+
+
+def show(result: dict[str, Any]) -> None:
+    """Prints faults, notes and the summary, `result` being what --json writes."""
+    for group, label in (("faults", "FAULT"), ("notes", "note")):
+        for kind, entry in result[group].items():
+            print(f"{label}: {kind}, {entry['count']:,} ({entry['meaning']})")
+            for example in entry["examples"]:
+                print(f"    {example}")
+            if 0 < len(entry["examples"]) < entry["count"]:
+                print(f"    … and {entry['count'] - len(entry['examples']):,} more")
+    summary = result["summary"]
+    published = summary["published"] or {}
+    left_out = summary["refs_in_file"] - summary["refs"]
+    print(f"{result['dataset']} ({result['splitBy']}): {describe(summary)}"
+          + (f"; {left_out:,} refs are left out for their faults" if left_out else ""))
+    for split in dict.fromkeys([*published, *summary["splits"]]):
+        counts = summary["splits"].get(split, {"refs": 0, "sentences": 0, "images": 0})
+        print(f"    {split}: {describe(counts)}" + (f"; published: {published.get(split, 0):,}" if published else ""))
+    print("refs per category: " + ", ".join(f"{name} {count:,}" for name, count in summary["categories"].items()))
+    if published:
+        as_published = published == {split: counts["refs"] for split, counts in summary["splits"].items()}
+        print(f"published: {sum(published.values()):,} refs in all; this is "
+              + ("the same" if as_published else "a part, or another version, which is no fault"))
+    faults, notes = (sum(entry["count"] for entry in result[group].values()) for group in ("faults", "notes"))
+    print(f"{faults:,} faults, {notes:,} notes" + ("" if result["images_checked"] else "; images were not looked at"))
+
+
+def describe(counts: dict[str, int]) -> str:
+    return f"{counts['refs']:,} refs, {counts['sentences']:,} sentences, {counts['images']:,} images"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks, prints, and returns the exit status. Raises UserError for what cannot be read at all."""
+    for flag in ("examples", "workers"):
+        if getattr(args, flag) < 0:
+            raise UserError(f"--{flag} {getattr(args, flag)}: give a number of at least 0")
+    index, refused = read_index(args.refer_data_root, args.dataset, args.splitBy)
+    findings = chain(refused, check_entries(index), check_masks_and_images(index, not args.no_images, args.workers))
+    result = {"dataset": args.dataset, "splitBy": args.splitBy, "refer_data_root": str(args.refer_data_root),
+              "images_checked": not args.no_images, **collect(findings, args.examples), "summary": summarize(index)}
+    sys.stdout.reconfigure(errors="backslashreplace")  # names come from files
+    show(result)
+    if args.json:
+        write_json(Path(args.json), result)
+    return 1 if result["faults"] else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = get_parser().parse_args(arguments)
+    with user_errors("check_dataset.py"):
+        return run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
