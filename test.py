@@ -7,7 +7,7 @@ from args import get_parser
 from data import EvalSet, eval_loader, log_problems
 from lib.checkpoint import read_checkpoint
 from lib.evaluation import compute_metrics, evaluate, format_metrics
-from lib.fuse import fuse
+from lib.fuse import fuse, keep_weights_in
 from lib.segmentation import build, model_settings
 from lib.strict_load import load_weights
 from refer.refer import REFER
@@ -26,6 +26,7 @@ def run(args: Namespace) -> None:
     model.to(device)
     if args.fuse:
         fuse(model.eval())
+    keep_weights_in(model, args.amp)
 
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     dataset = EvalSet(refer, args.split, tokenizer, config.img_size, args.seed if args.shuffle_sentences else None,

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.attention import attend
+
 HEADS, KEY_WIDTH, VALUE_WIDTH = 8, 32, 64  # per head
 
 
@@ -74,7 +76,7 @@ class CrossScaleAttention(nn.Module):
         qkv = self.qkv_bn(self.qkv(tokens).flatten(0, 1))                                   # over all B·A rows
         qkv = qkv.view(batch, -1, HEADS, 2 * KEY_WIDTH + VALUE_WIDTH).transpose(1, 2)       # (B, h, A, 128)
         query, key, value = qkv.split([KEY_WIDTH, KEY_WIDTH, VALUE_WIDTH], dim=-1)
-        attended = F.scaled_dot_product_attention(query, key, value)                        # (B, h, A, 64)
+        attended = attend(query, key, value)                                                # (B, h, A, 64)
 
         # (B, A, 512) read as (B, 512, A), not transposed.
         attended = attended.transpose(1, 2).reshape(batch, HEADS * VALUE_WIDTH, -1)

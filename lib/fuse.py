@@ -1,10 +1,12 @@
-"""BatchNorm folded into the convolutions before it, for inference (`--fuse`): the same numbers with less work."""
+"""A network made ready for inference alone: BatchNorm folded into convolutions (`--fuse`), weights kept in `--amp`'s
+precision."""
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from lib.decoder import Level
 from lib.rotated_conv import AdaptiveRotatedConv
+from lib.update import AMP_DTYPES
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -22,6 +24,16 @@ def fuse(model: nn.Module) -> nn.Module:
             for i, (first, second) in enumerate(zip(module, list(module)[1:], strict=False)):
                 if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                     module[i], module[i + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
+    return model
+
+
+def keep_weights_in(model: nn.Module, amp: str) -> nn.Module:
+    """Stores, in place, what `--amp` would otherwise convert in each forward pass: linear and convolution weights."""
+    dtype = AMP_DTYPES[amp]
+    if dtype:
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                module.to(dtype)
     return model
 
 

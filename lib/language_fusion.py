@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.attention import attend
+
 PADDING_SCORE = -1e4  # added to the scores of padding tokens
 
 
@@ -43,8 +45,7 @@ class PixelWordAttention(nn.Module):
         key, value = self.split_heads(self.key(words)), self.split_heads(self.value(words))
         padding = (1.0 - word_mask.to(query.dtype)) * PADDING_SCORE                 # (B, N)
         # Scaled by the full width C, also with several heads.
-        language = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=padding[:, None, None, :], scale=x.shape[-1] ** -0.5)
+        language = attend(query, key, value, padding[:, None, None, :], scale=x.shape[-1] ** -0.5)
         language = language.transpose(1, 2).flatten(2)
         language = instance_norm(self.language_project(language))
         return self.dropout(F.gelu(self.joint_project(visual * language)))

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 
+from lib.attention import attend
+
 MASKED = -100.0  # added to the attention score of two tokens that the cyclic shift brought together
 
 
@@ -98,38 +100,54 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
+        self.kept_bias: tuple[tuple, Tensor] | None = None
 
     def position_bias(self) -> Tensor:
         """(h, w², w²)"""
         area = self.window ** 2
-        bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
+        bias = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
         return bias.view(area, area, self.heads).permute(2, 0, 1)
+
+    def bias(self, height: int, width: int) -> Tensor:
+        """What is added to the scores of a padded map: (1, h, w², w²), or (1, n·h, w², w²) where windows differ.
+
+        Without gradients it is made once for each size and kept until the table changes.
+        """
+        table = self.relative_position_bias_table
+        key = (height, width, table._version, table.data_ptr(), table.dtype)
+        if not torch.is_grad_enabled() and self.kept_bias is not None and self.kept_bias[0] == key:
+            return self.kept_bias[1]
+        bias = self.position_bias()[None]
+        if self.shift:
+            mask = shift_mask(height, width, self.window, table.device, table.dtype)
+            bias = (bias + mask[:, None]).flatten(0, 1)[None]
+        self.kept_bias = None if torch.is_grad_enabled() else (key, bias.contiguous())
+        return bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)"""
         batch, height, width, channels = x.shape
         window, heads, area = self.window, self.heads, self.window ** 2
+        rows, columns = -(-height // window), -(-width // window)
+        padded_height, padded_width = rows * window, columns * window
 
-        # The query, key and value of a padding token are just the bias: project before padding, add it after.
-        qkv = F.linear(x, self.qkv.weight)
-        qkv = F.pad(qkv, (0, 0, 0, -width % window, 0, -height % window))
-        padded_height, padded_width = qkv.shape[1:3]
+        qkv = self.qkv(x)
+        if (padded_height, padded_width) != (height, width):
+            # The query, key and value of a padding token are just the bias.
+            padding = self.qkv.bias.to(qkv.dtype)
+            qkv = F.pad(qkv - padding, (0, 0, 0, padded_width - width, 0, padded_height - height)) + padding
         if self.shift:
             qkv = qkv.roll((-self.shift, -self.shift), dims=(1, 2))
-        qkv = split_windows(qkv, window) + self.qkv.bias
-        windows = qkv.shape[1]
+        # Where windows differ in their mask they count as heads, so that the batch shares it: (B, n·h, w², d);
+        # elsewhere they count as samples, and share the bias: (B·n, h, w², d).
+        qkv = qkv.view(batch, rows, window, columns, window, 3, heads, channels // heads)
+        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)                                  # (3, B, rows, columns, h, w, w, d)
+        groups = (batch, -1) if self.shift else (-1, heads)
+        query, key, value = qkv.reshape(3, *groups, area, channels // heads)
+        x = attend(query, key, value, self.bias(padded_height, padded_width))
 
-        # Windows count as heads, so that bias and mask are shared by the batch: (B, n·h, w², d)
-        qkv = qkv.view(batch, windows, area, 3, heads, channels // heads).permute(3, 0, 1, 4, 2, 5)
-        query, key, value = qkv.flatten(2, 3)
-        bias = self.position_bias()[None]
-        if self.shift:
-            bias = bias + shift_mask(padded_height, padded_width, window, x.device, bias.dtype)[:, None]
-        bias = bias.expand(windows, -1, -1, -1).reshape(1, windows * heads, area, area)
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-
-        x = x.view(batch, windows, heads, area, channels // heads).transpose(2, 3).flatten(3)
-        x = join_windows(x, window, padded_height, padded_width)
+        x = x.view(batch, rows, columns, heads, window, window, channels // heads)
+        x = x.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, padded_height, padded_width, channels)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
         return self.proj(x[:, :height, :width])

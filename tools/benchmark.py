@@ -30,7 +30,7 @@ from args import get_parser
 from bert import load_tokenizer
 from data import TrainSet, train_loader
 from lib.evaluation import evaluate
-from lib.fuse import fuse
+from lib.fuse import fuse, keep_weights_in
 from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
 from lib.optimizer import freeze_text, make_optimizer
@@ -89,6 +89,7 @@ def forward(args: Namespace, device: torch.device, plain: bool) -> tuple[Callabl
         speed_up(model, args)
         if args.fuse:
             fuse(model)
+        keep_weights_in(model, args.amp)
 
     @torch.inference_mode()
     def run() -> None:
@@ -137,8 +138,8 @@ def evaluation(args: Namespace, device: torch.device, plain: bool) -> tuple[Call
     model, images = fresh_model(args, device, plain).eval(), 16
     size = 1 if plain else min(images, args.batch_size)
     batches = [make_batch(args, size, device) for _ in range(images // size)]
-    if not plain and args.fuse:
-        fuse(model)
+    if not plain:
+        keep_weights_in(fuse(model) if args.fuse else model, args.amp)
     return lambda: evaluate(model, batches, device, "off" if plain else args.amp), images // size * size
 
 
