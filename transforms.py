@@ -19,10 +19,11 @@ def resize(image: Image.Image, mask: np.ndarray, size_px: int) -> tuple[Tensor, 
 
     image RGB, mask (H, W) uint8 of 0 and 1 -> image (3, S, S) uint8, mask (S, S) uint8.
     """
-    image = TF.pil_to_tensor(TF.resize(image, [size_px, size_px], InterpolationMode.BILINEAR))
+    pixels = np.asarray(TF.resize(image, [size_px, size_px], InterpolationMode.BILINEAR))
     # Only the pixels that stay are touched, column by column as masks lie in memory.
     rows, columns = (nearest(length, size_px) for length in mask.shape)
-    return image, torch.from_numpy(np.ascontiguousarray(mask.T[columns][:, rows].T))
+    return (torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            torch.from_numpy(np.ascontiguousarray(mask.T[columns][:, rows].T)))
 
 
 @lru_cache(maxsize=64)

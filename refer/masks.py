@@ -52,7 +52,8 @@ def decode_segmentation(
         raise ValueError(f"its parts have different sizes (H, W) {sorted(sizes)} and cannot be united")
     if drop_overlaps:
         return (coco_mask.decode(encoded).sum(axis=2) == 1).astype(np.uint8)
-    return coco_mask.decode(coco_mask.merge(encoded))  # merging unites unless told to intersect
+    # Merging unites unless told to intersect.
+    return coco_mask.decode(encoded[0] if len(encoded) == 1 else coco_mask.merge(encoded))
 
 
 def _checked_rle(rle: dict) -> dict:

@@ -1,7 +1,7 @@
 """Does to training what clusters, disks and strangers' files do to it, and counts how often it comes out unharmed.
 
-The figures of docs/reliability.md come from `python tools/torture.py --json torture.json`; one trial or two of each
-run in the test suite. Everything happens in a temporary folder, on the CPU, on a toy data set (Linux only).
+The figures of docs/reliability.md come from `python tools/torture.py --json torture.json`; tests/test_faults.py has one
+trial of most. Everything happens in a temporary folder, on the CPU, on a toy data set (Linux only).
 """
 import argparse
 import io
