@@ -114,14 +114,15 @@ class WindowAttention(nn.Module):
         Without gradients it is made once for each size and kept until the table changes.
         """
         table = self.relative_position_bias_table
-        key = (height, width, table._version, table.data_ptr(), table.dtype)
-        if not torch.is_grad_enabled() and self.kept_bias is not None and self.kept_bias[0] == key:
+        keep = not torch.is_grad_enabled() and not table.is_inference()   # inference tensors count no changes
+        key = (height, width, table._version, table.data_ptr(), table.dtype) if keep else ()
+        if keep and self.kept_bias is not None and self.kept_bias[0] == key:
             return self.kept_bias[1]
         bias = self.position_bias()[None]
         if self.shift:
             mask = shift_mask(height, width, self.window, table.device, table.dtype)
             bias = (bias + mask[:, None]).flatten(0, 1)[None]
-        self.kept_bias = None if torch.is_grad_enabled() else (key, bias.contiguous())
+        self.kept_bias = (key, bias.contiguous()) if keep else None
         return bias
 
     def forward(self, x: Tensor) -> Tensor:

@@ -135,3 +135,24 @@ def test_a_config_survives_a_checkpoint():
 def test_heads_must_divide_the_width(nano):
     with pytest.raises(UserError, match="3 heads in a stage of 32"):
         nano("lavt", fusion_heads=(3, 1, 1, 1))
+
+
+def test_the_position_bias_kept_in_evaluation_follows_the_weights(nano):
+    """Kept between passes of one size; made anew after loading, after training, and for inference tensors."""
+    inputs, network = make_inputs(1, 64), nano("lavt")
+    attention = network.backbone.stages[0].blocks[1].attn
+    with torch.no_grad():
+        first = network(*inputs)
+        kept = attention.kept_bias[1]
+        assert torch.equal(network(*inputs), first) and attention.kept_bias[1] is kept
+        changed = {name: value * torch.arange(len(value))[:, None] if "bias_table" in name else value
+                   for name, value in network.state_dict().items()}
+        network.load_state_dict(changed)
+        second = network(*inputs)
+        assert not torch.equal(second, first)
+    network(*inputs).sum().backward()
+    assert attention.kept_bias is None and attention.relative_position_bias_table.grad is not None
+    with torch.inference_mode():
+        fresh = nano("lavt")
+        fresh.load_state_dict(changed)
+        torch.testing.assert_close(fresh(*inputs), second)
