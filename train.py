@@ -1,5 +1,6 @@
 """Trains RMSIN or LAVT. One process or many: plain `python train.py`, `torchrun` or `torch.distributed.launch`."""
 import itertools
+import math
 import sys
 import time
 import warnings
@@ -136,7 +137,10 @@ def train_one_epoch(updater: Updater, batches: DataLoader, args: Namespace, prog
 def refuse_or_skip(updater: Updater, progress: Progress, tolerated: int, unseen: list[torch.Tensor],
                    batches: DataLoader) -> None:
     """Counts updates left out for a gradient that was not finite; raises `UserError` when there were too many."""
-    if (bad := int(updater.bad_updates.item())) == 0:
+    bad = int(updater.bad_updates.item())
+    if updater.scaler and utils.any_process(not math.isfinite(updater.loss_sum.item())):
+        bad = tolerated + 1   # fp16's gradients may overflow, a loss may not
+    if bad == 0:
         return
     updater.bad_updates.zero_()
     progress.skipped += bad

@@ -133,10 +133,11 @@ def spoil(monkeypatch, *steps: int) -> None:
     monkeypatch.setattr(train, "segmentation_loss", loss)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_refs(toy, monkeypatch):
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_refs(toy, monkeypatch, amp):
     spoil(monkeypatch, 3)
     with pytest.raises(UserError, match=r"not finite in epoch 0, iteration 2, on refs \d+(, \d+){7}; stopped before"):
-        train.run(arguments(toy, "--save_every", 1))
+        train.run(arguments(toy, "--save_every", 1, "--amp", amp))
     checkpoint = read_checkpoint("checkpoints/model_last_m.pth")   # the last one stands
     assert checkpoint["progress"]["step"] == 2
     assert all(value.isfinite().all() for value in checkpoint["model"].values())
