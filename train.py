@@ -1,4 +1,5 @@
 """Trains RMSIN or LAVT. One process or many: plain `python train.py`, `torchrun` or `torch.distributed.launch`."""
+import gc
 import itertools
 import math
 import sys
@@ -123,7 +124,7 @@ def train_one_epoch(updater: Updater, batches: DataLoader, args: Namespace, prog
             log(f"epoch {progress.epoch} [{progress.step}/{len(batches)}] loss {progress.loss_sum / progress.step:.4f} "
                 f"lr {updater.schedule.get_last_lr()[0]:.3g} "
                 f"{progress.step * global_batch / progress.seconds:.1f} images/s")
-            utils.collect_garbage()
+            gc.collect()   # what the last steps left; see utils.rare_garbage_collection
         if due and (interrupted or not last):
             save()
         if interrupted:

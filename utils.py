@@ -303,7 +303,7 @@ def restore_generators(states: dict[str, Any], device: torch.device) -> None:
 
 @contextmanager
 def rare_garbage_collection() -> Iterator[None]:
-    """Meanwhile `collect_garbage` alone collects, and does not look at what is there already: data and network."""
+    """Meanwhile only `gc.collect()` collects, and does not look at what is there already: data and network."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -312,11 +312,6 @@ def rare_garbage_collection() -> Iterator[None]:
     finally:
         gc.enable()
         gc.unfreeze()
-
-
-def collect_garbage() -> None:
-    """Frees what the last steps left; takes milliseconds."""
-    gc.collect()
 
 
 # Log lines

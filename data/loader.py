@@ -87,19 +87,21 @@ def heed_parent_only(worker: int) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
+def _loader(dataset: TrainSet | EvalSet, sampler: Sampler, workers: int, pin_memory: bool) -> DataLoader:
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
+                      persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate,
+                      worker_init_fn=heed_parent_only)
+
+
 def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: bool, rank: int, world_size: int,
                  accumulate: int = 1) -> DataLoader:
     """Batches for one process; set `loader.batch_sampler.epoch` (and `.first`) before going through it."""
     sampler = EpochBatches(len(dataset), batch_size, rank, world_size, dataset.seed, accumulate)
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
-                      persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate,
-                      worker_init_fn=heed_parent_only)
+    return _loader(dataset, sampler, workers, pin_memory)
 
 
 def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
                 world_size: int) -> DataLoader:
     """One process's share of an evaluation."""
     sampler = ShardedBatches(len(dataset), batch_size, rank, world_size)
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
-                      persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate,
-                      worker_init_fn=heed_parent_only)
+    return _loader(dataset, sampler, workers, pin_memory)

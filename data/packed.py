@@ -69,8 +69,13 @@ class PackedRefs:
         """The ref's image (3, S, S) uint8 and mask (S, S) uint8 of 0 and 1, as `transforms.resize` gives them."""
         row, image = self.rows[ref["ref_id"]]
         file = self.opened()
-        bits = np.unpackbits(file["masks"][row], count=self.size_px ** 2)
-        return torch.from_numpy(file["images"][image]), torch.from_numpy(bits).view(self.size_px, self.size_px)
+        try:
+            pixels, packed_bits = file["images"][image], file["masks"][row]
+        except (OSError, KeyError, ValueError, IndexError) as error:
+            raise UserError(f"--packed {self.path} is damaged at ref {ref['ref_id']} ({error}): write it again with "
+                            "tools/pack_dataset.py") from error
+        bits = np.unpackbits(packed_bits, count=self.size_px ** 2)
+        return torch.from_numpy(pixels), torch.from_numpy(bits).view(self.size_px, self.size_px)
 
 
 def write_packed(path: str | Path, refer: REFER, size_px: int, load: Callable[[dict[str, Any]], tuple],

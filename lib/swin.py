@@ -53,13 +53,6 @@ def split_windows(x: Tensor, window: int) -> Tensor:
     return x.transpose(2, 3).reshape(batch, -1, window * window, channels)
 
 
-def join_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
-    """The inverse of `split_windows`: (B, n, w², C) -> (B, H, W, C)."""
-    batch, _, _, channels = x.shape
-    x = x.view(batch, height // window, width // window, window, window, channels)
-    return x.transpose(2, 3).reshape(batch, height, width, channels)
-
-
 @lru_cache(maxsize=64)
 def shift_mask(height: int, width: int, window: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """What keeps shifted windows from mixing opposite edges: (n, w², w²), 0 or −100.

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import BertConfig
 
+from bert import load_tokenizer
 from data.toy import make_toy_rrsisd
 from lib.segmentation import ModelConfig, build
+from refer.refer import REFER
 
 torch.set_num_threads(1)
 
@@ -23,6 +26,23 @@ def toy(tmp_path_factory) -> Path:
     config = json.loads((folder / "bert" / "config.json").read_text())
     assert config["num_hidden_layers"] <= 4   # small enough for tests
     return folder
+
+
+@pytest.fixture(scope="session")
+def refer(toy) -> REFER:
+    """The index over the toy set."""
+    return REFER(toy, "rrsisd")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(toy) -> Tokenizer:
+    """The toy set's tokenizer."""
+    return load_tokenizer(str(toy / "bert"))
+
+
+def equal_samples(a: dict, b: dict) -> bool:
+    """Whether two samples have the same entries, bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
 
 
 @pytest.fixture

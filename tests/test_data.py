@@ -7,25 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from bert import load_tokenizer, tokenize
+from bert import tokenize
 from data import EvalSet, TrainSet, eval_loader, train_loader
 from data.loader import EpochBatches, ShardedBatches
 from refer.refer import REFER
+from tests.conftest import equal_samples
 from utils import UserError
-
-
-@pytest.fixture(scope="module")
-def refer(toy):
-    return REFER(toy, "rrsisd")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(toy):
-    return load_tokenizer(str(toy / "bert"))
-
-
-def equal(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
 
 
 def test_a_training_sample(refer, tokenizer):
@@ -47,7 +34,7 @@ def test_tokens_are_those_of_the_raw_sentence(refer, tokenizer):
 def test_a_training_sample_follows_from_seed_epoch_and_index_alone(refer, tokenizer):
     first, second = (TrainSet(refer, "train", tokenizer, 32, seed=1, random_box_share=1.0) for _ in range(2))
     second[0, 3], second[5, 1]                                   # what was drawn before does not matter
-    assert equal(first[2, 4], second[2, 4])
+    assert equal_samples(first[2, 4], second[2, 4])
     assert not torch.equal(first[2, 4]["image"], first[3, 4]["image"])   # other boxes in another epoch
 
 

@@ -17,6 +17,7 @@ from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
 from lib.checkpoint import read_checkpoint
 from lib.resume import choose_start, set_earlier_run_aside
 from refer.refer import REFER
+from tools.torture import processes_of
 from utils import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,18 +44,6 @@ def finish(process: subprocess.Popen, folder: Path) -> str:
         assert time.monotonic() < end, f"processes are left over: {left}"
         time.sleep(0.1)
     return (folder / "said.txt").read_text()
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Those that carry the run's mark in their environment, wherever they came from (Linux only)."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"RUN={folder}\0".encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_an_exception_on_one_process_ends_all_and_is_said_last(toy, tmp_path):

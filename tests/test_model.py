@@ -6,8 +6,9 @@ from args import get_parser
 from lib.losses import segmentation_loss
 from lib.optimizer import freeze_text
 from lib.segmentation import SWIN_VARIANTS, ModelConfig
-from lib.swin import MASKED, PatchMerging, WindowAttention, join_windows, shift_mask, split_windows
+from lib.swin import MASKED, PatchMerging, WindowAttention, shift_mask, split_windows
 from tests.conftest import make_inputs
+from tools.plain import join_windows
 from utils import UserError
 
 MODELS = ["rmsin", "lavt", "lavt_one"]

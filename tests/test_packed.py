@@ -7,27 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from bert import load_tokenizer
 from data import EvalSet, TrainSet, train_loader
 from data.dataset import load_image_and_mask
 from data.packed import PackedRefs, verify_packed, write_packed
 from refer.refer import REFER
+from tests.conftest import equal_samples
 from utils import UserError
 
 SIZE = 48
-
-
-@pytest.fixture(scope="module")
-def refer(toy):
-    return REFER(toy, "rrsisd")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(toy):
-    return load_tokenizer(str(toy / "bert"))
 
 
 def pack(path: Path, refer: REFER, size: int = SIZE) -> Path:
@@ -40,19 +29,15 @@ def packed(refer, tmp_path_factory) -> Path:
     return pack(tmp_path_factory.mktemp("packed") / "toy.h5", refer)
 
 
-def equal(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
-
-
 @pytest.mark.parametrize("boxes", [0.0, 0.5])
 def test_training_samples_are_the_same_bits(refer, tokenizer, packed, boxes):
     plain, fast = (TrainSet(refer, "train", tokenizer, SIZE, 1, boxes, packed=path) for path in ("", packed))
-    assert all(equal(plain[2, index], fast[2, index]) for index in range(len(plain)))
+    assert all(equal_samples(plain[2, index], fast[2, index]) for index in range(len(plain)))
 
 
 def test_evaluation_samples_are_the_same_bits(refer, tokenizer, packed):
     plain, fast = (EvalSet(refer, "val", tokenizer, SIZE, packed=path) for path in ("", packed))
-    assert all(equal(plain[index], fast[index]) for index in range(len(plain)))
+    assert all(equal_samples(plain[index], fast[index]) for index in range(len(plain)))
 
 
 def test_images_are_not_touched_and_workers_open_the_file_themselves(toy, tmp_path, tokenizer, packed):
@@ -84,6 +69,14 @@ def test_a_file_that_is_not_packed_is_said_plainly(tmp_path, refer):
     (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(UserError, match=r"cannot be opened .*pack_dataset\.py"):
         PackedRefs(tmp_path / "text.h5", refer, SIZE)
+
+
+def test_a_damaged_part_names_the_ref(refer, packed):
+    opened = PackedRefs(packed, refer, SIZE)
+    ref = refer.data["refs"][3]
+    opened.rows[ref["ref_id"]] = (10_000, 10_000)   # beyond what is there
+    with pytest.raises(UserError, match=rf"is damaged at ref {ref['ref_id']} .*pack_dataset\.py"):
+        opened.load(ref)
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_half_written(toy, tmp_path):

@@ -14,7 +14,7 @@ from lib.backbone import Stage
 from lib.language_fusion import PixelWordAttention
 from lib.model import ReferringSegmenter
 from lib.rotated_conv import AdaptiveRotatedConv
-from lib.swin import MASKED, WindowAttention, join_windows, split_windows
+from lib.swin import MASKED, WindowAttention, split_windows
 
 
 def window_attention(self: WindowAttention, x: Tensor) -> Tensor:
@@ -41,6 +41,13 @@ def window_attention(self: WindowAttention, x: Tensor) -> Tensor:
     if self.shift:
         x = torch.roll(x, (self.shift, self.shift), (1, 2))
     return x[:, :height, :width].contiguous()
+
+
+def join_windows(x: Tensor, window: int, height: int, width: int) -> Tensor:
+    """The inverse of `split_windows`: (B, n, w², C) -> (B, H, W, C)."""
+    batch, _, _, channels = x.shape
+    x = x.view(batch, height // window, width // window, window, window, channels)
+    return x.transpose(2, 3).reshape(batch, height, width, channels)
 
 
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:

@@ -33,6 +33,18 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS_AN_EPOCH = 4  # the toy set's 32 training refs in batches of 8
 
 
+def processes_of(folder: Path) -> list[int]:
+    """Processes of a run started with RUN=FOLDER in its environment, its loaders' workers included (Linux only)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"RUN={folder}\0".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
 class Run:
     """A training run in a folder of its own: `processes` of 1 is train.py alone, more are started by torchrun."""
 
@@ -66,23 +78,12 @@ class Run:
         while self.steps < steps and self.process.poll() is None:
             time.sleep(0.02)
 
-    def survivors(self) -> list[int]:
-        """Processes of this run, by the mark in their environment, its loaders' workers included."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if f"RUN={self.folder}\0".encode() in path.read_bytes():
-                    found.append(int(path.parent.name))
-            except OSError:
-                continue
-        return found
-
     def seconds_until_gone(self, limit_s: float = 120) -> float:
         """How long it takes until no process of the run is left; after `limit_s` they are killed."""
         begun = time.monotonic()
-        while self.process.poll() is None or self.survivors():
+        while self.process.poll() is None or processes_of(self.folder):
             if time.monotonic() - begun > limit_s:
-                for process in self.survivors():
+                for process in processes_of(self.folder):
                     os.kill(process, signal.SIGKILL)
             time.sleep(0.05)
         return time.monotonic() - begun
