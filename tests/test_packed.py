@@ -1,8 +1,6 @@
 """A packed data set gives the same samples bit for bit, and refuses to stand for another one."""
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from data import EvalSet, TrainSet, train_loader
 from data.dataset import load_image_and_mask
 from data.packed import PackedRefs, verify_packed, write_packed
 from refer.refer import REFER
-from tests.conftest import equal_samples
+from tests.conftest import equal_samples, run_script
 from utils import UserError
 
 SIZE = 48
@@ -91,16 +89,15 @@ def test_a_failure_leaves_the_old_file_and_nothing_half_written(toy, tmp_path):
 
 
 def test_the_command_packs_and_verifies(toy, tmp_path):
-    root, path = Path(__file__).resolve().parents[1], tmp_path / "toy.h5"
-    command = [sys.executable, root / "tools/pack_dataset.py",
-               "--refer_data_root", toy, "--img_size", 32, "--out", path]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    path = tmp_path / "toy.h5"
+    command = ["tools/pack_dataset.py", "--refer_data_root", toy, "--img_size", 32, "--out", path]
+    done = run_script(*command, cwd=tmp_path)
     assert done.returncode == 0 and "refs at 32 px" in done.stdout, done.stderr
     assert verify_packed(path)
     content = bytearray(path.read_bytes())
     content[len(content) * 2 // 3] ^= 1
     path.write_bytes(content)
-    done = subprocess.run([*map(str, command), "--verify"], capture_output=True, text=True)
+    done = run_script(*command, "--verify", cwd=tmp_path)
     assert done.returncode == 2 and "is damaged" in done.stderr and "Traceback" not in done.stderr
 
 
