@@ -20,10 +20,14 @@ def resize(image: Image.Image, mask: np.ndarray, size_px: int) -> tuple[Tensor, 
     image RGB, mask (H, W) uint8 of 0 and 1 -> image (3, S, S) uint8, mask (S, S) uint8.
     """
     pixels = np.asarray(TF.resize(image, [size_px, size_px], InterpolationMode.BILINEAR))
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), resize_mask(mask, size_px, size_px)
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> Tensor:
+    """A mask (H, W) uint8 of 0 and 1 by nearest neighbour: -> (height, width) uint8."""
     # Only the pixels that stay are touched, column by column as masks lie in memory.
-    rows, columns = (nearest(length, size_px) for length in mask.shape)
-    return (torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
-            torch.from_numpy(np.ascontiguousarray(mask.T[columns][:, rows].T)))
+    rows, columns = nearest(mask.shape[0], height), nearest(mask.shape[1], width)
+    return torch.from_numpy(np.ascontiguousarray(mask.T[columns][:, rows].T))
 
 
 @lru_cache(maxsize=64)

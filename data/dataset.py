@@ -61,6 +61,13 @@ def load_image_and_mask(refer: REFER, ref: dict[str, Any]) -> tuple[Image.Image,
                        "fetch that file again") from error
 
 
+def identify(refer: REFER, ref: dict[str, Any], sentence_index: int) -> dict[str, Any]:
+    """What results say of a sample: `ref_id`, `sent_id`, `image_id`, `category` (its name), `sentence`."""
+    sentence = ref["sentences"][sentence_index]
+    return {"ref_id": ref["ref_id"], "sent_id": sentence["sent_id"], "image_id": ref["image_id"],
+            "category": refer.Cats[ref["category_id"]], "sentence": sentence["raw"]}
+
+
 class ReferDataset(Dataset):
     """The refs of one split with their images and masks, resized to `size_px`.
 
@@ -70,7 +77,7 @@ class ReferDataset(Dataset):
 
     def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, skip_bad_images: bool = False,
                  packed: str = ""):
-        self.refer, self.size_px, self.skip_bad_images = refer, size_px, skip_bad_images
+        self.refer, self.tokenizer, self.size_px, self.skip_bad_images = refer, tokenizer, size_px, skip_bad_images
         self.packed = PackedRefs(packed, refer, size_px) if packed else None
         self.said_that_sizes_differ = False
         self.refs = refer.loadRefs(refer.getRefIds(split=split))
@@ -177,11 +184,13 @@ class EvalSet(ReferDataset):
         sentence = sentence_index % self.tokens.counts[speaker]
         return {"image": image, "target": target, "index": index, **self.tokens(speaker, sentence)}
 
+    def ref_of(self, index: int) -> dict[str, Any]:
+        """The ref of a sample."""
+        return self.refs[self.samples[index][0]]
+
     def describe(self, index: int) -> dict[str, Any]:
-        """`ref_id` and `sent_id` of a sample, and the `sentence` that the network was shown."""
+        """What `identify` says of a sample, with the sentence that the network was shown."""
         ref_index, sentence_index = self.samples[index]
         speaker = self.refs[self.speaker[ref_index]]
         shown = speaker["sentences"][sentence_index % len(speaker["sentences"])]
-        ref = self.refs[ref_index]
-        return {"ref_id": ref["ref_id"], "sent_id": ref["sentences"][sentence_index]["sent_id"],
-                "sentence": shown["raw"]}
+        return {**identify(self.refer, self.refs[ref_index], sentence_index), "sentence": shown["raw"]}
