@@ -1,27 +1,26 @@
-"""Segments your own images by your own sentences: writes a mask PNG and an overlay PNG for each pair."""
+"""Segments your own images by your own sentences: writes a mask and an overlay for each pair."""
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image, ImageOps
-from tokenizers import Tokenizer
-from torch import Tensor
-from torchvision.transforms import functional as TF
+from PIL import Image
+from pycocotools import mask as coco_mask
 
 import utils
-from args import RecipeParser, get_parser
-from bert import tokenize
-from lib.checkpoint import read_checkpoint
-from lib.model import ReferringSegmenter
-from lib.segmentation import build, model_settings
-from lib.strict_load import load_weights
-from transforms import normalize
-from utils import UserError
+from args import RecipeParser, get_parser, positive, share
+from lib.pictures import overlay, polygons, read_picture, save_mask
+from lib.predictions import encode_mask
+from lib.predictor import Predictor, Segmentation
+from utils import UserError, log
 
-TINT = (240, 60, 160)
+
+def tile_overlap(text: str) -> float:
+    """An argparse type: a number from 0 to 0.9."""
+    if share(text) > 0.9:
+        raise argparse.ArgumentTypeError(f"{text} is more than 0.9: tiles would hardly move on")
+    return share(text)
 
 
 def parser() -> RecipeParser:
@@ -29,65 +28,97 @@ def parser() -> RecipeParser:
     flags = get_parser()
     flags.description = __doc__
     demo = flags.add_argument_group("demo")
-    demo.add_argument("--image", nargs="+", required=True, metavar="FILE", help="images, of any size")
+    demo.add_argument("--image", nargs="+", required=True, metavar="FILE|FOLDER",
+                      help="images of any size and format that Pillow opens; a folder stands for all in it")
     demo.add_argument("--sentence", nargs="+", required=True, metavar="TEXT", help="each is applied to each image")
-    demo.add_argument("--out", default="predictions", metavar="FOLDER", help="where the PNGs go (default: predictions)")
+    demo.add_argument("--out", default="predictions", metavar="FOLDER",
+                      help="where masks and overlays go (default: predictions)")
+    demo.add_argument("--json", nargs="?", const="", metavar="FILE",
+                      help="also write RLE, polygons, box, area and mean probability of each mask\n"
+                           "(default: predictions.json in --out)")
+    demo.add_argument("--threshold", default=0.5, type=share, metavar="P",
+                      help="probability above which a pixel belongs to the object (default: 0.5)")
+    demo.add_argument("--tile", type=positive, metavar="PIXELS",
+                      help="go over the image in tiles of this size: for scenes much larger than training images")
+    demo.add_argument("--overlap", default=0.25, type=tile_overlap, metavar="SHARE",
+                      help="share of a tile's side that the next one covers too (default: 0.25)")
     return flags
 
 
-def open_image(path: str) -> Image.Image:
-    """The image as RGB, upright. Raises `UserError` if Pillow cannot read it."""
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"--image {path} cannot be read: {error}") from error
+def find_images(paths: list[str]) -> list[Path]:
+    """The files named and those in folders named, by name. Raises `UserError` for a folder without images."""
+    known = Image.registered_extensions()
+    files: list[Path] = []
+    for path in map(Path, paths):
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in known) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"--image {path}: no file in this folder has an image's suffix")
+        files += inside
+    return files
 
 
-@torch.inference_mode()
-def segment(model: ReferringSegmenter, tokenizer: Tokenizer, image: Image.Image, sentences: list[str],
-            size_px: int) -> Tensor:
-    """Probability of the object meant by each sentence: (sentences, H, W) float32 in the image's own size."""
-    device = next(model.parameters()).device
-    pixels = TF.pil_to_tensor(TF.resize(image, [size_px, size_px]))[None].to(device)
-    token_ids, token_mask = (torch.from_numpy(tokens).to(device) for tokens in tokenize(tokenizer, sentences))
-    logits = model(normalize(pixels).expand(len(sentences), -1, -1, -1), token_ids, token_mask)
-    logits = F.interpolate(logits, (image.height, image.width), mode="bilinear", align_corners=False)
-    return logits.softmax(1)[:, 1].cpu()
+def name_outputs(images: list[Path], sentences: list[str]) -> dict[tuple[Path, str], str]:
+    """A file name for each pair, from the image's name and the sentence's words; no two alike."""
+    names: dict[tuple[Path, str], str] = {}
+    for image in images:
+        for sentence in sentences:
+            words = re.sub(r"[^\w]+", "-", sentence.lower()).strip("-")[:60]
+            name = base = f"{image.stem}-{words or 'sentence'}"
+            number = 1
+            while name in names.values():
+                name = f"{base}-{(number := number + 1)}"
+            names[image, sentence] = name
+    return names
 
 
-def overlay(image: Image.Image, mask: np.ndarray) -> Image.Image:
-    """The image with the mask (H, W) bool tinted."""
-    pixels = np.asarray(image).copy()
-    pixels[mask] = (0.5 * pixels[mask] + 0.5 * np.array(TINT)).astype(np.uint8)
-    return Image.fromarray(pixels)
+def segment(predictor: Predictor, image: Image.Image, args: argparse.Namespace) -> list[Segmentation]:
+    """A mask for each sentence; in tiles if `--tile` is given, else of the whole image at once."""
+    tile_px = args.tile or max(image.size)
+    bar = (lambda tiles: utils.progress(tiles, "tiles")) if args.tile else iter
+    return predictor.segment_scene(image, args.sentence, tile_px, args.overlap, args.threshold, bar)
+
+
+def describe(found: Segmentation) -> dict[str, Any]:
+    """What --json says of a mask: sizes in pixels, `box` as [x, y, width, height], `polygons` as in lib/pictures."""
+    rle = encode_mask(found.mask)
+    return {"size": rle["size"], "area": int(found.mask.sum()), "box": coco_mask.toBbox(rle).tolist(),
+            "mean_probability": round(found.mean_probability, 4), "segmentation": rle,
+            "polygons": polygons(found.mask)}
 
 
 def run(args: argparse.Namespace) -> None:
-    """All pairs of images and sentences; `main` says its user errors."""
-    if not args.resume:
-        raise UserError("--resume FILE is needed: the checkpoint to use")
+    """All pairs of images and sentences; `main` says its user errors. An image that cannot be read stops no other."""
+    images, folder = find_images(args.image), Path(args.out)
+    names = name_outputs(images, list(dict.fromkeys(args.sentence)))
     device = utils.init_processes(args.device, args.local_rank)
-    checkpoint = read_checkpoint(args.resume)
-    config, tokenizer = model_settings(args, checkpoint)
-    model = build(config).eval()
-    load_weights(model, checkpoint, args.resume)
-    model.to(device)
-    folder = Path(args.out)
-    for path in args.image:
-        image = open_image(path)
-        probabilities = segment(model, tokenizer, image, args.sentence, config.img_size)
-        for sentence, probability in zip(args.sentence, probabilities.numpy(), strict=True):
-            mask = probability > 0.5
-            name = f"{Path(path).stem}-{re.sub(r'[^a-z0-9]+', '-', sentence.lower()).strip('-')[:60]}"
+    predictor = Predictor(args.resume, device=device, amp=args.amp, fast=args.fuse, args=args)
+    entries, problems = [], []
+    for path in images:
+        try:
+            image = read_picture(path, any_size=bool(args.tile))
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        geo_tags = image.info.get("geo_tags")
+        pixels = np.asarray(image)
+        for sentence, found in zip(args.sentence, segment(predictor, image, args), strict=True):
+            name = names[path, sentence]
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{name}-mask.png")
-                overlay(image, mask).save(folder / f"{name}-overlay.png")
+                mask_file = save_mask(found.mask, folder / f"{name}-mask", geo_tags)
+                Image.fromarray(overlay(pixels, found.mask)).save(overlay_file := folder / f"{name}-overlay.png")
             except OSError as error:
                 raise UserError(f"--out {folder} cannot be written: {error}") from error
-            sure = f", mean probability {probability[mask].mean():.2f}" if mask.any() else ""
-            print(f"{path}: '{sentence}': {mask.sum()} of {mask.size} pixels{sure} -> {folder / name}-overlay.png")
+            log(f"{path}: '{sentence}': {found.mask.sum()} of {found.mask.size} pixels, mean probability "
+                f"{found.mean_probability:.2f} -> {overlay_file}")
+            if args.json is not None:
+                entries.append({"image": str(path), "sentence": sentence, "mask": str(mask_file),
+                                "overlay": str(overlay_file), **describe(found)})
+    if args.json is not None:
+        utils.write_json(Path(args.json or folder / "predictions.json"), entries)
+    if problems:
+        raise UserError("; ".join(problems) + (f" ({len(images) - len(problems)} of {len(images)} images were done)"
+                                               if len(images) > 1 else ""))
 
 
 def main() -> None:

@@ -17,8 +17,11 @@ from typing import Any, BinaryIO
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from lib.model import ReferringSegmenter
+from lib.segmentation import ModelConfig, build, model_settings
 from lib.strict_load import load_weights, refuse_misfits, suggestion
 from utils import UserError, sha256_of
 
@@ -73,14 +76,19 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
-    """Loads weights from a file of train.py or of the published programs, strictly; returns the file's contents.
+def restore(path: str, args: Namespace | None) -> tuple[ReferringSegmenter, ModelConfig, Tokenizer]:
+    """The network of a checkpoint with its weights, in evaluation mode on the CPU, its settings and its tokenizer.
 
-    Raises `UserError` if the file cannot be read or does not fit `model`.
+    `args` are the flags (args.py): they describe a published file, which does not describe itself. Raises
+    `UserError` if there is no path, if the file cannot be read, or if it does not fit.
     """
+    if not path:
+        raise UserError("--resume FILE is needed: the checkpoint to use")
     checkpoint = read_checkpoint(path)
+    config, tokenizer = model_settings(args, checkpoint)
+    model = build(config).eval()
     load_weights(model, checkpoint, path)
-    return checkpoint
+    return model, config, tokenizer
 
 
 class _HashingFile:

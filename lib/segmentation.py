@@ -116,15 +116,19 @@ def describe_model(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     return {"config": config.to_dict(), "tokenizer": tokenizer.to_str()}
 
 
-def model_settings(args: Namespace, checkpoint: dict[str, Any]) -> tuple[ModelConfig, Tokenizer]:
+def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[ModelConfig, Tokenizer]:
     """The network's settings and tokenizer: those that `checkpoint` carries, or else those that the flags name.
 
-    Raises `UserError` when a flag that was given contradicts the checkpoint, and when the tokenizer knows more
-    words than the text encoder.
+    Raises `UserError` when a flag that was given contradicts the checkpoint, when neither says what is needed, and
+    when the tokenizer knows more words than the text encoder.
     """
+    if args is None and not {"config", "tokenizer"} <= checkpoint.keys():
+        raise UserError("the checkpoint does not say what network and tokenizer it belongs to, as published ones do "
+                        "not: give the flags that describe it (args.py)")
     if "config" in checkpoint:
         config = ModelConfig.from_dict(checkpoint["config"])
-        refuse_contradictions(args, config)
+        if args:
+            refuse_contradictions(args, config)
     else:
         config = ModelConfig.from_args(args)
     if "tokenizer" in checkpoint:

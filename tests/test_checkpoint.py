@@ -14,11 +14,20 @@ import torch
 
 from args import get_parser
 from bert import load_tokenizer
-from lib.checkpoint import load_checkpoint, load_swin_weights, read_checkpoint, resize_bias_table, save_checkpoint
+from lib.checkpoint import load_swin_weights, read_checkpoint, resize_bias_table, save_checkpoint
 from lib.official import IGNORED, NAMES, from_official, native_name, official_name, to_official
 from lib.segmentation import ModelConfig, build_model, describe_model, model_settings
+from lib.strict_load import load_weights
+from tests.conftest import run_script
 from tests.parity import fill
 from utils import UserError
+
+
+def load_checkpoint(network: torch.nn.Module, path: Path) -> dict:
+    """Loads a file's weights strictly; returns its contents."""
+    checkpoint = read_checkpoint(path)
+    load_weights(network, checkpoint, path)
+    return checkpoint
 
 PARITY = Path(__file__).parent / "parity"
 SPECS = ["rmsin_tiny", "lavt_tiny", "lavt_one_tiny", "rmsin_base", "lavt_base", "lavt_one_base"]
@@ -337,21 +346,20 @@ def test_remotesams_rmsin_was_trained_at_896(nano):
 # Conversion
 
 
+def convert(source: Path, target: Path, layout: str) -> subprocess.CompletedProcess:
+    return run_script("tools/convert_checkpoint.py", source, target, "--to", layout, cwd=target.parent)
+
+
 def digests(state: dict[str, torch.Tensor]) -> dict[str, str]:
     return {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in state.items()}
-
-
-def run_tool(*arguments) -> subprocess.CompletedProcess:
-    tool = Path(__file__).resolve().parents[1] / "tools/convert_checkpoint.py"
-    return subprocess.run([sys.executable, tool, *map(str, arguments)], capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize("model", ["lavt", "lavt_one", "rmsin"])
 def test_conversion_there_and_back_keeps_every_bit(nano, toy, tmp_path, model):
     checkpoint = small_checkpoint(nano, toy, model)
     save_checkpoint(tmp_path / "native.pth", checkpoint)
-    assert run_tool(tmp_path / "native.pth", tmp_path / "official.pth", "--to", "official").returncode == 0
-    assert run_tool(tmp_path / "official.pth", tmp_path / "again.pth", "--to", "native").returncode == 0
+    assert convert(tmp_path / "native.pth", tmp_path / "official.pth", "official").returncode == 0
+    assert convert(tmp_path / "official.pth", tmp_path / "again.pth", "native").returncode == 0
     official, again = read_checkpoint(tmp_path / "official.pth"), read_checkpoint(tmp_path / "again.pth")
     assert ("bert_model" in official) == (model == "lavt")
     assert "classifier.conv1_1.weight" in official["model"] and official["args"] == Namespace(lr=1e-3)
@@ -365,7 +373,7 @@ def test_a_published_file_becomes_native_by_what_its_weights_show(nano, tmp_path
     network = nano("lavt", fusion_heads=(2, 2, 4, 4), text=text)
     published = {**to_official(network.state_dict(), split_text=True), "args": Namespace(mha="2-2-4-4", img_size=480)}
     torch.save(published, tmp_path / "official.pth")
-    done = run_tool(tmp_path / "official.pth", tmp_path / "native.pth", "--to", "native")
+    done = convert(tmp_path / "official.pth", tmp_path / "native.pth", "native")
     assert done.returncode == 0, done.stderr
     native = read_checkpoint(tmp_path / "native.pth")
     config = ModelConfig.from_dict(native["config"])
@@ -377,6 +385,6 @@ def test_conversion_refuses_what_would_not_load(nano, toy, tmp_path):
     checkpoint = small_checkpoint(nano, toy)
     del checkpoint["model"]["decoder.head.bias"]
     save_checkpoint(tmp_path / "c.pth", checkpoint)
-    done = run_tool(tmp_path / "c.pth", tmp_path / "out.pth", "--to", "official")
+    done = convert(tmp_path / "c.pth", tmp_path / "out.pth", "official")
     assert done.returncode == 2 and "decoder.head.bias" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out.pth").exists()

@@ -1,0 +1,166 @@
+"""Pictures in and out: any image file as RGB, masks drawn over images, outlines of masks, sheets of panels.
+
+Shapes: H, W height and width in pixels. Colours are (red, green, blue), 0 … 255.
+"""
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import contourpy
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from utils import UserError
+
+TRUTH_COLOUR, PREDICTION_COLOUR = (40, 200, 90), (240, 60, 160)
+STRETCH_PERCENT = (2.0, 98.0)  # of a picture of more than 8 bits: what becomes black and what white
+GEO_TAGS = {  # what ties a TIFF's pixels to the ground (GeoTIFF 1.1, section 7)
+    33550: "ModelPixelScale", 33922: "ModelTiepoint", 34264: "ModelTransformation", 34735: "GeoKeyDirectory",
+    34736: "GeoDoubleParams", 34737: "GeoAsciiParams"}
+
+
+def read_picture(path: str | Path, any_size: bool = False) -> Image.Image:
+    """An image file as an upright RGB image; its `info["geo_tags"]` holds a georeferenced TIFF's tags, if any.
+
+    Of several frames the first is taken. A georeferenced picture stays as it lies, or its tags would be wrong.
+    Raises `UserError` if Pillow cannot read the file, or if it has so many pixels that Pillow suspects an attack,
+    unless `any_size`.
+    """
+    try:
+        with _pixel_limit(None if any_size else Image.MAX_IMAGE_PIXELS), Image.open(path) as opened:
+            tags = _geo_tags(opened)
+            opened.load()
+            if not tags:
+                ImageOps.exif_transpose(opened, in_place=True)
+            return to_rgb(opened, tags)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} has more pixels than is safe to open unasked ({error}); if you trust it, give "
+                        "--tile PIXELS, which reads images of any size") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}") from error
+
+
+class _pixel_limit:
+    """Meanwhile Pillow opens images of up to so many pixels (None: of any size), without a warning on the way."""
+
+    def __init__(self, pixels: int | None):
+        self.pixels, self.warnings = pixels, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        self.before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, self.pixels
+        self.warnings.__enter__()
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+    def __exit__(self, *error: object) -> None:
+        Image.MAX_IMAGE_PIXELS = self.before
+        self.warnings.__exit__(*error)
+
+
+def to_rgb(image: Image.Image, geo_tags: dict[int, tuple[int, object]] | None = None) -> Image.Image:
+    """Any Pillow image as RGB: what is transparent is black, more than 8 bits are stretched to 8.
+
+    The stretch is that of map viewers: the values' 2nd percentile becomes black, their 98th white.
+    """
+    if image.mode in ("I", "F", "I;16", "I;16B", "I;16L", "I;16N"):
+        rgb = Image.fromarray(stretch(np.asarray(image))).convert("RGB")
+    elif image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        rgb = Image.new("RGB", image.size)
+        rgb.paste(rgba, mask=rgba.getchannel("A"))
+    else:
+        rgb = image if image.mode == "RGB" else image.convert("RGB")   # converting RGB would copy it
+    rgb.info = {"geo_tags": geo_tags} if geo_tags else {}
+    return rgb
+
+
+def stretch(values: np.ndarray) -> np.ndarray:
+    """(H, W) or (H, W, C) numbers of any range -> same shape, uint8; infinite and missing values count as 0."""
+    values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
+    low, high = np.percentile(values[::max(1, len(values) // 1024)], STRETCH_PERCENT)
+    return (255 * np.clip((values - low) / max(float(high - low), 1e-12), 0, 1)).round().astype(np.uint8)
+
+
+def array_to_picture(pixels: np.ndarray) -> Image.Image:
+    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) numbers -> an RGB image; all but uint8 is stretched.
+
+    Raises `ValueError` for another shape.
+    """
+    pixels = np.asarray(pixels)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (3, 4)) or not pixels.size:
+        raise ValueError(f"an image array must be (H, W), (H, W, 3) or (H, W, 4), but is {pixels.shape}")
+    if pixels.dtype != np.uint8:
+        pixels = stretch(pixels)
+    return to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
+
+
+def _geo_tags(image: Image.Image) -> dict[int, tuple[int, object]]:
+    """{tag: (TIFF field type, value)} of a georeferenced TIFF; {} for all else."""
+    tags = getattr(image, "tag_v2", {})
+    return {tag: (tags.tagtype[tag], tags[tag]) for tag in GEO_TAGS if tag in tags}
+
+
+def save_mask(mask: np.ndarray, path: Path, geo_tags: dict[int, tuple[int, object]] | None = None) -> Path:
+    """Writes a mask (H, W) bool as 0 and 255, as `path` with .png, or with .tif if there are `geo_tags`.
+
+    Returns the path. Raises `OSError` if it cannot be written.
+    """
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    if not geo_tags:
+        picture.save(path := path.with_name(path.name + ".png"))
+        return path
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+    directory = ImageFileDirectory_v2()
+    for tag, (kind, value) in geo_tags.items():
+        directory.tagtype[tag] = kind
+        directory[tag] = value
+    picture.save(path := path.with_name(path.name + ".tif"), tiffinfo=directory, compression="tiff_deflate")
+    return path
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = PREDICTION_COLOUR) -> np.ndarray:
+    """The image with a mask laid over it, tinted inside and with a solid contour.
+
+    image (H, W, 3) uint8, mask (H, W) bool -> (H, W, 3) uint8. Outside the mask the image keeps its pixels.
+    """
+    inside = mask.copy()
+    inside[1:] &= mask[:-1]
+    inside[:-1] &= mask[1:]
+    inside[:, 1:] &= mask[:, :-1]
+    inside[:, :-1] &= mask[:, 1:]
+    drawn = image.copy()
+    drawn[inside] = (0.6 * image[inside] + 0.4 * np.array(colour)).astype(np.uint8)
+    drawn[mask & ~inside] = colour
+    return drawn
+
+
+def polygons(mask: np.ndarray) -> list[list[list[float]]]:
+    """The outlines of a mask (H, W) bool, one a part: [[x1, y1, x2, y2, …] of the part, then of each of its holes].
+
+    In pixels from the image's top left corner, through the middle of border pixels' edges. [] for an empty mask.
+    """
+    padded = np.pad(mask, 1).astype(np.float32)
+    points, offsets = contourpy.contour_generator(z=padded, fill_type="OuterOffset").filled(0.5, np.inf)
+    shift = 0.5 - 1   # from centres of pixels to their corners; the padding
+    return [[(ring[:-1] + shift).ravel().tolist() for ring in np.split(part, bounds[1:-1])]
+            for part, bounds in zip(points, offsets, strict=True)]
+
+
+def sheet(rows: Sequence[tuple[Sequence[Image.Image], str]], columns: int = 2, panel_px: int = 192) -> Image.Image:
+    """Samples side by side, each some panels (all samples as many) with lines of text below: for a look at data.
+
+    Panels are resized to squares; what does not fit below them is cut.
+    """
+    margin, font = 8, ImageFont.load_default(14)
+    caption_px = 4 + 18 * max(1 + text.count("\n") for _, text in rows)
+    width = max(len(panels) for panels, _ in rows) * (panel_px + margin) + margin
+    height = panel_px + caption_px + margin
+    drawn = Image.new("RGB", (columns * width, -(-len(rows) // columns) * height + margin), "white")
+    pen = ImageDraw.Draw(drawn)
+    for number, (panels, text) in enumerate(rows):
+        left, top = number % columns * width + margin, number // columns * height + margin
+        for place, panel in enumerate(panels):
+            drawn.paste(panel.convert("RGB").resize((panel_px, panel_px)), (left + place * (panel_px + margin), top))
+        pen.text((left + 2, top + panel_px + 2), text, fill="black", font=font)
+    return drawn

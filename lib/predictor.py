@@ -1,0 +1,169 @@
+"""A trained network as a library: an image and a sentence in, the mask of the object meant out.
+
+    from lib.predictor import Predictor
+    mask = Predictor("checkpoint.pth").segment("photo.jpg", "the ship on the left")
+
+Shapes: H, W the image's height and width, S the network's input size, n sentences, all sizes in pixels.
+"""
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import functional as TF
+
+from bert import tokenize
+from lib.checkpoint import restore
+from lib.fuse import fuse, keep_weights_in
+from lib.pictures import array_to_picture, read_picture, to_rgb
+from lib.update import autocast
+from transforms import normalize
+
+Picture = str | Path | Image.Image | np.ndarray
+Progress = Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A mask (H, W) bool, and the mean probability inside it, 0 if it is empty."""
+
+    mask: np.ndarray
+    mean_probability: float
+
+
+class Predictor:
+    """Segments images with the network of a checkpoint.
+
+    An image is a path, a Pillow image of any mode, or an array (H, W), (H, W, 3) or (H, W, 4), uint8 as it is and
+    other numbers stretched to 8 bits (see `lib.pictures`). It may have any size: it is resized to what the network
+    takes, and the answer back.
+
+    `device` is 'cuda', 'cpu' or the like (default: a GPU if there is one); `amp` the precision as in args.py;
+    `fast` folds BatchNorms into convolutions. A published checkpoint does not describe itself: give `args`, what
+    `args.get_parser().parse_args([…])` makes of its flags. Raises `UserError` if the checkpoint cannot be used.
+    """
+
+    def __init__(self, checkpoint: str | Path, *, device: str | torch.device | None = None, amp: str = "off",
+                 fast: bool = False, args: Namespace | None = None):
+        self.model, config, self.tokenizer = restore(str(checkpoint), args)
+        self.size_px, self.amp = config.img_size, amp
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model.to(self.device)
+        if fast:
+            fuse(self.model)
+        keep_weights_in(self.model, amp)
+
+    def segment(self, image: Picture, sentence: str, threshold: float = 0.5) -> np.ndarray:
+        """The mask of the object meant: (H, W) bool, where its probability is above the threshold (0 to 1)."""
+        return self.probabilities(image, [sentence])[0] > threshold
+
+    def segment_batch(self, images: Sequence[Picture], sentences: Sequence[str], threshold: float = 0.5,
+                      batch_size: int = 8) -> list[np.ndarray]:
+        """`segment` of each pair of an image and a sentence, `batch_size` pairs at a time.
+
+        Raises `ValueError` if there are not as many sentences as images.
+        """
+        if len(images) != len(sentences):
+            raise ValueError(f"{len(images)} images but {len(sentences)} sentences: give one sentence an image")
+        masks: list[np.ndarray] = []
+        for first in range(0, len(images), batch_size):
+            pictures = [open_picture(image) for image in images[first:first + batch_size]]
+            margins = self.margins(pictures, sentences[first:first + batch_size])
+            masks += [probability(margin, picture.size[::-1]).numpy() > threshold
+                      for margin, picture in zip(margins.split(1), pictures, strict=True)]
+        return masks
+
+    def probabilities(self, image: Picture, sentences: Sequence[str]) -> np.ndarray:
+        """The probability of the object that each sentence means, at each pixel: (n, H, W) float32, 0 to 1."""
+        picture = open_picture(image)
+        margins = self.margins([picture] * len(sentences), sentences)
+        return torch.cat([probability(margin, picture.size[::-1])[None] for margin in margins.split(1)]).numpy()
+
+    def segment_scene(self, image: Picture, sentences: Sequence[str], tile_px: int, overlap: float = 0.25,
+                      threshold: float = 0.5, progress: Progress = iter) -> list[Segmentation]:
+        """The mask that each sentence means, found tile by tile: for scenes much larger than training images.
+
+        Tiles are `tile_px` wide and high and share `overlap` (0 to 0.9) of their side with their neighbours; where
+        they do, their logits are averaged, those nearer to a tile's middle counting more. What a sentence says of
+        places ("on the left") holds within a tile. `progress` may wrap the list of tiles' corners in a bar. An image
+        no larger than a tile is one tile. Besides image and masks, memory holds one row of tiles.
+
+        Raises `ValueError` for another overlap.
+        """
+        picture = open_picture(image, any_size=True)
+        masks = np.zeros((len(sentences), picture.height, picture.width), dtype=bool)
+        sums = np.zeros(len(sentences))
+        for top, found in self.bands(picture, sentences, tile_px, overlap, progress):
+            inside = found > threshold
+            masks[:, top:top + found.shape[1]] = inside
+            sums += np.where(inside, found, 0).sum((1, 2), dtype=np.float64)
+        return [Segmentation(mask, float(total / max(1, mask.sum()))) for mask, total in zip(masks, sums, strict=True)]
+
+    def bands(self, picture: Image.Image, sentences: Sequence[str], tile_px: int, overlap: float,
+              progress: Progress = iter) -> Iterator[tuple[int, np.ndarray]]:
+        """`segment_scene`'s probabilities from top to bottom: the first row's number, (n, rows, W) float32."""
+        if not 0 <= overlap <= 0.9:
+            raise ValueError(f"an overlap of {overlap} is not between 0 and 0.9")
+        stride = max(1, round(tile_px * (1 - overlap)))
+        tops, lefts = (starts(length, tile_px, stride) for length in (picture.height, picture.width))
+        height, width = min(tile_px, picture.height), min(tile_px, picture.width)
+        weight = tent(height)[:, None] * tent(width)
+        margin_sum = torch.zeros(len(sentences), height, picture.width)   # of the rows that a row of tiles covers
+        weight_sum = torch.zeros(height, picture.width)
+        for top, left in progress([(top, left) for top in tops for left in lefts]):
+            tile = picture.crop((left, top, left + width, top + height))
+            margins = self.margins([tile] * len(sentences), sentences)
+            columns = slice(left, left + width)
+            margin_sum[:, :, columns] += weight * resized(margins, (height, width))
+            weight_sum[:, columns] += weight
+            if left == lefts[-1]:   # the row is done, and so are the pixels above the next one
+                below = next((other for other in tops if other > top), top + height)
+                done = below - top
+                yield top, torch.sigmoid(margin_sum[:, :done] / weight_sum[:done]).numpy()
+                margin_sum = torch.cat([margin_sum[:, done:], torch.zeros_like(margin_sum[:, :done])], dim=1)
+                weight_sum = torch.cat([weight_sum[done:], torch.zeros_like(weight_sum[:done])])
+
+    @torch.inference_mode()
+    def margins(self, pictures: Sequence[Image.Image], sentences: Sequence[str]) -> Tensor:
+        """By how much the object's logit exceeds the background's, at the network's size: (B, S, S) float32, CPU."""
+        small = {id(picture): TF.pil_to_tensor(TF.resize(picture, [self.size_px, self.size_px]))
+                 for picture in pictures}
+        image = torch.stack([small[id(picture)] for picture in pictures]).to(self.device)
+        token_ids, token_mask = (torch.from_numpy(tokens).to(self.device)
+                                 for tokens in tokenize(self.tokenizer, list(sentences)))
+        with autocast(self.device, self.amp):
+            logits = self.model(normalize(image), token_ids, token_mask)
+        return (logits[:, 1] - logits[:, 0]).float().cpu()
+
+
+def open_picture(image: Picture, any_size: bool = False) -> Image.Image:
+    """An RGB image of any of these kinds. Raises `UserError` for an unreadable file, `ValueError` for a wrong array."""
+    if isinstance(image, Image.Image):
+        return image if image.mode == "RGB" else to_rgb(image)
+    return array_to_picture(image) if isinstance(image, np.ndarray) else read_picture(image, any_size)
+
+
+def resized(margins: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n, S, S) -> (n, *size), bilinear"""
+    return F.interpolate(margins[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def probability(margin: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, S, S) -> (H, W): what the softmax over both resized logits gives the object."""
+    return torch.sigmoid(resized(margin, size))[0]
+
+
+def starts(length: int, tile: int, stride: int) -> list[int]:
+    """Where tiles begin so that they cover `length` and none reaches beyond it, unless one is more than enough."""
+    return [*range(0, length - tile, stride), length - tile] if length > tile else [0]
+
+
+def tent(length: int) -> Tensor:
+    """Weights (length,) that rise from the ends to the middle, nowhere 0."""
+    ramp = torch.arange(1, length + 1, dtype=torch.float32)
+    return torch.minimum(ramp, ramp.flip(0)) / length
