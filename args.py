@@ -145,7 +145,7 @@ def get_parser() -> RecipeParser:
 
     run = parser.add_argument_group("run")
     run.add_argument("--model_id", default=None, metavar="NAME",
-                     help="names the checkpoints and models/NAME/log.jsonl (default: the model's name)")
+                     help="names the checkpoints and the folder models/NAME (default: the model's name)")
     run.add_argument("--output-dir", default="./checkpoints/", metavar="FOLDER",
                      help="where checkpoints go (default: ./checkpoints/)")
     run.add_argument("--resume", default="", metavar="FILE|auto",
@@ -165,6 +165,10 @@ def get_parser() -> RecipeParser:
     run.add_argument("--device", default=None,
                      help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
     run.add_argument("--print-freq", default=10, type=positive, metavar="N", help="iterations between log lines")
+    run.add_argument("--tensorboard", action="store_true",
+                     help="also write curves and sample pictures for TensorBoard, to models/NAME/tensorboard")
+    run.add_argument("--wandb", action="store_true",
+                     help="also send flags and each epoch's figures to Weights & Biases")
     run.add_argument("--local_rank", "--local-rank", default=0, type=int, help=argparse.SUPPRESS)
     run.add_argument("--ddp_trained_weights", action="store_true",
                      help="accepted as published: the prefixes that this told test.py about are found without it")
@@ -182,7 +186,24 @@ def get_parser() -> RecipeParser:
 
     test = parser.add_argument_group("evaluation (test.py)")
     test.add_argument("--fuse", action="store_true", help="fold BatchNorms into the convolutions before them: faster")
-    test.add_argument("--results", metavar="FILE", help="write metrics and each sample's pixel counts as JSON")
+    test.add_argument("--results", metavar="FILE",
+                      help="write metrics, their 95 %% intervals, tables per category, kind of expression, object\n"
+                           "size and sentence length, and each sample's pixel counts as JSON")
+    test.add_argument("--eval_ori_size", action="store_true",
+                      help="also report the metrics at the masks' original size, the logits resized to it")
+    test.add_argument("--latex", action="store_true", help="also print the paper's table: Prec@X, oIoU, mIoU")
+    test.add_argument("--markdown", action="store_true", help="the same in Markdown")
+    test.add_argument("--save_predictions", metavar="FOLDER",
+                      help="write predictions.json, COCO RLEs at the network's size (--eval_ori_size: the original);\n"
+                           "tools/score_predictions.py scores it")
+    test.add_argument("--prediction_pngs", action="store_true", help="with --save_predictions: also a PNG each")
+    test.add_argument("--report", metavar="FOLDER",
+                      help="write index.html, a page by itself with tables, curves and a gallery of samples")
+    test.add_argument("--report_samples", default=200, type=positive, metavar="N",
+                      help="most samples in the gallery, evenly spread over the order by IoU (default: 200)")
+    test.add_argument("--report_attention", action="store_true",
+                      help="with --report: show what each pixel attends to, a small picture a word")
+    test.add_argument("--probe", metavar="FILE", help="with --report: show what tools/probe_language.py wrote")
     test.add_argument("--shuffle_sentences", action="store_true",
                       help="control: each ref gets another ref's sentence; a model that reads must score far less")
     return parser

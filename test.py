@@ -1,31 +1,82 @@
-"""Evaluates a checkpoint on one split: the published metrics, and every sample's pixel counts on request."""
+"""Evaluates a checkpoint on one split: the published metrics; on request results as JSON, predictions, a report."""
+import json
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
 
 import utils
 from args import get_parser
 from data import EvalSet, eval_loader, log_problems
-from lib.checkpoint import read_checkpoint
-from lib.evaluation import compute_metrics, evaluate, format_metrics
+from data.dataset import load_image_and_mask
+from lib.checkpoint import restore
+from lib.evaluation import COUNTS, compute_metrics, evaluate, format_metrics
 from lib.fuse import fuse, keep_weights_in
-from lib.segmentation import build, model_settings
-from lib.strict_load import load_weights
+from lib.model import ReferringSegmenter
+from lib.predictions import Prediction, Recorder, write_predictions
+from lib.update import autocast
 from refer.refer import REFER
+from transforms import normalize
 from utils import UserError, log
+
+
+def in_order(rows: Tensor) -> np.ndarray:
+    """Rows whose first column is the sample's index, sorted by it, on the CPU."""
+    return rows[rows[:, 0].argsort()].cpu().numpy()
+
+
+def describe(dataset: EvalSet, rows: list[list[int]]) -> list[dict[str, Any]]:
+    """The samples as `lib.breakdown` takes them, from the rows that `evaluate` gives."""
+    from lib.breakdown import describe_sample  # scipy takes a while to load, and few runs need it
+
+    samples = []
+    for index, *counts in rows:
+        sample = {**dataset.describe(index), **dict(zip(COUNTS, counts, strict=True))}
+        samples.append({**sample, **describe_sample(sample["sentence"], sample["object_px"], dataset.size_px ** 2)})
+    return samples
+
+
+def report(args: Namespace, model: ReferringSegmenter, dataset: EvalSet, results: dict[str, Any],
+           predictions: list[Prediction], indices: list[int]) -> None:
+    """Writes `--report`'s page; `predictions` and `indices` into the data set belong to the results' samples."""
+    from lib.attention_maps import heat_strip, word_maps
+    from lib.gallery import make_gallery
+    from lib.report import write_report
+
+    device = next(model.parameters()).device
+
+    def load(place: int) -> tuple[Image.Image, np.ndarray]:
+        return load_image_and_mask(dataset.refer, dataset.ref_of(indices[place]))
+
+    def attention(place: int) -> list[tuple[str, bytes]]:
+        sample = dataset[indices[place]]
+        with autocast(device, args.amp):
+            maps = word_maps(model, normalize(sample["image"][None].to(device)), sample["token_ids"][None].to(device),
+                             sample["token_mask"][None].to(device))
+        return heat_strip(maps[0], sample["token_ids"], sample["token_mask"], dataset.tokenizer)
+
+    gallery = make_gallery(results["samples"], predictions, load, args.report_samples,
+                           attention if args.report_attention else None)
+    if args.probe:
+        try:
+            results = {**results, "probe": json.loads(Path(args.probe).read_text())}
+        except (OSError, ValueError) as error:
+            raise UserError(f"--probe {args.probe} cannot be read ({error}): "
+                            "give a file that tools/probe_language.py wrote") from error
+    write_report(Path(args.report) / "index.html", results, gallery)
+    log(f"wrote {Path(args.report) / 'index.html'}")
 
 
 def run(args: Namespace) -> None:
     """The whole evaluation; `main` says its user errors."""
-    if not args.resume:
-        raise UserError("--resume FILE is needed: the checkpoint to evaluate")
     device = utils.init_processes(args.device, args.local_rank, args.timeout)
-    checkpoint = read_checkpoint(args.resume)
-    config, tokenizer = model_settings(args, checkpoint)
-    model = build(config)
-    load_weights(model, checkpoint, args.resume)
+    model, config, tokenizer = restore(args.resume, args)
     model.to(device)
     if args.fuse:
-        fuse(model.eval())
+        fuse(model)
     keep_weights_in(model, args.amp)
 
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
@@ -33,29 +84,48 @@ def run(args: Namespace) -> None:
                       skip_bad_images=args.skip_bad_images, packed=args.packed)
     batches = eval_loader(dataset, args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     watched = log_problems(utils.progress(batches, args.split), problems := [])
-    rows = utils.gather_rows(evaluate(model, watched, device, args.amp)).cpu()
-    left_out = sum(utils.gather_objects(len(problems)))
-    rows = rows[rows[:, 0].argsort()].numpy()
+    recorder = Recorder((lambda index: refer.getMask(dataset.ref_of(index))["mask"]) if args.eval_ori_size else None,
+                        keep=bool(args.save_predictions or args.report))
+    rows = in_order(utils.gather_rows(evaluate(model, watched, device, args.amp, recorder)))
+    original = in_order(utils.gather_rows(recorder.rows().to(device)))
+    shares = utils.gather_objects((len(problems), recorder.predictions))
+    left_out = sum(count for count, _ in shares)
     if not len(rows):
         raise UserError(f"none of the {len(dataset)} samples of the split {args.split} could be read; "
                         "tools/check_dataset.py says what is wrong with each")
-    metrics = compute_metrics(rows[:, 1], rows[:, 2])
+    metrics = compute_metrics(rows[:, 1:])
     log(format_metrics(metrics))
+    if args.eval_ori_size:
+        log("at the masks' original size:\n" + format_metrics(compute_metrics(original[:, 1:])))
     if empty := int((rows[:, 3] == 0).sum()):
         log(f"{empty} of {len(rows)} samples have an empty mask: their IoU is 0 whatever is predicted")
     if left_out:
         log(f"{left_out} of {len(dataset)} samples were left out for their bad images: others' figures have them")
+    if args.latex or args.markdown:
+        from lib.breakdown import format_table
+        log("\n".join(format_table([(args.model, metrics)], style) for style in ("latex", "markdown")
+                      if getattr(args, style)))
 
-    if args.results and utils.rank() == 0:
-        samples = [{**dataset.describe(index), "intersection": intersection, "union": union}
-                   for index, intersection, union, _ in rows.tolist()]
-        utils.write_json(Path(args.results), {
-            **metrics, "split": args.split, "images": len({ref["image_id"] for ref in dataset.refs}),
-            "sentences": len(dataset), "empty_masks": empty, "left_out": left_out,
-            "checkpoint": {"path": str(args.resume), "sha256": utils.sha256_of(args.resume)},
-            "annotations": {path: utils.sha256_of(path) for path in refer.annotation_files},
-            "flags": vars(args), **utils.describe_run(device), "samples": samples})
-        log(f"wrote {args.results}")
+    if (args.results or args.report or args.save_predictions) and utils.rank() == 0:
+        from lib.breakdown import summarize
+        samples, indices = describe(dataset, rows.tolist()), rows[:, 0].tolist()
+        found = {index: prediction for _, share in shares for index, prediction in share.items()}
+        predictions = [found[index] for index in indices] if found else []
+        results = {
+            **summarize(samples), "original_size": compute_metrics(original[:, 1:]) if len(original) else None,
+            "model": config.model, "split": args.split,
+            "images": len({ref["image_id"] for ref in dataset.refs}), "sentences": len(dataset),
+            "left_out": left_out, "checkpoint": {"path": str(args.resume), "sha256": utils.sha256_of(args.resume)},
+            "annotations": {path: utils.sha256_of(path) for path in refer.annotation_files}, "flags": vars(args),
+            **utils.describe_run(device), "samples": samples}
+        if args.results:
+            utils.write_json(Path(args.results), results)
+            log(f"wrote {args.results}")
+        if args.save_predictions:
+            write_predictions(Path(args.save_predictions), samples, predictions, args.prediction_pngs)
+            log(f"wrote {Path(args.save_predictions) / 'predictions.json'}")
+        if args.report:
+            report(args, model, dataset, results, predictions, indices)
     utils.end_processes()
 
 

@@ -41,14 +41,27 @@ class PixelWordAttention(nn.Module):
     def forward(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """x (B, P, C), words (B, N, L), word_mask (B, N) of 0 and 1 -> (B, P, C)"""
         visual = self.dropout(F.gelu(self.visual_project(x)))
-        query = self.split_heads(instance_norm(self.query(x)))
-        key, value = self.split_heads(self.key(words)), self.split_heads(self.value(words))
-        padding = (1.0 - word_mask.to(query.dtype)) * PADDING_SCORE                 # (B, N)
+        query, key, padding = self.ask(x, words, word_mask)
         # Scaled by the full width C, also with several heads.
-        language = attend(query, key, value, padding[:, None, None, :], scale=x.shape[-1] ** -0.5)
+        language = attend(query, key, self.split_heads(self.value(words)), padding, scale=x.shape[-1] ** -0.5)
         language = language.transpose(1, 2).flatten(2)
         language = instance_norm(self.language_project(language))
         return self.dropout(F.gelu(self.joint_project(visual * language)))
+
+    def ask(self, x: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the pixels (B, heads, P, C / heads), keys of the words, what padding adds to the scores."""
+        query = self.split_heads(instance_norm(self.query(x)))
+        padding = (1.0 - word_mask.to(query.dtype)) * PADDING_SCORE                 # (B, N)
+        return query, self.split_heads(self.key(words)), padding[:, None, None, :]
+
+    def word_shares(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        """How much each pixel attends to each word, the mean over heads: arguments of `forward` -> (B, P, N).
+
+        Shares of a pixel sum to 1; for pictures, not for the forward pass.
+        """
+        query, key, padding = self.ask(x, words, word_mask)
+        scores = query @ key.transpose(-2, -1) * x.shape[-1] ** -0.5 + padding
+        return scores.softmax(dim=-1).mean(dim=1)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, P, C) -> (B, heads, P, C / heads)"""

@@ -19,6 +19,8 @@ OWN_FLAGS = [
     "--published_masks", "--published_validation", "--deterministic",
     "--allow_changed_flags", "--save_every", "--skip_nonfinite", "--skip_bad_images", "--timeout",
     "--amp", "--accumulate", "--checkpoint_activations", "--compile", "--packed", "--fuse",
+    "--tensorboard", "--wandb", "--eval_ori_size", "--latex", "--markdown", "--save_predictions", "--prediction_pngs",
+    "--report", "--report_samples", "--report_attention", "--probe",
 ]
 
 PUBLISHED_COMMANDS = [

@@ -11,16 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.conftest import ROOT, run_script
 
 
-def run(script: str, *flags: object, cwd: Path, processes: int = 0) -> subprocess.CompletedProcess:
-    """The script in its own process, or in several under torchrun, with `cwd` as working directory."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
-    command = [sys.executable, *launcher, str(ROOT / script), *map(str, flags)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+def torchrun(script: str, *flags: object, cwd: Path, processes: int) -> subprocess.CompletedProcess:
+    """The script in several processes under torchrun, with `cwd` as working directory."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
+               ROOT / script, *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True,
+                          timeout=300)
 
 
 def training_flags(toy: Path) -> list:
@@ -32,14 +35,16 @@ def training_flags(toy: Path) -> list:
 def trained(toy, tmp_path_factory) -> Path:
     """A folder in which train.py ran for one epoch."""
     folder = tmp_path_factory.mktemp("run")
-    done = run("train.py", *training_flags(toy), "--epochs", 1, "--batch-size", 8, "--model_id", "toy", cwd=folder)
+    done = run_script("train.py", *training_flags(toy), "--epochs", 1, "--batch-size", 8, "--model_id", "toy",
+                      "--tensorboard", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def evaluate(folder: Path, toy: Path, name: str, *flags: object, processes: int = 0) -> dict:
-    done = run("test.py", "--refer_data_root", toy, "--resume", "checkpoints/model_best_toy.pth", "--split", "val",
-               "--workers", 0, "--results", f"{name}.json", *flags, cwd=folder, processes=processes)
+def evaluate(folder: Path, toy: Path, name: str, *flags: object, processes: int = 1) -> dict:
+    done = run_script("test.py", "--refer_data_root", toy, "--resume", "checkpoints/model_best_toy.pth",
+                      "--split", "val", "--workers", 0, "--results", f"{name}.json", *flags, cwd=folder,
+                      processes=processes)
     assert done.returncode == 0, done.stderr
     return {"printed": done.stdout, **json.loads((folder / f"{name}.json").read_text())}
 
@@ -47,11 +52,21 @@ def evaluate(folder: Path, toy: Path, name: str, *flags: object, processes: int 
 def test_training_logs_and_saves(trained, toy):
     (entry,) = [json.loads(line) for line in (trained / "models/toy/log.jsonl").read_text().splitlines()]
     assert {"epoch", "lr", "loss", "val", "images_per_second", "peak_memory_mib"} <= entry.keys()
-    assert entry["val"].keys() == {"mIoU", "oIoU", "precision"}
+    assert entry["val"].keys() == {"mIoU", "oIoU", "boundary_IoU", "precision"}
     saved = torch.load(trained / "checkpoints/model_last_toy.pth", weights_only=True)
     assert {"model", "optimizer", "lr_scheduler", "epoch", "args", "config", "tokenizer"} <= saved.keys()
     assert type(saved["args"]) is dict and saved["epoch"] == 0
     assert (trained / "checkpoints/model_best_toy.pth").is_file()
+
+
+def test_training_leaves_a_record_of_the_run(trained):
+    (start,) = json.loads((trained / "models/toy/run.json").read_text())["starts"]
+    assert "train.py" in start["command"] and "--model_id toy" in start["command"] and start["processes"] == 1
+    (entry,) = [json.loads(line) for line in (trained / "models/toy/log.jsonl").read_text().splitlines()]
+    board = EventAccumulator(str(trained / "models/toy/tensorboard")).Reload()
+    assert [event.value for event in board.Scalars("val/mIoU")] == pytest.approx([entry["val"]["mIoU"]])
+    assert len(board.Tags()["images"]) == 4
+    assert Image.open(trained / "models/toy/curves.png").format == "PNG"
 
 
 def test_the_logs_number_is_the_final_number(trained, toy):
@@ -77,6 +92,24 @@ def test_shuffled_sentences_change_what_is_read_and_nothing_else(trained, toy):
     assert [s["sentence"] for s in true["samples"]] != [s["sentence"] for s in shuffled["samples"]]
 
 
+def test_results_break_down_and_predictions_score_the_same(trained, toy):
+    results = evaluate(trained, toy, "all", "--eval_ori_size", "--save_predictions", "masks", "--prediction_pngs",
+                       "--markdown", "--report", "report", "--report_samples", 3, "--report_attention", processes=2)
+    assert "| rmsin |" in results["printed"] and "original size" in results["printed"]
+    assert results["original_size"]["mIoU"] == results["mIoU"]   # the toy set's images have the network's size
+    for rows in results["breakdowns"].values():
+        assert sum(row["samples"] for row in rows) == 4
+    assert len(list((trained / "masks").glob("*.png"))) == 4
+    again = run_script("tools/score_predictions.py", "--predictions", "masks", "--refer_data_root", toy, "--split",
+                       "val", "--results", "scored.json", cwd=trained)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((trained / "scored.json").read_text())["samples"] == results["samples"]
+    page = (trained / "report/index.html").read_text()
+    data = json.loads(page.split('type="application/json"')[1].split(">", 1)[1].split("</script>")[0])
+    assert data["mIoU"] == results["mIoU"] and len(data["gallery"]) == 3
+    assert next(word["word"] for word in data["gallery"][0]["attention"]) == "[CLS]"
+
+
 def test_results_say_what_they_depend_on(trained, toy):
     results = evaluate(trained, toy, "provenance")
     checkpoint = trained / "checkpoints/model_best_toy.pth"
@@ -91,7 +124,7 @@ def test_deterministic_runs_are_equal_bit_for_bit(toy, tmp_path):
     logs = []
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
-        done = run("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "d",
+        done = run_script("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "d",
                    "--deterministic", "--random_box_share", 0.5, cwd=tmp_path / folder)
         assert done.returncode == 0, done.stderr
         entries = map(json.loads, (tmp_path / folder / "models/d/log.jsonl").read_text().splitlines())
@@ -101,8 +134,8 @@ def test_deterministic_runs_are_equal_bit_for_bit(toy, tmp_path):
 
 
 def test_two_processes_train_together(toy, tmp_path):
-    done = run("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 4, "--model_id", "two", cwd=tmp_path,
-               processes=2)
+    done = torchrun("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 4, "--model_id", "two",
+                    cwd=tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     assert "BatchNorm is not synchronised" in done.stdout and "2 process(es) on cpu" in done.stdout
     assert done.stdout.count("finished:") == 1   # one process speaks
@@ -112,8 +145,8 @@ def test_two_processes_train_together(toy, tmp_path):
 def test_training_goes_on_from_a_checkpoint(trained, toy, tmp_path):
     command = ["train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "on", "--resume",
                trained / "checkpoints/model_last_toy.pth"]
-    refused(run(*command, cwd=tmp_path), "epochs was 1, is 2", "--allow_changed_flags")
-    done = run(*command, "--allow_changed_flags", cwd=tmp_path)
+    refused(run_script(*command, cwd=tmp_path), "epochs was 1, is 2", "--allow_changed_flags")
+    done = run_script(*command, "--allow_changed_flags", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "going on with epoch 1, iteration 0" in done.stdout
     assert [json.loads(line)["epoch"] for line in (tmp_path / "models/on/log.jsonl").read_text().splitlines()] == [1]
@@ -155,23 +188,24 @@ def refused(done: subprocess.CompletedProcess, *parts: str) -> None:
      "--workers 4 --ddp_trained_weights --window12 --img_size 480", ["checkpoints/refcoco.pth does not exist"]),
 ])
 def test_published_commands_stop_for_want_of_files(script, flags, parts, tmp_path):
-    refused(run(script, *flags.split(), cwd=tmp_path), *parts)
+    refused(run_script(script, *flags.split(), cwd=tmp_path), *parts)
 
 
 def test_missing_weights_are_named_with_their_source(toy, tmp_path):
-    refused(run("train.py", "--refer_data_root", toy, cwd=tmp_path),
+    refused(run_script("train.py", "--refer_data_root", toy, cwd=tmp_path),
             "bert-base-uncased", "pretrained_weights/README.md")
-    refused(run("train.py", "--refer_data_root", toy, "--ck_bert", toy / "bert", "--bert_tokenizer", toy / "bert",
-                cwd=tmp_path), "swin_base_patch4_window12_384_22k.pth does not exist", "pretrained_weights/README.md")
+    refused(run_script("train.py", "--refer_data_root", toy, "--ck_bert", toy / "bert", "--bert_tokenizer",
+                       toy / "bert", cwd=tmp_path),
+            "swin_base_patch4_window12_384_22k.pth does not exist", "pretrained_weights/README.md")
 
 
 def test_mistakes_in_evaluation(trained, toy, tmp_path):
     checkpoint = trained / "checkpoints/model_best_toy.pth"
 
     def test(*flags):
-        return run("test.py", "--resume", checkpoint, "--workers", 1, *flags, cwd=tmp_path)
+        return run_script("test.py", "--resume", checkpoint, "--workers", 1, *flags, cwd=tmp_path)
 
-    refused(run("test.py", cwd=tmp_path), "--resume FILE is needed")
+    refused(run_script("test.py", cwd=tmp_path), "--resume FILE is needed")
     refused(test("--refer_data_root", tmp_path), f"{tmp_path}/rrsisd")
     refused(test("--refer_data_root", toy, "--split", "testA"), "testA", "val")
     refused(test("--refer_data_root", toy, "--model", "lavt"), "--model lavt was given", "trained with rmsin")

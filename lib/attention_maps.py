@@ -1,0 +1,50 @@
+"""Pictures of what each pixel attends to in the sentence: PWAM's shares per word (LAVT, section 3.2).
+
+Shapes: B batch, N words, h w the third stage's map, S the network's size.
+"""
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from lib.model import ReferringSegmenter
+
+STAGE = 2   # at 1/16 of the image: fine enough to see objects, coarse enough to mean something
+LEVELS = 32  # of heat: few, so that pictures stay small
+
+
+@torch.inference_mode()
+def word_maps(model: ReferringSegmenter, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+    """The share of attention that each pixel gives each word: arguments of the network -> (B, N, h, w), 0 to 1."""
+    found: list[Tensor] = []
+    fusion = model.backbone.stages[STAGE].fusion
+    hook = fusion.register_forward_pre_hook(lambda module, inputs: found.append(module.word_shares(*inputs)))
+    try:
+        model.encode(image, token_ids, token_mask)
+    finally:
+        hook.remove()
+    stride = 4 * 2 ** STAGE
+    height, width = (-(-side // stride) for side in image.shape[-2:])
+    return found[0].transpose(1, 2).unflatten(-1, (height, width))
+
+
+def heat_strip(maps: Tensor, token_ids: Tensor, token_mask: Tensor, tokenizer: Tokenizer) -> list[tuple[str, bytes]]:
+    """A small PNG for each token of one sentence, on one scale: (N, h, w), (N,), (N,) -> [(token, PNG), …].
+
+    Black is no attention; white is the most that any pixel gives any word of this sentence.
+    """
+    shown = maps[:int(token_mask.sum())].float().cpu().numpy()
+    heat = np.round((LEVELS - 1) * shown / max(float(shown.max()), 1e-9)).astype(np.uint8)
+    ramp = np.linspace(0, 1, LEVELS)[:, None]
+    colours = np.concatenate([np.minimum(1, 1.8 * ramp), np.clip(1.8 * ramp - 0.5, 0, 1), np.clip(3 * ramp - 2, 0, 1)],
+                             axis=1)
+    strip = []
+    for token_id, levels in zip(token_ids.tolist(), heat, strict=False):
+        picture = Image.fromarray(levels, mode="P")
+        picture.putpalette((255 * colours).astype(np.uint8).tobytes())
+        picture.save(png := io.BytesIO(), "PNG", optimize=True)
+        strip.append((tokenizer.id_to_token(token_id) or "?", png.getvalue()))
+    return strip
