@@ -27,6 +27,7 @@ from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
 from lib.optimizer import freeze_text, make_optimizer
 from lib.resume import Progress, choose_start, goes_on, refuse_changes, set_earlier_run_aside
+from lib.run_record import RunRecord
 from lib.segmentation import build, describe_model, model_settings
 from lib.strict_load import load_weights
 from lib.update import Updater
@@ -161,7 +162,7 @@ def validate(model: ReferringSegmenter, batches: DataLoader, device: torch.devic
     readable = log_problems(utils.progress(batches, "val"), [])
     watched = itertools.takewhile(lambda _: not utils.stop_requested(), readable)
     rows = utils.gather_rows(evaluate(model, watched, device, amp)).cpu().numpy()
-    return compute_metrics(rows[:, 1], rows[:, 2]) if len(rows) else {}
+    return compute_metrics(rows[:, 1:]) if len(rows) else {}
 
 
 def run(args: Namespace) -> None:
@@ -170,7 +171,7 @@ def run(args: Namespace) -> None:
     utils.seed_everything(args.seed, args.deterministic)
     utils.watch_signals()
     output, model_id = Path(args.output_dir), args.model_id or args.model
-    log_file = Path("models") / model_id / "log.jsonl"
+    record = RunRecord(Path("models") / model_id, args, device, args.tensorboard, args.wandb)
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     if utils.was_restarted():
         log("started again by the launcher")
@@ -209,10 +210,8 @@ def run(args: Namespace) -> None:
             f"{progress.best_oIoU:.2f}")
         if utils.world_size() == resumed["world_size"]:
             utils.restore_generators(resumed["generators"][utils.rank()], device)
-    else:
-        if resumed:
-            log(f"weights from {args.resume}; optimiser and schedule start anew, as the file has none that fit")
-        utils.set_aside(log_file)
+    elif resumed:
+        log(f"weights from {args.resume}; optimiser and schedule start anew, as the file has none that fit")
 
     def save(*kinds: str) -> None:
         """Writes the state of the run as model_KIND_ID.pth; every process takes part, the first one writes."""
@@ -226,7 +225,7 @@ def run(args: Namespace) -> None:
             for kind in kinds or ("last",):
                 save_checkpoint(output / f"model_{kind}_{model_id}.pth", checkpoint)
 
-    with utils.rare_garbage_collection():
+    with record.begin(goes_on(resumed), progress.epoch, val_batches.dataset), utils.rare_garbage_collection():
         while progress.epoch < args.epochs:
             learning_rate = schedule.get_last_lr()[0]
             figures = train_one_epoch(updater, train_batches, args, progress, save)
@@ -237,9 +236,8 @@ def run(args: Namespace) -> None:
             if not metrics:
                 raise UserError("no image of the val split could be read; tools/check_dataset.py says what is wrong")
             log(format_metrics(metrics))
-            utils.append_json_line(log_file, {
-                "epoch": progress.epoch, "lr": learning_rate, **figures, "val": metrics,
-                "peak_memory_mib": utils.peak_memory_mib(device)})
+            record.epoch({"epoch": progress.epoch, "lr": learning_rate, **figures, "val": metrics,
+                          "peak_memory_mib": utils.peak_memory_mib(device)}, model)
             is_best = metrics["oIoU"] > progress.best_oIoU
             progress.best_oIoU = max(progress.best_oIoU, metrics["oIoU"])
             progress.next_epoch()

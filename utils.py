@@ -14,7 +14,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -329,17 +329,9 @@ def progress(batches: Iterable[T], description: str) -> Iterable[T]:
     return tqdm(batches, desc=description, disable=hidden, leave=False, dynamic_ncols=True, file=sys.stdout)
 
 
-def append_json_line(path: Path, entry: dict[str, Any]) -> None:
-    """Adds one JSON object as a line of `path`, creating its folder; from the first process only."""
-    if rank() == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
-
-
 def set_aside(path: Path) -> Path | None:
     """Renames what an earlier run left at `path`, if anything, by the time of its last change; returns the new name."""
-    if rank() > 0 or not path.is_file():
+    if rank() > 0 or not path.exists():
         return None
     written = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
     return path.rename(path.with_suffix(f".{written}{path.suffix}"))
@@ -353,7 +345,8 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):   # it may never have come to be
+            temporary.unlink()
         raise UserError(f"{path} cannot be written: {error}") from error
 
 
