@@ -1,0 +1,164 @@
+"""Does a model read? Evaluates the same refs with sentences changed on purpose: what changes nothing was not read.
+
+Takes test.py's flags, and --out and --samples. The sentence is shown as it is, as another ref's, with its words in
+random order, as its category alone, without words of place, without words of looks, without any word, and with one
+word masked at a time; of these the one that costs most IoU counts, and the mean loss of each word is listed.
+"""
+import random
+import sys
+from argparse import Namespace
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+import utils
+from args import RecipeParser, get_parser, positive
+from bert import tokenize
+from data import EvalSet
+from lib.breakdown import ratio_intervals
+from lib.checkpoint import restore
+from lib.evaluation import count_pixels, predict
+from lib.expressions import category_words, without_attributes, without_positions, words_of
+from lib.model import ReferringSegmenter
+from lib.update import autocast
+from refer.refer import REFER
+from transforms import normalize
+
+ORIGINAL, WORST_WORD = "original", "its most needed word masked"
+SHOWN_WORDS, FEWEST_TIMES = 30, 3   # of the table of words
+
+
+def parser() -> RecipeParser:
+    """test.py's flags and two more."""
+    flags = get_parser()
+    flags.description = __doc__
+    probe = flags.add_argument_group("probe")
+    probe.add_argument("--out", default="probe.json", metavar="FILE",
+                       help="where the tables go, for test.py --report --probe (default: probe.json)")
+    probe.add_argument("--samples", type=positive, metavar="N",
+                       help="how many, evenly spread over the split (default: all)")
+    return flags
+
+
+def variants(sample: dict[str, Any], others_sentence: str, seed: int) -> dict[str, str]:
+    """{condition: sentence} of a sample as `EvalSet.describe` gives it; the masked words are not among them."""
+    sentence = sample["sentence"]
+    words = sentence.split()
+    random.Random(f"{seed}/{sample['ref_id']}/{sample['sent_id']}").shuffle(words)
+    return {ORIGINAL: sentence, "another ref's sentence": others_sentence, "words in random order": " ".join(words),
+            "category alone": category_words(sample["category"]),
+            "without words of place": without_positions(sentence),
+            "without words of looks": without_attributes(sentence), "no sentence": ""}
+
+
+def masked(sentence: str, mask_token: str) -> dict[str, str]:
+    """{word in lower case: the sentence with the mask token in its place}, of words that occur twice the first."""
+    pieces = sentence.split()
+    found: dict[str, str] = {}
+    for place, word in enumerate(pieces):
+        for bare in words_of(word):
+            found.setdefault(bare.lower(), " ".join([*pieces[:place], mask_token, *pieces[place + 1:]]))
+    return found
+
+
+@torch.inference_mode()
+def ious(model: ReferringSegmenter, tokenizer: Tokenizer, image: Tensor, target: Tensor, sentences: list[str],
+         args: Namespace, device: torch.device) -> dict[str, float]:
+    """{sentence: IoU in percent} of one image (3, S, S) uint8 and its mask (S, S), each different sentence once."""
+    different = list(dict.fromkeys(sentences))
+    image, target = normalize(image[None].to(device)), target[None].to(device)
+    found: list[float] = []
+    for first in range(0, len(different), args.batch_size):
+        some = different[first:first + args.batch_size]
+        token_ids, token_mask = (torch.from_numpy(tokens).to(device) for tokens in tokenize(tokenizer, some))
+        with autocast(device, args.amp):
+            logits = model(image.expand(len(some), -1, -1, -1), token_ids, token_mask)
+        counts = count_pixels(predict(logits), target.expand(len(some), -1, -1)).cpu().numpy()
+        found += (100 * counts[:, 0] / np.maximum(counts[:, 1], 1)).tolist()
+    return dict(zip(different, found, strict=True))
+
+
+def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The two tables. A row is a sample: `image_id`, `iou` {condition: percent}, `changed` {condition: bool},
+    `losses` {word: IoU that masking it costs, in points}.
+
+    -> `conditions`: mIoU, its change from the original with a 95 % interval (images drawn anew), and of how many
+    samples the sentence changed; `words`: how often each occurs and its mean loss, most needed first.
+    """
+    images, conditions = [row["image_id"] for row in rows], []
+    for name in rows[0]["iou"]:
+        iou, original = (np.array([row["iou"][key] for row in rows]) for key in (name, ORIGINAL))
+        interval, = ratio_intervals((iou - original)[None], np.ones((1, len(rows))), images)
+        conditions.append({"name": name, "mIoU": float(iou.mean()), "change": float((iou - original).mean()),
+                           "interval": None if name == ORIGINAL else interval,
+                           "changed": sum(row["changed"][name] for row in rows)})
+    losses = defaultdict(list)
+    for row in rows:
+        for word, loss in row["losses"].items():
+            losses[word].append(loss)
+    words = [{"word": word, "times": len(found), "mean_loss": float(np.mean(found))} for word, found in losses.items()
+             if len(found) >= min(FEWEST_TIMES, len(rows))]
+    return {"conditions": conditions, "words": sorted(words, key=lambda row: -row["mean_loss"])[:SHOWN_WORDS]}
+
+
+def show(tables: dict[str, Any]) -> None:
+    """Prints both tables as Markdown."""
+    print("| sentence | changed | mIoU | change | 95 % interval |\n|---|---|---|---|---|")
+    for row in tables["conditions"]:
+        interval = "[%+.1f, %+.1f]" % tuple(row["interval"]) if row["interval"] else ""
+        print(f"| {row['name']} | {row['changed']} | {row['mIoU']:.1f} | {row['change']:+.1f} | {interval} |")
+    print("\n| word | times | mean loss of IoU when masked |\n|---|---|---|")
+    for row in tables["words"]:
+        print(f"| {row['word']} | {row['times']} | {row['mean_loss']:.1f} |")
+
+
+def run(args: Namespace) -> None:
+    """Probes this process's share of the samples; the first process says and writes what all found."""
+    device = utils.init_processes(args.device, args.local_rank, args.timeout)
+    model, config, tokenizer = restore(args.resume, args)
+    model.to(device)
+    mask_token = "[MASK]" if tokenizer.token_to_id("[MASK]") is not None else "[UNK]"
+    refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
+    common = (refer, args.split, tokenizer, config.img_size)
+    dataset, others = EvalSet(*common, packed=args.packed), EvalSet(*common, shuffle_seed=args.seed)
+    chosen = np.linspace(0, len(dataset) - 1, min(args.samples or len(dataset), len(dataset))).astype(int).tolist()
+    rows = []
+    for index in utils.progress(chosen[utils.rank()::utils.world_size()], "probe"):
+        sample, described = dataset[index], dataset.describe(index)
+        asked = variants(described, others.describe(index)["sentence"], args.seed)
+        without = masked(described["sentence"], mask_token)
+        iou = ious(model, tokenizer, sample["image"], sample["target"], [*asked.values(), *without.values()], args,
+                   device)
+        original = iou[asked[ORIGINAL]]
+        losses = {word: original - iou[sentence] for word, sentence in without.items()}
+        rows.append({"index": index, "image_id": described["image_id"], "losses": losses,
+                     "iou": {**{name: iou[sentence] for name, sentence in asked.items()},
+                             WORST_WORD: original - max(losses.values(), default=0.0)},
+                     "changed": {**{name: sentence != asked[ORIGINAL] for name, sentence in asked.items()},
+                                 WORST_WORD: bool(losses)}})
+    rows = sorted((row for share in utils.gather_objects(rows) for row in share), key=lambda row: row["index"])
+    if utils.rank() == 0:
+        tables = summarize(rows)
+        show(tables)
+        utils.write_json(Path(args.out), {
+            **tables, "split": args.split, "samples": len(rows), "flags": vars(args), **utils.describe_run(device),
+            "checkpoint": {"path": str(args.resume), "sha256": utils.sha256_of(args.resume)}})
+        print(f"\nwrote {args.out}")
+    utils.end_processes()
+
+
+def main() -> None:
+    args = parser().parse_args()
+    with utils.user_errors("probe_language.py"):
+        run(args)
+
+
+if __name__ == "__main__":
+    main()
