@@ -57,7 +57,9 @@ NOTES = {
     "area": "`area` is more than a tenth off the mask's pixels, as known of RRSIS-D: nothing reads it",
     "box": "the bbox is not four numbers: training and evaluation do not read it, REFER.getRefBox refuses it",
     "categories_id": "RRSIS-D's spelling of category_id, which is understood",
-    "other category": "a ref and its annotation differ in category: training and evaluation read neither",
+    "other category": "a ref and its annotation differ in category: training reads neither, figures per category go by "
+                      "the ref's",
+    "not as published": "a category's id or name: training reads neither, but figures per category go by these names",
     "file name of refs": "refs carry their annotation's number in `file_name`, as known of RefCOCO: the name that is "
                          "used is the image entry's",
     "other file name": "a ref names another file than its image's entry does: the entry's is used",
@@ -74,6 +76,12 @@ PUBLISHED_REFS = {
     ("refcoco", "unc"): {"train": 42_404, "val": 3_811, "testA": 1_975, "testB": 1_810},
     ("refcoco+", "unc"): {"train": 42_278, "val": 3_805, "testA": 1_975, "testB": 1_798},
     ("refcocog", "umd"): {"train": 42_226, "val": 2_573, "test": 5_023},
+}
+# Names of categories, the place of each being its id, to compare with.
+PUBLISHED_CATEGORIES = {
+    "rrsisd": ("Expressway-Service-area", "Expressway-toll-station", "airplane", "airport", "baseballfield",
+               "basketballcourt", "bridge", "chimney", "dam", "golffield", "groundtrackfield", "harbor", "overpass",
+               "ship", "stadium", "storagetank", "tenniscourt", "trainstation", "vehicle", "windmill"),
 }
 RRSISD_SIZE = (800, 800)
 BORDER_PX = 1  # how far beyond its image a polygon may reach: some tools count a pixel's far edge
@@ -102,6 +110,7 @@ def check_entries(index: REFER) -> Iterator[Finding]:
     """What the annotation files say that `REFER` lets pass. No mask is decoded."""
     refs = well_formed_refs(index)
     yield from _repeated_entries(index, refs)
+    yield from _categories(index)
     yield from _sentences(refs)
     yield from _targets(index, refs)
     yield from _annotations(index)
@@ -122,6 +131,18 @@ def _repeated_entries(index: REFER, refs: list[Entry]) -> Iterator[Finding]:
                 seen[entry_id] = entry
             elif seen[entry_id] == entry:
                 yield Finding("repeated entry", False, f"{what}: {id_field} {entry_id!r}")
+
+
+def _categories(index: REFER) -> Iterator[Finding]:
+    if index.dataset not in PUBLISHED_CATEGORIES:
+        return
+    published = dict(enumerate(PUBLISHED_CATEGORIES[index.dataset]))
+    for id_ in [*published, *(id_ for id_ in index.Cats if id_ not in published)]:
+        own, name = index.Cats.get(id_), published.get(id_)
+        if own != name:
+            yield Finding("not as published", False,
+                          f"category {id_!r} is {'missing' if own is None else reprlib.repr(own)}, published "
+                          + ("are 0 to " + str(len(published) - 1) if name is None else f"is {name!r}"))
 
 
 def _sentences(refs: list[Entry]) -> Iterator[Finding]:
@@ -352,14 +373,19 @@ def summarize(index: REFER) -> dict[str, Any]:
     """Counts of what the index holds, as plain data.
 
     `refs`, `sentences` and `images` (those with refs), the same for each of `splits`; `categories` maps names to
-    refs, `published` splits to refs (None for a data set whose published counts are not known here).
-    `refs_in_file` also counts the refs that faults leave out of the index.
+    refs, `categories_by_split` every name, in the file's order, to refs of each split, and `published` splits to refs
+    (None for a data set whose published counts are not known here). `refs_in_file` also counts the refs that faults
+    leave out of the index.
     """
     refs = list(index.Refs.values())
+    splits = list(dict.fromkeys([*index.layout.splits[index.splitBy], *index.split_counts()]))  # published ones first
+    refs_of = Counter((index.Cats[ref["category_id"]], ref["split"]) for ref in refs)
     return {
         "refs_in_file": len(index.data["refs"]), **_counts(refs),
         "splits": {split: _counts([ref for ref in refs if ref["split"] == split]) for split in index.split_counts()},
         "categories": dict(Counter(index.Cats[ref["category_id"]] for ref in refs).most_common()),
+        "categories_by_split": {name: {split: refs_of[name, split] for split in splits}
+                                for name in index.Cats.values()},
         "published": PUBLISHED_REFS.get((index.dataset, index.splitBy)),
     }
 

@@ -2,18 +2,21 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from refer import REFER, check
 from refer.check import FAULTS, NOTES, Finding, check_entries, check_masks_and_images, read_index, summarize
-from tools import check_dataset
+from refer.refer import DATASETS
+from tools import check_dataset, ref_sheet
 from utils import UserError
 
 TOOL = Path(check_dataset.__file__)
@@ -201,6 +204,163 @@ def test_quirks_belong_to_a_data_set(data, damage, faults, notes):
     assert count(found, False) == +usual
 
 
+# Categories and counts, beside the published ones
+
+def name_category(data: Dataset, id_: int, name: str) -> None:
+    data.categories[id_]["name"] = name
+
+
+@pytest.mark.parametrize(("damage", "messages"), [
+    (lambda d: (name_category(d, 3, "ship"), name_category(d, 13, "airport")),
+     ["category 3 is 'ship', published is 'airport'", "category 13 is 'airport', published is 'ship'"]),
+    (lambda d: name_category(d, 19, "wind mill"), ["category 19 is 'wind mill', published is 'windmill'"]),
+    (lambda d: d.categories.pop(0), ["category 0 is missing, published is 'Expressway-Service-area'"]),
+    (lambda d: d.categories.append({"id": 20, "name": "pier"}), ["category 20 is 'pier', published are 0 to 19"]),
+    (lambda d: d.categories.reverse(), []),  # their order in the file does not matter
+])
+def test_a_category_with_another_id_or_name_is_noted(data, damage, messages):
+    damage(data)
+    found = data.findings(read_images=False)
+    assert [f.message for f in found if f.kind == "not as published"] == messages
+    assert not count(found, True)
+
+
+def test_only_rrsisds_categories_are_known(data):
+    data.become_refcoco()
+    name_category(data, 3, "person")
+    assert not count(data.findings(read_images=False), False)["not as published"]
+
+
+@pytest.mark.parametrize(("dataset", "split_by", "total"), [
+    ("rrsisd", "unc", 17_402), ("refcoco", "unc", 50_000), ("refcoco+", "unc", 49_856), ("refcocog", "umd", 49_822)])
+def test_the_published_counts_are_those_of_the_splits_and_sum_up(dataset, split_by, total):
+    published = check.PUBLISHED_REFS[dataset, split_by]
+    assert tuple(published) == DATASETS[dataset].splits[split_by] and sum(published.values()) == total
+
+
+def test_refs_are_counted_per_split_and_category(data, capsys):
+    names = [category["name"] for category in data.categories]
+    refs_of = Counter((names[ref["category_id"]], ref["split"]) for ref in data.refs)
+    table = {name: {split: refs_of[name, split] for split in ("train", "val", "test")} for name in names}
+    path = data.root / "result.json"
+    _, out, _ = run_tool(capsys, "--refer_data_root", data.root, "-j", 0, "--json", path)
+    assert json.loads(path.read_text())["summary"]["categories_by_split"] == table
+    used = {name: counts for name, counts in table.items() if sum(counts.values())}
+    lines = out[out.index("refs per category"):].splitlines()
+    rows = [["refs", "per", "category", "train", "val", "test", "all"],
+            *([name, *map(str, counts.values()), str(sum(counts.values()))] for name, counts in used.items())]
+    assert [line.split() for line in lines[:len(rows)]] == rows
+    assert len({len(line) for line in lines[:len(rows)]}) == 1  # aligned
+    assert lines[len(rows)] == "no refs: " + ", ".join(name for name in names if name not in used)
+
+
+def test_splits_of_other_names_are_counted_too(data):
+    put(first_of(data, "val"), split="extra")
+    data.save()
+    table = summarize(read_index(data.root, "rrsisd", "unc")[0])["categories_by_split"]
+    assert all(list(counts) == ["train", "val", "test", "extra"] for counts in table.values())
+    assert sum(counts["extra"] for counts in table.values()) == 1
+
+
+# The contact sheet
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[tuple[list[Image.Image], str]]:
+    """What is laid out on the sheets drawn from now on: panels and text of each ref."""
+    rows, lay_out = [], ref_sheet.sheet
+    monkeypatch.setattr(ref_sheet, "sheet", lambda added, *how: rows.extend(added) or lay_out(added, *how))
+    return rows
+
+
+def test_the_sheet_shows_refs_their_masks_and_what_is_said_of_them(toy, refer, tmp_path, capsys, drawn):
+    path = tmp_path / "made" / "sheet.png"
+    status, out, err = run_tool(capsys, "--refer_data_root", toy, "-j", 0, "--pictures", path, "--samples", 5)
+    assert (status, err) == (0, "") and out.endswith(f"5 refs with their masks: {path}\n") and len(drawn) == 5
+    with Image.open(path) as written:
+        assert written.width > 4 * 2 * 192 and 2 * 192 < written.height < 3 * 192   # four refs a row, two rows
+    assert list(path.parent.iterdir()) == [path]
+    for (image, masked), text in drawn:
+        ref_id, split, category, sentence = re.fullmatch(r"ref (\d+), (\w+), (\w+)\n(.*)", text, re.S).groups()
+        ref = refer.Refs[int(ref_id)]
+        assert (split, category) == (ref["split"], refer.Cats[ref["category_id"]])
+        assert " ".join(sentence.split()) == ref["sentences"][0]["raw"]
+        mask = np.kron(refer.getMask(ref)["mask"], np.ones((3, 3))) == 1   # 64 px drawn as 192
+        changed = (np.asarray(image) != np.asarray(masked)).any(-1)
+        assert (changed & mask).sum() > 0.95 * mask.sum() and not (changed & ~mask).any()
+
+
+def test_the_seed_chooses_the_refs(toy, tmp_path, capsys):
+    sheets = []
+    for number, seed in enumerate((1, 1, 2)):
+        path = tmp_path / f"{number}.png"
+        run_tool(capsys, "--refer_data_root", toy, "-j", 0, "--no_images", "--pictures", path, "--seed", seed)
+        sheets.append(path.read_bytes())
+    assert sheets[0] == sheets[1] != sheets[2]
+
+
+@pytest.mark.parametrize(("flags", "number"), [(["--samples", 99], 40), ([], 16), (["--split", "val"], 4)])
+def test_how_many_are_drawn(toy, tmp_path, capsys, drawn, flags, number):
+    run_tool(capsys, "--refer_data_root", toy, "-j", 0, "--no_images", "--pictures", tmp_path / "sheet.png", *flags)
+    assert len({text for _, text in drawn}) == len(drawn) == number
+    assert "--split" not in flags or all(", val, " in text for _, text in drawn)
+
+
+@pytest.mark.parametrize(("damage", "refs", "words"), [
+    (lambda d: (d.images / "00003.jpg").unlink(), 2, "is missing"),
+    (lambda d: cut(d.images / "00003.jpg", 0.6), 2, "cannot be read"),
+    (lambda d: put(d.image_entries[2], file_name="a\0.jpg"), 2, "cannot be read"),
+    (lambda d: put(d.image_entries[2], file_name="\ud800.jpg"), 2, "surrogates not allowed"),  # no folder holds it
+    (lambda d: segment(d, [SQUARE[:7]]), 1, "segmentation is malformed"),
+    (lambda d: shutil.rmtree(d.images), 40, "is missing"),
+])
+def test_what_cannot_be_read_is_shown_as_such(data, tmp_path, capsys, drawn, monkeypatch, damage, refs, words):
+    said, draw = [], ref_sheet.notice
+    monkeypatch.setattr(ref_sheet, "notice", lambda text: said.append(text) or draw(text))
+    damage(data)
+    data.save()
+    run_tool(capsys, "--refer_data_root", data.root, "-j", 0, "--pictures", tmp_path / "sheet.png", "--samples", 40)
+    assert len(drawn) == 40 and len(said) == refs and all(words in text for text in said)
+    with Image.open(tmp_path / "sheet.png") as written:
+        assert written.convert("RGB").getcolors(1 << 20)
+
+
+@pytest.mark.parametrize("pixels", [0, 1])
+def test_even_one_pixel_of_a_mask_is_drawn(pixels):
+    mask = np.zeros((4000, 3000), np.uint8)
+    mask[1234, 2345] = pixels
+    image, masked = (np.asarray(panel) for panel in ref_sheet.draw_mask(Image.new("RGB", (800, 800)), mask))
+    assert np.argwhere((image != masked).any(-1)).tolist() == [[1234 * 192 // 4000, 2345 * 192 // 3000]] * pixels
+
+
+def test_long_and_odd_sentences_fit_below_their_ref(data):
+    data.refs[5]["sentences"] = [{"sent_id": 500 + i, "raw": raw, "tokens": []}
+                                 for i, raw in enumerate(["", "a\n\ud800 b", "word " * 99, "x" * 999])]
+    data.save()
+    lines = ref_sheet.caption(index := REFER(data.root, "rrsisd"), index.Refs[5]).split("\n")
+    assert lines[1:3] == ["(empty sentence)", "a \\ud800 b"] and lines[-1] == "…"
+    assert len(lines) == ref_sheet.CAPTION_LINES and max(map(len, lines)) <= ref_sheet.CAPTION_CHARACTERS
+    ref_sheet.draw_refs(index, [index.Refs[5]])
+
+
+def test_a_sheet_is_written_whole_or_not_at_all(toy, tmp_path, capsys, monkeypatch):
+    def full_disk(image: Image.Image, path: Path, *how: object) -> None:
+        path.write_bytes(b"half a sh")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "sheet.png").write_bytes(b"the old one")
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    status, _, err = run_tool(capsys, "--refer_data_root", toy, "-j", 0, "--pictures", tmp_path / "sheet.png")
+    assert status == 2 and "sheet.png cannot be written: [Errno 28] No space left" in err and err.count("\n") == 1
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the old one"]
+
+
+def test_no_sheet_without_a_sound_ref(data, tmp_path, capsys):
+    data.refs = [None]
+    data.save()
+    status, out, _ = run_tool(capsys, "--refer_data_root", data.root, "-j", 0, "--pictures", tmp_path / "sheet.png")
+    assert status == 1 and "no ref is sound enough to be drawn\n" in out and not (tmp_path / "sheet.png").exists()
+
+
 # All in one pass
 
 def damage_much(data: Dataset) -> Counter:
@@ -299,7 +459,7 @@ def test_a_sound_data_set(toy, capsys):
     assert "rrsisd (unc): 40 refs, 40 sentences, 20 images\n" in out
     assert "    train: 32 refs, 32 sentences, 16 images; published: 12,181\n" in out
     assert "note: not 800×800, 20 (a known quirk of RRSIS-D" in out and "    … and 15 more\n" in out
-    assert "published: 17,402 refs in all; this is a part" in out and "refs per category: " in out
+    assert "published: 17,402 refs in all; this is a part" in out and "no refs: Expressway-Service-area, " in out
 
 
 def test_the_published_counts_are_recognised(toy, capsys, monkeypatch):
@@ -351,6 +511,11 @@ def test_without_images(data, capsys):
     (lambda d: None, ["--examples", "-1"], "--examples -1: give a number of at least 0"),
     (lambda d: None, ["-j", "-1"], "--workers -1: give a number of at least 0"),
     (lambda d: None, ["--json", "/proc/none/r.json"], "/proc/none/r.json cannot be written"),
+    (lambda d: None, ["--pictures", "/proc/none/s.png"], "/proc/none/s.png cannot be written"),
+    (lambda d: None, ["--pictures", TOOL / "s.png"], "check_dataset.py/s.png cannot be written"),  # below a file
+    (lambda d: None, ["--pictures", "/"], "/ cannot be written"),
+    (lambda d: None, ["--samples", 0], "--samples 0: give a number of at least 1"),
+    (lambda d: None, ["--pictures", "/proc/none/s.png", "--split", "vol"], "The split 'vol' of rrsisd"),
     (lambda d: cut(d.root / "rrsisd/refs(unc).p", 0.5), [], "is not a complete pickle"),
     (lambda d: cut(d.root / "rrsisd/instances.json", 0.5), [], "is not valid JSON"),
     (lambda d: (d.root / "rrsisd/refs(unc).p").write_bytes(pickle.dumps({})), [], "must hold a list of ref entries"),

@@ -83,6 +83,17 @@ def test_same_seed_same_bytes(tmp_path, run_tool):
         "bert/config.json", "bert/vocab.txt", "bert/tokenizer_config.json"}
 
 
+def test_a_preview_is_a_sheet_of_refs(tmp_path, run_tool):
+    flags = ("--images", 10, "--size", 64)
+    status, out, err = run_tool("--out", tmp_path / "set", *flags, "--preview", tmp_path / "look/first.png")
+    assert (status, err) == (0, "") and f"16 of its refs with their masks: {tmp_path}/look/first.png\n" in out
+    with Image.open(tmp_path / "look/first.png") as sheet:
+        assert sheet.width > 4 * 2 * 192 and 4 * 192 < sheet.height < 6 * 192   # four a row, four rows, and text
+    run_tool("--out", tmp_path / "again", *flags, "--preview", tmp_path / "look/second.png")
+    first, second = contents(tmp_path / "look").values()
+    assert first == second and contents(tmp_path / "again") == contents(tmp_path / "set")
+
+
 def test_annotations_are_frozen(toy_set):
     """A change here changes everybody's toy set: make it on purpose, and say so."""
     content = json.dumps(read(toy_set), sort_keys=True).encode()
@@ -334,6 +345,20 @@ def test_anything_but_a_toy_set_is_left_alone(tmp_path, run_tool):
     assert contents(tmp_path) == {"precious.txt": b"mine"}
     assert run_tool("--out", tmp_path / "precious.txt")[0] == 2
     assert run_tool("--out", tmp_path / "precious.txt/below")[0] == 2
+
+
+def test_a_preview_lies_outside_the_set(tmp_path, run_tool):
+    """A set with anything else in it could not be replaced."""
+    status, _, err = run_tool("--out", tmp_path / "set", "--images", 10, "--preview", tmp_path / "set/look.png")
+    assert status == 2 and re.fullmatch(r"make_toy_rrsisd\.py: --preview .*set/look\.png lies in --out .*\n", err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_preview_that_cannot_be_written_is_one_line(tmp_path, run_tool):
+    flags = ("--out", tmp_path / "set", "--images", 10, "--size", 64)
+    status, out, err = run_tool(*flags, "--preview", "/proc/none/p.png")
+    assert status == 2 and re.fullmatch(r"make_toy_rrsisd\.py: /proc/none/p\.png cannot be written.*\n", err)
+    assert "Wrote 10 images" in out and len(contents(tmp_path / "set")) == 10 + len(toy.FILES)
 
 
 def test_a_toy_set_with_something_added_is_left_alone(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from refer.check import FAULTS, NOTES, Finding, check_entries, check_masks_and_images, read_index, summarize
+from refer.refer import REFER
 from utils import UserError, user_errors, write_json
 
 
@@ -27,6 +28,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--examples", default=5, type=int, metavar="N", help="shown of each kind (default: 5)")
     parser.add_argument("-j", "--workers", default=min(8, os.cpu_count() or 1), type=int, metavar="N",
                         help="processes that decode masks and images (default: one a core, at most 8; 0: this one)")
+    pictures = parser.add_argument_group("contact sheet")
+    pictures.add_argument("--pictures", metavar="FILE", help="also draw some refs, with their masks, as this PNG")
+    pictures.add_argument("--samples", default=16, type=int, metavar="N", help="how many refs (default: 16)")
+    pictures.add_argument("--seed", default=0, type=int, help="another one draws other refs (default: 0)")
+    pictures.add_argument("--split", default="", help="draw refs of this split (default: of all)")
     return parser
 
 
@@ -60,7 +66,7 @@ def show(result: dict[str, Any]) -> None:
     for split in dict.fromkeys([*published, *summary["splits"]]):
         counts = summary["splits"].get(split, {"refs": 0, "sentences": 0, "images": 0})
         print(f"    {split}: {describe(counts)}" + (f"; published: {published.get(split, 0):,}" if published else ""))
-    print("refs per category: " + ", ".join(f"{name} {count:,}" for name, count in summary["categories"].items()))
+    show_categories(summary["categories_by_split"])
     if published:
         as_published = published == {split: counts["refs"] for split, counts in summary["splits"].items()}
         print(f"published: {sum(published.values()):,} refs in all; this is "
@@ -69,24 +75,50 @@ def show(result: dict[str, Any]) -> None:
     print(f"{faults:,} faults, {notes:,} notes" + ("" if result["images_checked"] else "; images were not looked at"))
 
 
+def show_categories(refs_of: dict[str, dict[str, int]]) -> None:
+    """Prints {category: {split: refs}} as a table, without the categories that no ref is of; these below it."""
+    used = {name: counts for name, counts in refs_of.items() if any(counts.values())}
+    if used:
+        title, splits = "refs per category", list(next(iter(used.values())))
+        width = max(len(title), *(4 + len(name) for name in used))
+        print(f"{title:{width}}" + "".join(f"{column:>8}" for column in (*splits, "all")))
+        for name, counts in used.items():
+            print(f"    {name:{width - 4}}" + "".join(f"{n:8,}" for n in (*counts.values(), sum(counts.values()))))
+    if len(used) < len(refs_of):
+        print("no refs: " + ", ".join(name for name in refs_of if name not in used))
+
+
 def describe(counts: dict[str, int]) -> str:
     return f"{counts['refs']:,} refs, {counts['sentences']:,} sentences, {counts['images']:,} images"
 
 
 def run(args: argparse.Namespace) -> int:
     """Checks, prints, and returns the exit status. Raises UserError for what cannot be read at all."""
-    for flag in ("examples", "workers"):
-        if getattr(args, flag) < 0:
-            raise UserError(f"--{flag} {getattr(args, flag)}: give a number of at least 0")
+    for flag, least in (("examples", 0), ("workers", 0), ("samples", 1)):
+        if getattr(args, flag) < least:
+            raise UserError(f"--{flag} {getattr(args, flag)}: give a number of at least {least}")
     index, refused = read_index(args.refer_data_root, args.dataset, args.splitBy)
+    drawn = draw_pictures(index, args) if args.pictures else ""  # first: a FILE that cannot be written costs no minutes
     findings = chain(refused, check_entries(index), check_masks_and_images(index, not args.no_images, args.workers))
     result = {"dataset": args.dataset, "splitBy": args.splitBy, "refer_data_root": str(args.refer_data_root),
               "images_checked": not args.no_images, **collect(findings, args.examples), "summary": summarize(index)}
     sys.stdout.reconfigure(errors="backslashreplace")  # names come from files
     show(result)
+    if drawn:
+        print(drawn)
     if args.json:
         write_json(Path(args.json), result)
     return 1 if result["faults"] else 0
+
+
+def draw_pictures(index: REFER, args: argparse.Namespace) -> str:
+    """Writes the contact sheet and returns what to say of it. Raises UserError if it cannot be written."""
+    from tools.ref_sheet import choose, draw_refs, save_sheet  # here: takes seconds, for what the check does without
+    refs = choose(index, args.samples, args.seed, args.split)
+    if not refs:
+        return "no ref is sound enough to be drawn"
+    save_sheet(draw_refs(index, refs), Path(args.pictures))
+    return f"{len(refs)} refs with their masks: {Path(args.pictures).resolve()}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.toy import make_toy_rrsisd
+from refer.refer import REFER
+from tools.ref_sheet import choose, draw_refs, save_sheet
 from utils import UserError, user_errors
+
+PREVIEWED_REFS = 16  # of at least 20
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -17,18 +21,27 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, default=1000, help="number of images, at least 10")
     parser.add_argument("--size", type=int, default=128, help="side of the images in pixels, at least 64")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
+    parser.add_argument("--preview", default="", metavar="FILE",
+                        help="also draw some of its refs, with their masks, as this PNG")
     return parser
 
 
 def main() -> None:
     args = get_parser().parse_args()
     with user_errors("make_toy_rrsisd.py"):
+        if args.preview and Path(args.preview).resolve().is_relative_to(Path(args.out).resolve()):
+            raise UserError(f"--preview {args.preview} lies in --out {args.out}, where nothing but the toy set may be: "
+                            "give another folder")
         try:
             make_toy_rrsisd(args.out, args.images, args.size, args.seed)
         except OSError as error:
             raise UserError(f"The toy set cannot be written: {error}.") from error
-    print(f"Wrote {args.images} images of {args.size}×{args.size} px with {2 * args.images} sentences "
-          f"to {args.out}")
+        print(f"Wrote {args.images} images of {args.size}×{args.size} px with {2 * args.images} sentences "
+              f"to {args.out}")
+        if args.preview:
+            index = REFER(args.out, "rrsisd")
+            save_sheet(draw_refs(index, choose(index, PREVIEWED_REFS, args.seed)), Path(args.preview))
+            print(f"{PREVIEWED_REFS} of its refs with their masks: {Path(args.preview).resolve()}")
 
 
 if __name__ == "__main__":
