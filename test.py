@@ -39,6 +39,25 @@ def describe(dataset: EvalSet, rows: list[list[int]]) -> list[dict[str, Any]]:
     return samples
 
 
+def refuse_paths(args: Namespace) -> None:
+    """Raises `UserError` for what cannot be read or written in the end: before the evaluation, which would be lost."""
+    if args.probe:
+        read_probe(args.probe)
+    for folder in (Path(args.results).parent if args.results else None, args.report, args.save_predictions):
+        if folder and utils.rank() == 0:
+            utils.make_folder(Path(folder))
+
+
+def read_probe(path: str) -> dict[str, Any]:
+    """What tools/probe_language.py wrote. Raises `UserError` for anything else."""
+    try:
+        probe = json.loads(Path(path).read_text(encoding="utf-8"))
+        return {name: probe[name] for name in ("conditions", "words")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--probe {path} cannot be read ({type(error).__name__}: {error}): give a file that "
+                        "tools/probe_language.py wrote") from error
+
+
 def report(args: Namespace, model: ReferringSegmenter, dataset: EvalSet, results: dict[str, Any],
            predictions: list[Prediction], indices: list[int]) -> None:
     """Writes `--report`'s page; `predictions` and `indices` into the data set belong to the results' samples."""
@@ -61,11 +80,7 @@ def report(args: Namespace, model: ReferringSegmenter, dataset: EvalSet, results
     gallery = make_gallery(results["samples"], predictions, load, args.report_samples,
                            attention if args.report_attention else None)
     if args.probe:
-        try:
-            results = {**results, "probe": json.loads(Path(args.probe).read_text())}
-        except (OSError, ValueError) as error:
-            raise UserError(f"--probe {args.probe} cannot be read ({error}): "
-                            "give a file that tools/probe_language.py wrote") from error
+        results = {**results, "probe": read_probe(args.probe)}
     write_report(Path(args.report) / "index.html", results, gallery)
     log(f"wrote {Path(args.report) / 'index.html'}")
 
@@ -73,6 +88,7 @@ def report(args: Namespace, model: ReferringSegmenter, dataset: EvalSet, results
 def run(args: Namespace) -> None:
     """The whole evaluation; `main` says its user errors."""
     device = utils.init_processes(args.device, args.local_rank, args.timeout)
+    refuse_paths(args)
     model, config, tokenizer = restore(args.resume, args)
     model.to(device)
     if args.fuse:

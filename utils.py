@@ -350,6 +350,16 @@ def write_json(path: Path, content: Any) -> None:
         raise UserError(f"{path} cannot be written: {error}") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Makes `folder` if need be. Raises `UserError` if nothing can be written there: before work that would be lost."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("no permission")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error}") from error
+
+
 def sha256_of(path: str | Path) -> str:
     """The file's SHA-256 in hexadecimal."""
     with open(path, "rb") as file:

@@ -19,7 +19,7 @@ evaluate() {
 echo "3/4 Evaluating on val and test; the control gives each object another one's sentence"
 for split in val test; do
     echo "-- $split"
-    evaluate --split "$split" --results "$OUT/$split.json"
+    evaluate --split "$split" --results "$OUT/$split.json" --report "$OUT/report_$split"
     echo "-- $split, control"
     evaluate --split "$split" --shuffle_sentences --results "$OUT/${split}_shuffled.json"
 done

@@ -209,7 +209,10 @@ def test_mistakes_in_evaluation(trained, toy, tmp_path):
     refused(test("--refer_data_root", tmp_path), f"{tmp_path}/rrsisd")
     refused(test("--refer_data_root", toy, "--split", "testA"), "testA", "val")
     refused(test("--refer_data_root", toy, "--model", "lavt"), "--model lavt was given", "trained with rmsin")
-    refused(test("--refer_data_root", toy, "--results", "/proc/none/r.json"), "/proc/none/r.json cannot be written")
+    (tmp_path / "file").write_text("[3]")
+    for flag, path in [("--results", "/proc/none/r.json"), ("--report", "file"), ("--save_predictions", "file/x")]:
+        refused(test("--refer_data_root", toy, flag, path), "cannot be written")
+    refused(test("--refer_data_root", toy, "--report", "r", "--probe", "file"), "--probe file cannot be read")
 
     broken = tmp_path / "broken"
     shutil.copytree(toy, broken)
