@@ -57,3 +57,13 @@ def test_the_gate_is_bounded_and_has_no_bias():
     gate = Gate(8)
     assert (gate(1e3 * torch.randn(4, 8)).abs() <= 1).all()
     assert torch.equal(gate(torch.zeros(1, 8)), torch.zeros(1, 8))
+
+
+def test_the_shares_shown_are_those_that_the_forward_pass_uses(inputs):
+    x, words, mask = inputs
+    fusion = PixelWordAttention(8, 12).double().eval()
+    shares = fusion.word_shares(x, words, mask)
+    language = instance_norm(fusion.language_project(shares @ fusion.value(words)))
+    gelu = torch.nn.functional.gelu
+    expected = gelu(fusion.joint_project(gelu(fusion.visual_project(x)) * language))
+    torch.testing.assert_close(fusion(x, words, mask), expected)
