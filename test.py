@@ -1,5 +1,4 @@
 """Evaluates a checkpoint on one split: the published metrics; on request results as JSON, predictions, a report."""
-import json
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ from args import get_parser
 from data import EvalSet, eval_loader, log_problems
 from data.dataset import load_image_and_mask
 from lib.checkpoint import restore
-from lib.evaluation import COUNTS, compute_metrics, evaluate, format_metrics
+from lib.evaluation import compute_metrics, evaluate, format_metrics
 from lib.fuse import fuse, keep_weights_in
 from lib.model import ReferringSegmenter
 from lib.predictions import Prediction, Recorder, write_predictions
+from lib.report import read_probe, write_report
 from lib.update import autocast
 from refer.refer import REFER
 from transforms import normalize
@@ -28,42 +28,11 @@ def in_order(rows: Tensor) -> np.ndarray:
     return rows[rows[:, 0].argsort()].cpu().numpy()
 
 
-def describe(dataset: EvalSet, rows: list[list[int]]) -> list[dict[str, Any]]:
-    """The samples as `lib.breakdown` takes them, from the rows that `evaluate` gives."""
-    from lib.breakdown import describe_sample  # scipy takes a while to load, and few runs need it
-
-    samples = []
-    for index, *counts in rows:
-        sample = {**dataset.describe(index), **dict(zip(COUNTS, counts, strict=True))}
-        samples.append({**sample, **describe_sample(sample["sentence"], sample["object_px"], dataset.size_px ** 2)})
-    return samples
-
-
-def refuse_paths(args: Namespace) -> None:
-    """Raises `UserError` for what cannot be read or written in the end: before the evaluation, which would be lost."""
-    if args.probe:
-        read_probe(args.probe)
-    for folder in (Path(args.results).parent if args.results else None, args.report, args.save_predictions):
-        if folder and utils.rank() == 0:
-            utils.make_folder(Path(folder))
-
-
-def read_probe(path: str) -> dict[str, Any]:
-    """What tools/probe_language.py wrote. Raises `UserError` for anything else."""
-    try:
-        probe = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {name: probe[name] for name in ("conditions", "words")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--probe {path} cannot be read ({type(error).__name__}: {error}): give a file that "
-                        "tools/probe_language.py wrote") from error
-
-
 def report(args: Namespace, model: ReferringSegmenter, dataset: EvalSet, results: dict[str, Any],
            predictions: list[Prediction], indices: list[int]) -> None:
     """Writes `--report`'s page; `predictions` and `indices` into the data set belong to the results' samples."""
     from lib.attention_maps import heat_strip, word_maps
     from lib.gallery import make_gallery
-    from lib.report import write_report
 
     device = next(model.parameters()).device
 
@@ -79,8 +48,6 @@ def report(args: Namespace, model: ReferringSegmenter, dataset: EvalSet, results
 
     gallery = make_gallery(results["samples"], predictions, load, args.report_samples,
                            attention if args.report_attention else None)
-    if args.probe:
-        results = {**results, "probe": read_probe(args.probe)}
     write_report(Path(args.report) / "index.html", results, gallery)
     log(f"wrote {Path(args.report) / 'index.html'}")
 
@@ -88,7 +55,10 @@ def report(args: Namespace, model: ReferringSegmenter, dataset: EvalSet, results
 def run(args: Namespace) -> None:
     """The whole evaluation; `main` says its user errors."""
     device = utils.init_processes(args.device, args.local_rank, args.timeout)
-    refuse_paths(args)
+    for folder in (Path(args.results).parent if args.results else None, args.report, args.save_predictions):
+        if folder and utils.rank() == 0:   # before the evaluation, which would be lost
+            utils.make_folder(Path(folder))
+    probe = read_probe(args.probe) if args.probe else None
     model, config, tokenizer = restore(args.resume, args)
     model.to(device)
     if args.fuse:
@@ -123,8 +93,10 @@ def run(args: Namespace) -> None:
                       if getattr(args, style)))
 
     if (args.results or args.report or args.save_predictions) and utils.rank() == 0:
-        from lib.breakdown import summarize
-        samples, indices = describe(dataset, rows.tolist()), rows[:, 0].tolist()
+        from lib.breakdown import make_sample, summarize  # scipy takes a while to load, and few runs need it
+        indices = rows[:, 0].tolist()
+        samples = [make_sample(dataset.describe(index), counts, dataset.size_px ** 2)
+                   for index, *counts in rows.tolist()]
         found = {index: prediction for _, share in shares for index, prediction in share.items()}
         predictions = [found[index] for index in indices] if found else []
         results = {
@@ -141,7 +113,7 @@ def run(args: Namespace) -> None:
             write_predictions(Path(args.save_predictions), samples, predictions, args.prediction_pngs)
             log(f"wrote {Path(args.save_predictions) / 'predictions.json'}")
         if args.report:
-            report(args, model, dataset, results, predictions, indices)
+            report(args, model, dataset, {**results, "probe": probe}, predictions, indices)
     utils.end_processes()
 
 

@@ -27,6 +27,12 @@ def describe_sample(sentence: str, object_px: int, image_px: int) -> dict[str, s
     return {"kind": kind_of(sentence), "object_size": size, "words": length}
 
 
+def make_sample(identity: Sample, counts: Sequence[int], image_px: int) -> Sample:
+    """A sample from its ids, `category` and `sentence`, its `COUNTS`, and the pixels of the image they are of."""
+    named = dict(zip(COUNTS, counts, strict=True))
+    return {**identity, **named, **describe_sample(identity["sentence"], named["object_px"], image_px)}
+
+
 def counts_of(samples: Sequence[Sample]) -> np.ndarray:
     """The samples' pixel counts, (samples, 5) int64, for `compute_metrics`."""
     return np.array([[sample[name] for name in COUNTS] for sample in samples], dtype=np.int64).reshape(-1, len(COUNTS))

@@ -19,8 +19,8 @@ from PIL import Image
 
 from args import DATASETS, positive
 from data import identify
-from lib.breakdown import describe_sample, format_table, summarize
-from lib.evaluation import COUNTS, count_pixels, format_metrics
+from lib.breakdown import format_table, make_sample, summarize
+from lib.evaluation import count_pixels, format_metrics
 from refer.masks import decode_segmentation
 from refer.refer import REFER
 from transforms import resize_mask
@@ -120,9 +120,7 @@ def score(refer: REFER, split: str, masks: Masks, size_px: int | None) -> tuple[
             predicted = read() if read else np.zeros_like(truth, dtype=bool)
             height, width = (size_px, size_px) if size_px else predicted.shape
             pair = [resize_mask(mask.astype(np.uint8), height, width)[None] for mask in (predicted, truth)]
-            counts = dict(zip(COUNTS, count_pixels(*pair)[0].tolist(), strict=True))
-            samples.append({**identify(refer, ref, number), **counts,
-                            **describe_sample(sentence["raw"], counts["object_px"], height * width)})
+            samples.append(make_sample(identify(refer, ref, number), count_pixels(*pair)[0].tolist(), height * width))
     if missing == len(samples):
         raise UserError(f"the predictions hold none of the {len(samples)} samples of the split {split}")
     return samples, missing
