@@ -89,7 +89,7 @@ def run(args: Namespace) -> None:
         log(f"{left_out} of {len(dataset)} samples were left out for their bad images: others' figures have them")
     if args.latex or args.markdown:
         from lib.breakdown import format_table
-        log("\n".join(format_table([(args.model, metrics)], style) for style in ("latex", "markdown")
+        log("\n".join(format_table([(config.model, metrics)], style) for style in ("latex", "markdown")
                       if getattr(args, style)))
 
     if (args.results or args.report or args.save_predictions) and utils.rank() == 0:
