@@ -70,7 +70,9 @@ class CrossScaleAttention(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         batch, _, side, _ = z.shape
         z0 = self.bn_in(z)
-        scales = [z0, self.down2(z0), self.down3(z0)]
+        with torch.autocast("cpu", enabled=False):   # in bfloat16 PyTorch's gradient of so small maps is wrong on CPUs
+            wide = z0.to(self.down3[0].weight.dtype)
+            scales = [z0, self.down2(wide), self.down3(wide)]
         tokens = torch.cat([scale.flatten(2) for scale in scales], dim=2).transpose(1, 2)   # (B, A, E)
 
         qkv = self.qkv_bn(self.qkv(tokens).flatten(0, 1))                                   # over all B·A rows

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lib.optimizer import freeze_text, make_optimizer
-from lib.update import Updater
+from lib.update import Updater, autocast
 from tests.conftest import make_inputs
 
 
@@ -84,3 +84,20 @@ def test_computing_blocks_again_gives_the_same_gradients(nano):
         model(inputs[0].double(), *inputs[1:]).square().mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
+def test_bfloat16_gives_no_gradient_where_only_padding_was_seen(nano):
+    """At 64 px CIM's 5 × 5 convolution sees a map of 2 × 2 through its taps 2 and 3 alone."""
+    network = nano("rmsin", img_size=64).train()
+    for seed in range(5):
+        image, token_ids, token_mask = make_inputs(4, 64)
+        torch.manual_seed(seed)
+        network.zero_grad()
+        with autocast(torch.device("cpu"), "bf16"):
+            logits = network(image + torch.randn_like(image), token_ids, token_mask)
+        logits.float().square().mean().backward()
+        for attention in (network.cross_scale.block.attention1, network.cross_scale.block.attention2):
+            gradient = attention.down3[0].weight.grad.clone()
+            assert gradient[:, :, 2:4, 2:4].any()
+            gradient[:, :, 2:4, 2:4] = 0
+            assert not gradient.any()
