@@ -15,5 +15,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
     if bias is not None:
+        bias = bias.to(scores.dtype)
         scores = scores + bias if torch.is_grad_enabled() else scores.add_(bias)
-    return scores.softmax(dim=-1).to(value.dtype) @ value
+    with torch.autocast("cpu", enabled=False):   # float32 inside in any case; autocast would store it too
+        shares = scores.softmax(dim=-1)
+    return shares.to(value.dtype) @ value

@@ -8,10 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def plain_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """LAVT's 3 × 3 convolution, padding 1, no bias."""
-    return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+from lib.winograd import Conv3x3
 
 
 class Level(nn.Module):
@@ -19,7 +16,7 @@ class Level(nn.Module):
 
     def __init__(self, coarse_width: int, fine_width: int, hidden: int, second_conv: Callable[[int, int], nn.Module]):
         super().__init__()
-        self.conv1 = plain_conv(coarse_width + fine_width, hidden)
+        self.conv1 = Conv3x3(coarse_width + fine_width, hidden)
         self.bn1 = nn.BatchNorm2d(hidden)
         self.conv2 = second_conv(hidden, hidden)
         self.bn2 = nn.BatchNorm2d(hidden)
@@ -36,7 +33,7 @@ class Decoder(nn.Module):
     `second_conv(in, out)` makes the second convolution of each level: plain in LAVT, rotated (ARC) in RMSIN.
     """
 
-    def __init__(self, widths: list[int], second_conv: Callable[[int, int], nn.Module] = plain_conv, classes: int = 2):
+    def __init__(self, widths: list[int], second_conv: Callable[[int, int], nn.Module] = Conv3x3, classes: int = 2):
         super().__init__()
         hidden = widths[-1] // 2
         coarse_widths = [widths[-1]] + [hidden] * (len(widths) - 2)

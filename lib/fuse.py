@@ -7,6 +7,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from lib.decoder import Level
 from lib.rotated_conv import AdaptiveRotatedConv
 from lib.update import AMP_DTYPES
+from lib.winograd import Conv3x3
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -32,7 +33,7 @@ def keep_weights_in(model: nn.Module, amp: str) -> nn.Module:
     dtype = AMP_DTYPES[amp]
     if dtype:
         for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, Conv3x3):   # keeps its own
                 module.to(dtype)
     return model
 

@@ -8,7 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lib.kept import Kept
+from lib.winograd import add_bias, compute_dtype, convolve, tiles, transforms
+
 MAX_ANGLE_RAD = math.radians(40)
+FEW_TILES = 40   # of a map: transforming a kernel that serves just one sample costs more than it saves (lib.winograd)
 
 # Rows (new tap, old tap, then the factors of 1, cos θ, sin θ, cos θ·sin θ) of the 9 × 9 matrix that rotates a
 # 3 × 3 kernel, by bilinear interpolation between the taps of its ring; taps are numbered row by row.
@@ -78,6 +82,7 @@ class AdaptiveRotatedConv(nn.Module):
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
         self.register_buffer("bias", None, persistent=False)   # (O,)
         self.router = Router(in_channels, kernels)
+        self.kept_taps = Kept()
         basis = torch.stack([rotation_basis(ROTATE_POSITIVE), rotation_basis(ROTATE_NEGATIVE)])
         self.register_buffer("rotation_basis", basis, persistent=False)   # (2, 4, 9, 9)
 
@@ -89,20 +94,34 @@ class AdaptiveRotatedConv(nn.Module):
         return torch.where((angle_rad >= 0)[..., None, None], both[0], both[1])
 
     def rotated_weight(self, scale: Tensor, angle_rad: Tensor) -> Tensor:
-        """Each sample's own kernel, Σ over K of scale · rotated weight: (B, K), (B, K) -> (B, O, I, 3, 3).
+        """Each sample's own kernel, Σ over K of scale · rotated weight: (B, K), (B, K) -> (B, O, I, 3, 3)."""
+        weight = self.combine(torch.eye(9, device=scale.device), scale, angle_rad)   # (9, B, I, O)
+        return weight.permute(1, 3, 2, 0).unflatten(-1, (3, 3))
+
+    def combine(self, rows: Tensor, scale: Tensor, angle_rad: Tensor) -> Tensor:
+        """`rows` (P, 9), each a linear function of a kernel's taps, of each sample's own kernel: -> (P, B, I, O).
 
         In the weight's precision also under autocast: the kernel is small, and an angle's error turns all of it.
         """
         with torch.autocast(self.weight.device.type, enabled=False):
             scale, angle_rad = scale.to(self.weight.dtype), angle_rad.to(self.weight.dtype)
-            rotation = scale[..., None, None] * self.rotation(angle_rad)                     # (B, K, 9, 9)
-            weight = torch.einsum("bkij,koj->boi", rotation, self.weight.flatten(3).flatten(1, 2))
-            return weight.unflatten(1, self.weight.shape[1:3]).unflatten(-1, (3, 3))
+            rotation = scale[..., None, None] * self.rotation(angle_rad)             # (B, K, 9, 9)
+            rows = (rows.to(self.weight.dtype) @ rotation).permute(2, 0, 1, 3).flatten(2).flatten(0, 1)
+            combined = rows @ self.kept_taps.get(self.weight, (), self.taps)         # (I, P · B, O)
+            return combined.unflatten(1, (-1, len(scale))).permute(1, 2, 0, 3)
+
+    def taps(self) -> Tensor:
+        """The weight as (I, K · 9, O)."""
+        return self.weight.permute(2, 0, 3, 4, 1).flatten(1, 3)
 
     def forward(self, x: Tensor) -> Tensor:
+        scale, angle_rad = self.router(x)
         batch, _, height, width = x.shape
-        weight = self.rotated_weight(*self.router(x))
+        if x.device.type == "cpu" and tiles(height, width) > FEW_TILES:
+            weight = self.combine(transforms(self.weight.dtype)[1], scale, angle_rad)
+            return add_bias(convolve(x, weight.to(compute_dtype(x, weight))), self.bias)
         # One convolution for the whole batch: the samples are groups.
+        weight = self.rotated_weight(scale, angle_rad)
         bias = None if self.bias is None else self.bias.repeat(batch)
         x = F.conv2d(x.reshape(1, -1, height, width), weight.flatten(0, 1), bias, padding=1, groups=batch)
         return x.view(batch, -1, height, width)

@@ -11,9 +11,10 @@ from transformers import BertConfig
 from bert import TextEncoder, load_text_config, load_tokenizer, tokenizer_from_text
 from lib.backbone import Backbone
 from lib.cross_scale import CrossScale
-from lib.decoder import Decoder, plain_conv
+from lib.decoder import Decoder
 from lib.model import ReferringSegmenter
 from lib.rotated_conv import AdaptiveRotatedConv
+from lib.winograd import Conv3x3
 from utils import UserError
 
 MODELS = ("rmsin", "lavt", "lavt_one")
@@ -102,7 +103,7 @@ def build(config: ModelConfig) -> ReferringSegmenter:
     backbone = Backbone(widths, list(variant.depths), list(variant.heads), config.window, text_encoder.width,
                         list(config.fusion_heads), config.fusion_drop, is_rmsin, variant.drop_path)
     cross_scale = CrossScale(widths, config.img_size // STRIDE) if is_rmsin else None
-    decoder = Decoder(widths, AdaptiveRotatedConv if is_rmsin else plain_conv)
+    decoder = Decoder(widths, AdaptiveRotatedConv if is_rmsin else Conv3x3)
     return ReferringSegmenter(text_encoder, backbone, decoder, cross_scale, config.img_size if is_rmsin else None)
 
 

@@ -11,6 +11,7 @@ from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
 
 from lib.attention import attend
+from lib.kept import Kept
 
 MASKED = -100.0  # added to the attention score of two tokens that the cyclic shift brought together
 
@@ -93,7 +94,7 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
-        self.kept_bias: tuple[tuple, Tensor] | None = None
+        self.kept_bias = Kept()
 
     def position_bias(self) -> Tensor:
         """(h, w², w²)"""
@@ -102,21 +103,12 @@ class WindowAttention(nn.Module):
         return bias.view(area, area, self.heads).permute(2, 0, 1)
 
     def bias(self, height: int, width: int) -> Tensor:
-        """What is added to the scores of a padded map: (1, h, w², w²), or (1, n·h, w², w²) where windows differ.
-
-        Without gradients it is made once for each size and kept until the table changes.
-        """
-        table = self.relative_position_bias_table
-        keep = not torch.is_grad_enabled() and not table.is_inference()   # inference tensors count no changes
-        key = (height, width, table._version, table.data_ptr(), table.dtype) if keep else ()
-        if keep and self.kept_bias is not None and self.kept_bias[0] == key:
-            return self.kept_bias[1]
+        """What is added to the scores of a padded map: (1, h, w², w²), or (1, n·h, w², w²) where windows differ."""
         bias = self.position_bias()[None]
         if self.shift:
-            mask = shift_mask(height, width, self.window, table.device, table.dtype)
+            mask = shift_mask(height, width, self.window, bias.device, bias.dtype)
             bias = (bias + mask[:, None]).flatten(0, 1)[None]
-        self.kept_bias = (key, bias.contiguous()) if keep else None
-        return bias
+        return bias.contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)"""
@@ -138,7 +130,9 @@ class WindowAttention(nn.Module):
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)                                  # (3, B, rows, columns, h, w, w, d)
         groups = (batch, -1) if self.shift else (-1, heads)
         query, key, value = qkv.reshape(3, *groups, area, channels // heads)
-        x = attend(query, key, value, self.bias(padded_height, padded_width))
+        bias = self.kept_bias.get(self.relative_position_bias_table, (padded_height, padded_width, qkv.dtype),
+                                  lambda: self.bias(padded_height, padded_width).to(qkv.dtype))
+        x = attend(query, key, value, bias)
 
         x = x.view(batch, rows, columns, heads, window, window, channels // heads)
         x = x.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, padded_height, padded_width, channels)

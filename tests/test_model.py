@@ -144,15 +144,15 @@ def test_the_position_bias_kept_in_evaluation_follows_the_weights(nano):
     attention = network.backbone.stages[0].blocks[1].attn
     with torch.no_grad():
         first = network(*inputs)
-        kept = attention.kept_bias[1]
-        assert torch.equal(network(*inputs), first) and attention.kept_bias[1] is kept
+        kept = attention.kept_bias.value
+        assert torch.equal(network(*inputs), first) and attention.kept_bias.value is kept
         changed = {name: value * torch.arange(len(value))[:, None] if "bias_table" in name else value
                    for name, value in network.state_dict().items()}
         network.load_state_dict(changed)
         second = network(*inputs)
         assert not torch.equal(second, first)
     network(*inputs).sum().backward()
-    assert attention.kept_bias is None and attention.relative_position_bias_table.grad is not None
+    assert attention.kept_bias.value is None and attention.relative_position_bias_table.grad is not None
     with torch.inference_mode():
         fresh = nano("lavt")
         fresh.load_state_dict(changed)

@@ -15,6 +15,7 @@ from lib.language_fusion import PixelWordAttention
 from lib.model import ReferringSegmenter
 from lib.rotated_conv import AdaptiveRotatedConv
 from lib.swin import MASKED, WindowAttention, split_windows
+from lib.winograd import Conv3x3
 
 
 def window_attention(self: WindowAttention, x: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ def text(self: TextEncoder, token_ids: Tensor, token_mask: Tensor) -> Tensor:
 
 
 FORWARDS = {TextEncoder: text, WindowAttention: window_attention, PixelWordAttention: pixel_words,
-            Stage: stage, AdaptiveRotatedConv: rotated_conv}
+            Stage: stage, Conv3x3: nn.Conv2d.forward, AdaptiveRotatedConv: rotated_conv}
 
 
 def make_plain(model: ReferringSegmenter) -> ReferringSegmenter:
