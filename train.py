@@ -168,6 +168,7 @@ def validate(model: ReferringSegmenter, batches: DataLoader, device: torch.devic
 def run(args: Namespace) -> None:
     """The whole training run; `main` says its user errors."""
     device = utils.init_processes(args.device, args.local_rank, args.timeout)
+    utils.keep_freed_memory(device)
     utils.seed_everything(args.seed, args.deterministic)
     utils.watch_signals()
     output, model_id = Path(args.output_dir), args.model_id or args.model
