@@ -1,0 +1,147 @@
+"""What tools/benchmark.py measures: forward pass, training step, evaluation and data loading, of this code and plain.
+
+Each function makes the network or the loaders that the flags ask for and returns a function that does the work once,
+and how many images it takes.
+"""
+import gc
+from argparse import Namespace
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bert import load_tokenizer
+from data import TrainSet, train_loader
+from lib.evaluation import evaluate
+from lib.fuse import fuse, keep_weights_in
+from lib.losses import segmentation_loss
+from lib.model import ReferringSegmenter
+from lib.optimizer import freeze_text, make_optimizer
+from lib.segmentation import build_model
+from lib.update import Updater, autocast
+from refer.refer import REFER
+from tools.plain import make_plain
+from transforms import normalize
+from utils import UserError
+
+TOKENS = 20
+
+
+def make_batch(args: Namespace, size: int, device: torch.device) -> dict[str, Tensor]:
+    """Random pictures, words and masks as the loaders give them."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (size, args.img_size, args.img_size)
+    batch = {"image": torch.randint(0, 256, (size, 3, *shape[1:]), generator=generator, dtype=torch.uint8),
+             "target": torch.randint(0, 2, shape, generator=generator, dtype=torch.uint8),
+             "token_ids": torch.randint(1, 90, (size, TOKENS), generator=generator),
+             "token_mask": torch.ones(size, TOKENS, dtype=torch.int64), "index": torch.arange(size)}
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def fresh_model(args: Namespace, device: torch.device, plain: bool) -> ReferringSegmenter:
+    """The network that the flags ask for, with the same weights each time."""
+    torch.manual_seed(0)
+    model = build_model(args)
+    return (make_plain(model) if plain else model).to(device)
+
+
+def forward(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
+    """A function that runs one forward pass in evaluation mode, and the images in it."""
+    model, batch = fresh_model(args, device, plain).eval(), make_batch(args, args.batch_size, device)
+    if not plain:
+        speed_up(model, args)
+        if args.fuse:
+            fuse(model)
+        keep_weights_in(model, args.amp)
+
+    @torch.inference_mode()
+    def run() -> None:
+        with autocast(device, "off" if plain else args.amp):
+            model(normalize(batch["image"]), batch["token_ids"], batch["token_mask"])
+    return run, args.batch_size
+
+
+def train(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
+    """A function that runs one training step, and the images in it."""
+    model, batch = fresh_model(args, device, plain).train(), make_batch(args, args.batch_size, device)
+    if plain:
+        return plain_train(model, batch, args), args.batch_size
+    speed_up(model, args)
+    freeze_text(model, args.bert_layers, args.train_embeddings)
+    optimizer, schedule = make_optimizer(model, args.lr, args.weight_decay, 10_000)
+    updater = Updater(model, optimizer, schedule, device, args.amp)
+
+    def run() -> None:
+        logits = updater.forward(normalize(batch["image"]), batch["token_ids"], batch["token_mask"])
+        updater.backward(segmentation_loss(logits, batch["target"].long(), args.dice_weight))
+    return run, args.batch_size
+
+
+def plain_train(model: ReferringSegmenter, batch: dict[str, Tensor], args: Namespace) -> Callable[[], None]:
+    """The published loop's step: all parameters take a gradient, the loss is read, garbage is collected."""
+    model.requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay)
+
+    def run() -> None:
+        logits = model(normalize(batch["image"]), batch["token_ids"], batch["token_mask"])
+        loss = segmentation_loss(logits, batch["target"].long(), args.dice_weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        gc.collect()
+        if batch["image"].is_cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.synchronize()
+    return run
+
+
+def evaluation(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
+    """A function that evaluates 16 images of random pixels: in batches, or as published one by one."""
+    model, images = fresh_model(args, device, plain).eval(), 16
+    size = 1 if plain else min(images, args.batch_size)
+    batches = [make_batch(args, size, device) for _ in range(images // size)]
+    if not plain:
+        keep_weights_in(fuse(model) if args.fuse else model, args.amp)
+    return lambda: evaluate(model, batches, device, "off" if plain else args.amp), images // size * size
+
+
+def loading(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
+    """A function that loads training samples in this process: decoding, resizing, and packing up as batches."""
+    if not args.data:
+        raise UserError("loading needs --data FOLDER, a data root with the data set in it")
+    refer = REFER(args.data, args.dataset, args.splitBy)
+    tokenizer = load_tokenizer(args.bert_tokenizer)
+    dataset = TrainSet(refer, "train", tokenizer, args.img_size, args.seed, packed="" if plain else args.packed)
+    count = min(len(dataset), 64)
+    if plain:
+        return lambda: plain_load(dataset, count), count
+    batches = train_loader(dataset, args.batch_size, 0, False, 0, 1)
+    batches.batch_sampler.samples = count
+    return lambda: [None for _ in batches], count // args.batch_size * args.batch_size
+
+
+def plain_load(dataset: TrainSet, count: int) -> None:
+    """As published: the whole mask decoded and converted, image and mask through torchvision, floats normalised."""
+    from PIL import Image
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms import functional as TF
+
+    from transforms import IMAGENET_MEAN, IMAGENET_STD
+    size = [dataset.size_px] * 2
+    for ref in dataset.refs[:count]:
+        image = Image.open(dataset.refer.image_path(ref)).convert("RGB")
+        mask = Image.fromarray(dataset.refer.getMask(ref)["mask"], mode="P")
+        pixels = TF.normalize(TF.to_tensor(TF.resize(image, size)), IMAGENET_MEAN, IMAGENET_STD)
+        target = torch.as_tensor(TF.pil_to_tensor(TF.resize(mask, size, InterpolationMode.NEAREST)), dtype=torch.int64)
+        torch.stack([pixels]), torch.stack([target])
+
+
+def speed_up(model: ReferringSegmenter, args: Namespace) -> None:
+    """What the flags ask for beyond the fast network itself."""
+    model.backbone.recompute_blocks = args.checkpoint_activations
+    if args.compile:
+        model.backbone.compile_blocks()
+
+
+WORKLOADS = {"forward": forward, "train": train, "evaluation": evaluation, "loading": loading}
