@@ -125,6 +125,7 @@ def main() -> None:
     args = parser().parse_args()
     with utils.user_errors("demo_inference.py"):
         run(args)
+    utils.leave_at_once()
 
 
 if __name__ == "__main__":

@@ -122,6 +122,7 @@ def main() -> None:
     args = get_parser().parse_args()
     with utils.user_errors("test.py"):
         run(args)
+    utils.leave_at_once()
 
 
 if __name__ == "__main__":

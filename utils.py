@@ -1,4 +1,5 @@
 """What every script needs: user errors, processes, seeds, log lines. Imports nothing else of the project."""
+import atexit
 import ctypes
 import gc
 import hashlib
@@ -158,6 +159,13 @@ def was_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
+def leave_at_once() -> NoReturn:
+    """Ends a script that has done its work; Python would take a second more to free what was imported."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
+
+
 def end_processes() -> None:
     """Leaves the process group, if there is one."""
     if dist.is_initialized():
@@ -303,6 +311,18 @@ def restore_generators(states: dict[str, Any], device: torch.device) -> None:
 # Garbage: Python's collector stops the program when it likes, on each process at another step.
 
 @contextmanager
+def importing_much() -> Iterator[None]:
+    """For imports of large packages: looking for garbage among all that they make, and keep, takes long, also later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+        atexit.register(gc.unfreeze)   # some of them complain if what they made is not freed at the end
+
+
+@contextmanager
 def rare_garbage_collection() -> Iterator[None]:
     """Meanwhile only `gc.collect()` collects, and does not look at what is there already: data and network."""
     gc.collect()
@@ -383,7 +403,7 @@ def sha256_of(path: str | Path) -> str:
 
 def describe_run(device: torch.device) -> dict[str, Any]:
     """What figures depend on besides code, data and flags: package versions, the device, the number of processes."""
-    packages = ("torch", "torchvision", "timm", "transformers", "tokenizers", "pycocotools", "numpy", "Pillow")
+    packages = ("torch", "torchvision", "transformers", "tokenizers", "pycocotools", "numpy", "Pillow")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
             "device": f"{device.type}: {name}", "processes": world_size()}

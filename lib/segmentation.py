@@ -6,9 +6,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import BertConfig
 
-from bert import TextEncoder, load_text_config, load_tokenizer, tokenizer_from_text
+from bert import BertConfig, TextEncoder, load_text_config, load_tokenizer, tokenizer_from_text
 from lib.backbone import Backbone
 from lib.cross_scale import CrossScale
 from lib.decoder import Decoder

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import BertConfig
 
+from bert import BertConfig
 from lib.official import from_official, is_official, published_entries, to_official
 from lib.segmentation import STRIDE, SWIN_VARIANTS, ModelConfig, fusion_heads
 from utils import UserError

@@ -7,8 +7,9 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import Tensor, nn
+from torch.nn.init import trunc_normal_
+from torchvision.ops import StochasticDepth
 
 from lib.attention import attend
 from lib.kept import Kept
@@ -141,6 +142,18 @@ class WindowAttention(nn.Module):
         return self.proj(x[:, :height, :width])
 
 
+class Mlp(nn.Module):
+    """To four times the width and back, GELU in between: (…, C) -> same."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
 class SwinBlock(nn.Module):
     """Window attention and MLP, each a pre-norm residual branch under drop path. (B, H, W, C) -> same."""
 
@@ -149,8 +162,8 @@ class SwinBlock(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attn = WindowAttention(width, heads, window, shifted)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, 4 * width)
-        self.drop_path = DropPath(drop_path)
+        self.mlp = Mlp(width)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))

@@ -105,7 +105,7 @@ def test_a_padding_token_is_the_bias_of_its_projections():
 def test_drop_path_grows_linearly_over_all_blocks(nano):
     with torch.device("meta"):
         stages = nano("lavt", swin_type="tiny", window=7).backbone.stages
-    rates = [block.drop_path.drop_prob for stage in stages for block in stage.blocks]
+    rates = [block.drop_path.p for stage in stages for block in stage.blocks]
     assert rates == pytest.approx([0.3 * i / 11 for i in range(12)])
 
 
