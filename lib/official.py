@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from lib.swin import relative_position_index
+from utils import UserError
 
 _ROUTER = (("router.depthwise.", "rounting_func.dwc."), ("router.norm.", "rounting_func.norm.norm."),
            ("router.scale.", "rounting_func.fc_alpha."), ("router.angle.", "rounting_func.fc_theta."))
@@ -124,14 +125,16 @@ def to_official(state: dict[str, Tensor], split_text: bool) -> dict[str, dict[st
     """A published checkpoint's weights from a network's state.
 
     `split_text` puts the text encoder beside the model as `bert_model`, as `lavt` has it. The attention's
-    index tables, which the published programs store, are made anew from the size of the bias tables. A
-    name that is not this project's raises `KeyError`.
+    index tables, which the published programs store, are made anew from the size of the bias tables. Raises
+    `UserError` for entries that the published networks do not have.
     """
+    unknown = [name for name in state if official_name(name) is None]
+    if unknown:
+        raise UserError(f"the published layout has no name for {len(unknown)} entries of this network, the first is "
+                        f"{unknown[0]}: what a changed network holds more stays in this project's layout")
     model, text = {}, {}
     for name, value in state.items():
         published = official_name(name)
-        if published is None:
-            raise KeyError(f"no row of NAMES knows {name}")
         if published.startswith("text_encoder.") and split_text:
             text[published.removeprefix("text_encoder.")] = value
             continue

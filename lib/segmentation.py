@@ -119,7 +119,7 @@ def describe_model(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
 def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[ModelConfig, Tokenizer]:
     """The network's settings and tokenizer: those that `checkpoint` carries, or else those that the flags name.
 
-    Raises `UserError` when a flag that was given contradicts the checkpoint, when neither says what is needed, and
+    Raises `UserError` when a flag contradicts the checkpoint, when neither says what is needed, and
     when the tokenizer knows more words than the text encoder.
     """
     if args is None and not {"config", "tokenizer"} <= checkpoint.keys():
@@ -131,6 +131,7 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
             refuse_contradictions(args, config)
     else:
         config = ModelConfig.from_args(args)
+        refuse_other_heads(config, checkpoint.get("args"))
     if "tokenizer" in checkpoint:
         return config, tokenizer_from_text(checkpoint["tokenizer"])
     tokenizer = load_tokenizer(args.bert_tokenizer)
@@ -139,6 +140,17 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
         raise UserError(f"--bert_tokenizer {args.bert_tokenizer} has {tokenizer.get_vocab_size()} tokens, more than "
                         f"the {words} of the text encoder: give the tokenizer that belongs to it")
     return config, tokenizer
+
+
+def refuse_other_heads(config: ModelConfig, saved: Any) -> None:
+    """Raises `UserError` if a published file's saved flags, where it has them, name other heads of PWAM than `config`.
+
+    Weights do not show their heads: with others they load and give wrong masks.
+    """
+    saved = saved if isinstance(saved, dict) else vars(saved) if isinstance(saved, Namespace) else {}
+    if "mha" in saved and fusion_heads(saved["mha"] or "") != config.fusion_heads:
+        raise UserError(f"the checkpoint was trained with --mha '{saved['mha']}', the flags say "
+                        f"'{'-'.join(map(str, config.fusion_heads))}': give --mha as it was trained")
 
 
 def refuse_contradictions(args: Namespace, config: ModelConfig) -> None:

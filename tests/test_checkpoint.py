@@ -16,7 +16,7 @@ from args import get_parser
 from bert import load_tokenizer
 from lib.checkpoint import load_swin_weights, read_checkpoint, resize_bias_table, save_checkpoint
 from lib.official import IGNORED, NAMES, from_official, native_name, official_name, to_official
-from lib.segmentation import ModelConfig, build_model, describe_model, model_settings
+from lib.segmentation import ModelConfig, build_model, describe_model, model_settings, refuse_other_heads
 from lib.strict_load import load_weights
 from tests.conftest import run_script
 from tests.parity import fill
@@ -379,6 +379,21 @@ def test_a_published_file_becomes_native_by_what_its_weights_show(nano, tmp_path
     config = ModelConfig.from_dict(native["config"])
     assert (config.model, config.swin_type, config.window, config.fusion_heads) == ("lavt", "nano", 4, (2, 2, 4, 4))
     assert digests(native["model"]) == digests(network.state_dict())
+
+
+def test_a_published_file_that_knows_its_heads_is_heard():
+    """Heads do not show in weights: these would load, and mean something else."""
+    config = ModelConfig.from_args(get_parser().parse_args(["--mha", "1-2-4-8"]))
+    for saved in (None, {}, Namespace(mha="1-2-4-8"), {"mha": "1-2-4-8"}):
+        refuse_other_heads(config, saved)
+    with pytest.raises(UserError, match=r"trained with --mha '', the flags say '1-2-4-8'"):
+        refuse_other_heads(config, Namespace(mha=""))
+
+
+def test_a_changed_network_has_no_published_layout(nano):
+    state = {**nano().state_dict(), "decoder.attention.weight": torch.zeros(1)}
+    with pytest.raises(UserError, match=r"no name for 1 entries.* first is decoder\.attention\.weight"):
+        to_official(state, split_text=False)
 
 
 def test_conversion_refuses_what_would_not_load(nano, toy, tmp_path):
