@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+import processes
 import utils
 from args import RecipeParser, get_parser, positive, share
 from lib.pictures import overlay, polygons, read_picture, save_mask
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     """All pairs of images and sentences; `main` says its user errors. An image that cannot be read stops no other."""
     images, folder = find_images(args.image), Path(args.out)
     names = name_outputs(images, list(dict.fromkeys(args.sentence)))
-    device = utils.init_processes(args.device, args.local_rank)
+    device = processes.init_processes(args.device, args.local_rank)
     predictor = Predictor(args.resume, device=device, amp=args.amp, fast=args.fuse, args=args)
     entries, problems = [], []
     for path in images:
@@ -123,10 +124,10 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parser().parse_args()
-    with utils.user_errors("demo_inference.py"):
+    with processes.user_errors("demo_inference.py"):
         run(args)
-    utils.leave_at_once()
 
 
 if __name__ == "__main__":
     main()
+    processes.leave_at_once()

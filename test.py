@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+import processes
 import utils
 from args import get_parser
 from data import EvalSet, eval_loader, log_problems
@@ -54,7 +55,7 @@ def report(args: Namespace, model: ReferringSegmenter, dataset: EvalSet, results
 
 def run(args: Namespace) -> None:
     """The whole evaluation; `main` says its user errors."""
-    device = utils.init_processes(args.device, args.local_rank, args.timeout)
+    device = processes.init_processes(args.device, args.local_rank, args.timeout)
     utils.keep_freed_memory(device)
     for folder in (Path(args.results).parent if args.results else None, args.report, args.save_predictions):
         if folder and utils.rank() == 0:   # before the evaluation, which would be lost
@@ -73,9 +74,9 @@ def run(args: Namespace) -> None:
     watched = log_problems(utils.progress(batches, args.split), problems := [])
     recorder = Recorder((lambda index: refer.getMask(dataset.ref_of(index))["mask"]) if args.eval_ori_size else None,
                         keep=bool(args.save_predictions or args.report))
-    rows = in_order(utils.gather_rows(evaluate(model, watched, device, args.amp, recorder)))
-    original = in_order(utils.gather_rows(recorder.rows().to(device)))
-    shares = utils.gather_objects((len(problems), recorder.predictions))
+    rows = in_order(processes.gather_rows(evaluate(model, watched, device, args.amp, recorder)))
+    original = in_order(processes.gather_rows(recorder.rows().to(device)))
+    shares = processes.gather_objects((len(problems), recorder.predictions))
     left_out = sum(count for count, _ in shares)
     if not len(rows):
         raise UserError(f"none of the {len(dataset)} samples of the split {args.split} could be read; "
@@ -115,15 +116,15 @@ def run(args: Namespace) -> None:
             log(f"wrote {Path(args.save_predictions) / 'predictions.json'}")
         if args.report:
             report(args, model, dataset, {**results, "probe": probe}, predictions, indices)
-    utils.end_processes()
+    processes.end_processes()
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    with utils.user_errors("test.py"):
+    with processes.user_errors("test.py"):
         run(args)
-    utils.leave_at_once()
 
 
 if __name__ == "__main__":
     main()
+    processes.leave_at_once()

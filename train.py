@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+import processes
 import utils
 from args import get_parser
 from bert import load_text_weights
@@ -83,7 +84,7 @@ class Interrupted(Exception):
 def refs_of(batches: DataLoader, indices: list[torch.Tensor]) -> str:
     """The ref ids of some batches over all processes, for an error."""
     refs = [batches.dataset.refs[index]["ref_id"] for part in indices for index in part.tolist()]
-    return ", ".join(str(ref) for share in utils.gather_objects(refs) for ref in share)
+    return ", ".join(str(ref) for share in processes.gather_objects(refs) for ref in share)
 
 
 def train_one_epoch(updater: Updater, batches: DataLoader, args: Namespace, progress: Progress,
@@ -114,7 +115,7 @@ def train_one_epoch(updater: Updater, batches: DataLoader, args: Namespace, prog
         progress.seconds = time.perf_counter() - start
         if not updated:
             continue
-        interrupted = utils.agree_to_stop()
+        interrupted = processes.agree_to_stop()
         last = progress.step == len(batches)
         due = last or interrupted or (args.save_every and progress.step % args.save_every < args.accumulate)
         if due or progress.step // args.accumulate % look_every == 0:
@@ -132,7 +133,7 @@ def train_one_epoch(updater: Updater, batches: DataLoader, args: Namespace, prog
             raise Interrupted
     return {"loss": progress.loss_sum / len(batches), "train_seconds": progress.seconds,
             "empty_masks": progress.empty_masks, "skipped": progress.skipped,
-            "bad_images": sum(utils.gather_objects(len(bad_images))),
+            "bad_images": sum(processes.gather_objects(len(bad_images))),
             "images_per_second": len(batches) * global_batch / max(progress.seconds, 1e-9)}
 
 
@@ -140,7 +141,7 @@ def refuse_or_skip(updater: Updater, progress: Progress, tolerated: int, unseen:
                    batches: DataLoader) -> None:
     """Counts updates left out for a gradient that was not finite; raises `UserError` when there were too many."""
     bad = int(updater.bad_updates.item())
-    if updater.scaler and utils.any_process(not math.isfinite(updater.loss_sum.item())):
+    if updater.scaler and processes.any_process(not math.isfinite(updater.loss_sum.item())):
         bad = tolerated + 1   # fp16's gradients may overflow, a loss may not
     if bad == 0:
         return
@@ -160,25 +161,25 @@ def validate(model: ReferringSegmenter, batches: DataLoader, device: torch.devic
         for buffer in model.buffers():  # running statistics of unsynchronised BatchNorm differ between processes
             dist.broadcast(buffer, src=0)
     readable = log_problems(utils.progress(batches, "val"), [])
-    watched = itertools.takewhile(lambda _: not utils.stop_requested(), readable)
-    rows = utils.gather_rows(evaluate(model, watched, device, amp)).cpu().numpy()
+    watched = itertools.takewhile(lambda _: not processes.stop_requested(), readable)
+    rows = processes.gather_rows(evaluate(model, watched, device, amp)).cpu().numpy()
     return compute_metrics(rows[:, 1:]) if len(rows) else {}
 
 
 def run(args: Namespace) -> None:
     """The whole training run; `main` says its user errors."""
-    device = utils.init_processes(args.device, args.local_rank, args.timeout)
+    device = processes.init_processes(args.device, args.local_rank, args.timeout)
     utils.keep_freed_memory(device)
     utils.seed_everything(args.seed, args.deterministic)
-    utils.watch_signals()
+    processes.watch_signals()
     output, model_id = Path(args.output_dir), args.model_id or args.model
     record = RunRecord(Path("models") / model_id, args, device, args.tensorboard, args.wandb)
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
-    if utils.was_restarted():
+    if processes.was_restarted():
         log("started again by the launcher")
     else:
         set_earlier_run_aside(args.resume, output, model_id)
-    args.resume, resumed = choose_start(args.resume, output, model_id, utils.was_restarted())
+    args.resume, resumed = choose_start(args.resume, output, model_id, processes.was_restarted())
     if goes_on(resumed) and not args.allow_changed_flags:
         refuse_changes(args, resumed, args.resume, utils.world_size())
     config, tokenizer = model_settings(args, resumed)
@@ -216,7 +217,7 @@ def run(args: Namespace) -> None:
 
     def save(*kinds: str) -> None:
         """Writes the state of the run as model_KIND_ID.pth; every process takes part, the first one writes."""
-        generators = utils.gather_objects(utils.generator_states(device))
+        generators = processes.gather_objects(utils.generator_states(device))
         if utils.rank() == 0:
             checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                           "lr_scheduler": schedule.state_dict(), "epoch": progress.epoch - (progress.step == 0),
@@ -231,7 +232,7 @@ def run(args: Namespace) -> None:
             learning_rate = schedule.get_last_lr()[0]
             figures = train_one_epoch(updater, train_batches, args, progress, save)
             metrics = validate(model, val_batches, device, args.amp)
-            if utils.agree_to_stop():
+            if processes.agree_to_stop():
                 save()   # validation starts again when the run goes on
                 raise Interrupted
             if not metrics:
@@ -244,17 +245,17 @@ def run(args: Namespace) -> None:
             progress.next_epoch()
             save(*(["last", "best"] if is_best else ["last"]))
     log(f"finished: best val overall IoU {progress.best_oIoU:.2f}, in {output / f'model_best_{model_id}.pth'}")
-    utils.end_processes()
+    processes.end_processes()
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    with utils.user_errors("train.py"):
+    with processes.user_errors("train.py"):
         try:
             run(args)
         except Interrupted:
             log("stopped by a signal, saved; --resume auto goes on")
-            sys.exit(utils.EXIT_REQUEUE)
+            sys.exit(processes.EXIT_REQUEUE)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,24 @@
-"""What every script needs: user errors, processes, seeds, log lines. Imports nothing else of the project."""
+"""What every script needs: user errors, seeds, memory, log lines, files. Imports nothing else of the project."""
 import atexit
 import ctypes
 import gc
 import hashlib
 import json
-import multiprocessing
 import os
 import platform
 import random
 import resource
-import signal
 import sys
-import threading
 import time
-import traceback
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -35,63 +28,6 @@ class UserError(ValueError):
     """A mistake in what the user gave: scripts print it on one line and exit with status 2."""
 
 
-@contextmanager
-def user_errors(program: str) -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit status 2; other exceptions are bugs: traceback, status 1.
-
-    Among several processes the one that failed first speaks first, and its words are what the launcher repeats at
-    the end. The others, whom the launcher then ends or who lose the connection, speak only if they still run later.
-    """
-    number = int(os.environ.get("RANK", 0))
-    signature = f" [process {number}]" if number > 0 else ""
-    try:
-        yield
-    except UserError as error:
-        message = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
-        message = message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")  # from a loader's worker
-        if number > 0:
-            _let_the_first_one_speak(2)  # all processes meet most errors
-        _leave(2, f"{program}: {message}{signature}")
-    except Exception as error:
-        if not dist.is_initialized():
-            raise
-        if not _lost_a_process(error):
-            _leave(1, traceback.format_exc().rstrip())
-        _let_the_first_one_speak(1)
-        _leave(1, f"{program}: another process is gone; what it said says why, and the last checkpoint stands "
-                  f"({str(error).strip().splitlines()[0]}){signature}", is_cause=False)
-
-
-def _lost_a_process(error: Exception) -> bool:
-    """Whether a collective failed because a process at its other end is gone."""
-    lost = ("closed by peer", "reset by peer", "Broken pipe", "Socket closed", "Timed out", "Connection refused")
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError)
-                                                 and any(words in str(error) for words in lost))
-
-
-def _let_the_first_one_speak(status: int) -> None:
-    """Waits a little; if the launcher ends this process meanwhile, it has nothing to add."""
-    time.sleep(3)
-    if stop_requested():
-        _leave(status, "", is_cause=False)
-
-
-def _leave(status: int, message: str, is_cause: bool = True) -> NoReturn:
-    """Says why and ends this process; without waiting for anything if other processes may wait for it in turn."""
-    if message:
-        print(message, file=sys.stderr, flush=True)
-    if not dist.is_initialized():
-        sys.exit(status)
-    if is_cause and "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun shows what is in it last
-        report = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
-        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(report))
-    for worker in multiprocessing.active_children():
-        worker.kill()
-    os._exit(status)
-
-
-# Processes
-
 def rank() -> int:
     """This process's number among all of the run, 0 without distributed training."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -100,173 +36,6 @@ def rank() -> int:
 def world_size() -> int:
     """Number of processes of the run, 1 without distributed training."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def init_processes(device: str | None, local_rank: int, timeout_s: float = 600) -> torch.device:
-    """Joins the processes that a launcher started, if one did, and chooses this one's device.
-
-    `torchrun` and `torch.distributed.launch` announce themselves by the variables RANK, WORLD_SIZE and LOCAL_RANK
-    (older launchers pass `--local_rank`, the fallback here). NCCL connects GPUs, Gloo CPUs. A process that waits
-    longer than `timeout_s` for another one gives up. Raises `UserError` for a GPU that is not there.
-    """
-    local_rank = int(os.environ.get("LOCAL_RANK", local_rank))
-    if device is None:
-        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" or (device.startswith("cuda") and int(os.environ.get("WORLD_SIZE", 1)) > 1):
-        device = f"cuda:{local_rank}"
-    chosen = torch.device(device)
-    if chosen.type == "cuda":
-        if (chosen.index or 0) >= torch.cuda.device_count():
-            raise UserError(f"--device {device}: this machine has {torch.cuda.device_count()} usable GPUs; leave the "
-                            "flag out to run on what there is, or start fewer processes")
-        torch.cuda.set_device(chosen)
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        store, number, processes = _fresh_store(timeout := timedelta(seconds=timeout_s))
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timeout, store=store, rank=number,
-                                world_size=processes)
-    return chosen
-
-
-def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
-    """A store for the processes of this start, this process's number and how many there are.
-
-    torchrun keeps its store over restarts, and Gloo would find in it the addresses of processes that are gone. So
-    the first process makes up a new name and gives it to each other one that shows, by its answer, to be alive.
-    """
-    store, number, processes = next(dist.rendezvous("env://", timeout=timeout))
-    if number > 0:
-        own = uuid.uuid4().hex
-        store.set(f"asks/{number}", own)
-        name = store.get(f"name/{own}").decode()
-        store.set(f"{name}/{number}", "here")
-        return dist.PrefixStore(name, store), number, processes
-    name, missing = uuid.uuid4().hex, set(range(1, processes))
-    give_up = time.monotonic() + timeout.total_seconds()
-    while missing:
-        for other in missing:
-            if store.check([f"asks/{other}"]):   # perhaps by one that is gone
-                store.set(f"name/{store.get(f'asks/{other}').decode()}", name)
-        missing = {other for other in missing if not store.check([f"{name}/{other}"])}
-        if time.monotonic() > give_up:
-            raise UserError(f"processes {sorted(missing)} did not come within {timeout}: see what they or their "
-                            "machines say, or give them longer with --timeout")
-        time.sleep(0.02)
-    return dist.PrefixStore(name, store), number, processes
-
-
-def was_restarted() -> bool:
-    """Whether torchrun started this process again after a failure (`--max-restarts`) or a change of machines."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-
-
-def leave_at_once() -> NoReturn:
-    """Ends a script that has done its work; Python would take a second more to free what was imported."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)
-
-
-def end_processes() -> None:
-    """Leaves the process group, if there is one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def from_first_process(make: Callable[[], T]) -> T:
-    """`make()`, called by the first process only and sent to the others (plain picklable data)."""
-    if world_size() == 1:
-        return make()
-    box = [make() if rank() == 0 else None]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
-
-
-def gather_rows(rows: Tensor) -> Tensor:
-    """The rows (n, k) of all processes, in process order; n may differ between them."""
-    if world_size() == 1:
-        return rows
-    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
-    padded = rows.new_zeros(max(int(count) for count in counts), rows.shape[1])
-    padded[:len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[:int(count)] for part, count in zip(parts, counts, strict=True)])
-
-
-def gather_objects(value: T) -> list[T]:
-    """Every process's value (plain picklable data), in process order."""
-    if world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-# Signals
-
-EXIT_REQUEUE = 75  # exit status of a run that a signal stopped and that can go on: sysexits' "try again"
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-PATIENCE_S = 25  # for other processes to agree on stopping; launchers kill after 30
-_signals: list[int] = []
-_agreed = threading.Event()
-
-
-def watch_signals() -> None:
-    """From now on SIGTERM, SIGINT and SIGUSR1 only leave a note; a second one acts as it would have.
-
-    One process of several also ends when it could not come to terms with the others for `PATIENCE_S` after the
-    signal: one of them may be gone, and a collective would wait for it.
-    """
-    def note(number: int, frame: Any) -> None:
-        _signals.append(number)
-        for watched in STOP_SIGNALS:
-            signal.signal(watched, signal.SIG_DFL)
-
-    for watched in STOP_SIGNALS:
-        signal.signal(watched, note)
-    if world_size() > 1:
-        # The main thread cannot see a signal while it waits inside a collective; this pipe gets it at once.
-        read_end, write_end = os.pipe()
-        os.set_blocking(write_end, False)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        threading.Thread(target=_leave_unless_agreed, args=(read_end,), daemon=True).start()
-
-
-def _leave_unless_agreed(signals: int) -> None:
-    while os.read(signals, 1)[0] not in STOP_SIGNALS:
-        pass
-    if not _agreed.wait(PATIENCE_S):
-        _leave(1, f"process {rank()} could not agree with the others on stopping within {PATIENCE_S} s of the signal; "
-                  "the last checkpoint stands", is_cause=False)
-
-
-def stop_requested() -> bool:
-    """Whether this process has got a signal to stop."""
-    return bool(_signals)
-
-
-_control_group: Any = None
-
-
-def any_process(condition: bool) -> bool:
-    """Whether the condition holds on any process; the same answer on all. Goes over the CPU, no GPU waits for it."""
-    global _control_group
-    if world_size() == 1:
-        return condition
-    if _control_group is None:
-        _control_group = dist.new_group(backend="gloo")
-    flag = torch.tensor([int(condition)])
-    dist.all_reduce(flag, dist.ReduceOp.MAX, group=_control_group)
-    return bool(flag)
-
-
-def agree_to_stop() -> bool:
-    """Whether any process has got a signal to stop; the same answer on all."""
-    stop = any_process(stop_requested())
-    if stop:
-        _agreed.set()
-    return stop
 
 
 # Seeds

@@ -18,8 +18,9 @@ from torch.utils.data import Dataset
 import transforms
 from bert import tokenize
 from data.packed import PackedRefs
+from processes import from_first_process
 from refer.refer import REFER
-from utils import UserError, from_first_process, log
+from utils import UserError, log
 
 
 class RefTokens:

@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from data.dataset import EvalSet, TrainSet
-from utils import STOP_SIGNALS, log
+from processes import STOP_SIGNALS
+from utils import log
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

@@ -81,7 +81,7 @@ def evaluate(model: nn.Module, batches: Iterable[dict[str, Tensor]], device: tor
              observe: Callable[[list[int], Tensor], None] | None = None) -> Tensor:
     """Pixel counts of every sample in `batches` (see `data.dataset`), the model in evaluation mode meanwhile.
 
-    -> (samples, 6) int64 on `device`: index and `COUNTS`. One process's share only; `utils.gather_rows` brings
+    -> (samples, 6) int64 on `device`: index and `COUNTS`. One process's share only; `processes.gather_rows` brings
     the shares together. `amp` names the precision (see `lib.update.autocast`). `observe` is called for each batch
     with the samples' indices and logits (B, 2, S, S).
     """

@@ -6,7 +6,8 @@ from typing import Any
 
 from lib.checkpoint import digest_file, read_checkpoint
 from lib.official import is_official
-from utils import UserError, gather_objects, log, set_aside
+from processes import gather_objects
+from utils import UserError, log, set_aside
 
 # Flags that change what is computed; the others (paths, workers, log lines) may differ when a run goes on.
 DECISIVE = ("model", "swin_type", "window12", "img_size", "mha", "fusion_drop", "dataset", "splitBy", "published_masks",

@@ -13,8 +13,8 @@ from data.toy import make_toy_rrsisd
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs/extending.md").read_text()
-PARTS = ("args.py", "train.py", "test.py", "transforms.py", "utils.py", "pyproject.toml", "tests/__init__.py",
-         "tests/conftest.py", "bert", "data", "lib", "refer", "tools")
+PARTS = ("args.py", "train.py", "test.py", "transforms.py", "processes.py", "utils.py", "pyproject.toml",
+         "tests/__init__.py", "tests/conftest.py", "bert", "data", "lib", "refer", "tools")
 RUN_COMMANDS = """
 import json, shlex, sys
 from pathlib import Path

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import utils
+import processes
 from bert import load_tokenizer
 from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
 from lib.checkpoint import read_checkpoint
@@ -115,7 +115,7 @@ def test_a_process_that_cannot_agree_leaves(toy, tmp_path):
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     said = finish(process, tmp_path)
-    assert f"process 0 could not agree with the others on stopping within {utils.PATIENCE_S} s" in said
+    assert f"process 0 could not agree with the others on stopping within {processes.PATIENCE_S} s" in said
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import processes
 import train
-import utils
 from args import get_parser
 from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.resume import DECISIVE, Progress, find_checkpoint, refuse_changes
@@ -22,7 +22,7 @@ def a_folder_and_signals_of_its_own(tmp_path, monkeypatch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     monkeypatch.chdir(tmp_path)
     yield
-    utils._signals.clear()
+    processes._signals.clear()
     torch.use_deterministic_algorithms(False)
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -43,7 +43,7 @@ def stop_after(monkeypatch, steps: int) -> None:
         calls.append(1)
         return len(calls) >= steps
 
-    monkeypatch.setattr(utils, "stop_requested", requested)
+    monkeypatch.setattr(processes, "stop_requested", requested)
 
 
 def equal(a, b) -> bool:

@@ -15,7 +15,8 @@ import numpy as np
 from args import positive
 from lib.breakdown import counts_of, format_table, ratio_intervals
 from lib.evaluation import COUNTS, compute_metrics
-from utils import UserError, user_errors, write_json
+from processes import user_errors
+from utils import UserError, write_json
 
 METRICS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import utils
+import processes
 from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.official import from_official, is_official, to_official
 from lib.segmentation import ModelConfig, build
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("target", metavar="OUT", help="checkpoint to write")
     parser.add_argument("--to", required=True, choices=("official", "native"), help="layout to write")
     args = parser.parse_args()
-    with utils.user_errors("convert_checkpoint.py"):
+    with processes.user_errors("convert_checkpoint.py"):
         checkpoint = read_checkpoint(args.source)
         save_checkpoint(args.target, convert(checkpoint, args.to, args.source))
         print(f"wrote {args.target} in the {args.to} layout")

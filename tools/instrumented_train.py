@@ -18,6 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import processes
 import train
 import utils
 
@@ -47,7 +48,7 @@ def loss_with_fault(logits: torch.Tensor, target: torch.Tensor, dice_weight: flo
     if utils.rank() == 0:
         append("GAUGES", _steps, resident_kib(), len(os.listdir("/proc/self/fd")), threading.active_count())
     kind, rank, step = os.environ.get("FAULT", "none:0:0").split(":")
-    if (utils.rank(), _steps) == (int(rank), int(step)) and not utils.was_restarted():
+    if (utils.rank(), _steps) == (int(rank), int(step)) and not processes.was_restarted():
         if kind == "raise":
             raise RuntimeError("a fault built in")
         if kind == "nan":
@@ -63,7 +64,7 @@ def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
 
 
 def end_processes() -> None:
-    """utils.end_processes, after the weights' hash was written."""
+    """processes.end_processes, after the weights' hash was written."""
     if os.environ.get("HASHES"):
         digest = hashlib.sha256()
         for tensor in _models[0].state_dict().values():
@@ -73,6 +74,6 @@ def end_processes() -> None:
 
 
 if __name__ == "__main__":
-    segmentation_loss, original_wrap, original_end = train.segmentation_loss, train.wrap, utils.end_processes
-    train.segmentation_loss, train.wrap, utils.end_processes = loss_with_fault, wrap, end_processes
+    segmentation_loss, original_wrap, original_end = train.segmentation_loss, train.wrap, processes.end_processes
+    train.segmentation_loss, train.wrap, processes.end_processes = loss_with_fault, wrap, end_processes
     train.main()

@@ -7,9 +7,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.toy import make_toy_rrsisd
+from processes import user_errors
 from refer.refer import REFER
 from tools.ref_sheet import choose, draw_refs, save_sheet
-from utils import UserError, user_errors
+from utils import UserError
 
 PREVIEWED_REFS = 16  # of at least 20
 

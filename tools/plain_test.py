@@ -13,13 +13,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import processes
 import utils
 
 
 def main() -> None:
     utils.importing_much = contextlib.nullcontext
     utils.keep_freed_memory = lambda device: None
-    utils.leave_at_once = lambda: None
+    processes.leave_at_once = lambda: None
 
     from lib import checkpoint  # only now: this is the large import
     from tools.plain import make_plain

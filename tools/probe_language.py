@@ -18,6 +18,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+import processes
 import utils
 from args import RecipeParser, get_parser, positive
 from bert import tokenize
@@ -121,7 +122,7 @@ def show(tables: dict[str, Any]) -> None:
 
 def run(args: Namespace) -> None:
     """Probes this process's share of the samples; the first process says and writes what all found."""
-    device = utils.init_processes(args.device, args.local_rank, args.timeout)
+    device = processes.init_processes(args.device, args.local_rank, args.timeout)
     model, config, tokenizer = restore(args.resume, args)
     model.to(device)
     mask_token = "[MASK]" if tokenizer.token_to_id("[MASK]") is not None else "[UNK]"
@@ -143,7 +144,7 @@ def run(args: Namespace) -> None:
                              WORST_WORD: original - max(losses.values(), default=0.0)},
                      "changed": {**{name: sentence != asked[ORIGINAL] for name, sentence in asked.items()},
                                  WORST_WORD: bool(losses)}})
-    rows = sorted((row for share in utils.gather_objects(rows) for row in share), key=lambda row: row["index"])
+    rows = sorted((row for share in processes.gather_objects(rows) for row in share), key=lambda row: row["index"])
     if utils.rank() == 0:
         tables = summarize(rows)
         show(tables)
@@ -151,12 +152,12 @@ def run(args: Namespace) -> None:
             **tables, "split": args.split, "samples": len(rows), "flags": vars(args), **utils.describe_run(device),
             "checkpoint": {"path": str(args.resume), "sha256": utils.sha256_of(args.resume)}})
         print(f"\nwrote {args.out}")
-    utils.end_processes()
+    processes.end_processes()
 
 
 def main() -> None:
     args = parser().parse_args()
-    with utils.user_errors("probe_language.py"):
+    with processes.user_errors("probe_language.py"):
         run(args)
 
 

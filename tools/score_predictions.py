@@ -21,10 +21,11 @@ from args import DATASETS, positive
 from data import identify
 from lib.breakdown import format_table, make_sample, summarize
 from lib.evaluation import count_pixels, format_metrics
+from processes import user_errors
 from refer.masks import decode_segmentation
 from refer.refer import REFER
 from transforms import resize_mask
-from utils import UserError, sha256_of, user_errors, write_json
+from utils import UserError, sha256_of, write_json
 
 Masks = dict[tuple[str, str], Callable[[], np.ndarray]]
 

@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.toy import make_toy_rrsisd
 from lib.checkpoint import read_checkpoint, save_checkpoint
+from processes import user_errors
 from refer.plain_pickle import load_plain_pickle
-from utils import UserError, log, user_errors, write_json
+from utils import UserError, log, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS_AN_EPOCH = 4  # the toy set's 32 training refs in batches of 8
