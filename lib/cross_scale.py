@@ -121,6 +121,7 @@ class ScaleFusion(nn.Module):
 
     def forward(self, own: Tensor, shared: Tensor) -> Tensor:
         size = own.shape[-2:]
+        shared = shared.contiguous(memory_format=torch.channels_last)   # as the stages' maps lie in memory
         # Not F.hardsigmoid: its gradient is rounded to float32 even in float64.
         gate = F.relu6(self.global_gate(shared) + 3) / 6
         gate = F.interpolate(gate, size, mode="bilinear", align_corners=False)
