@@ -4,19 +4,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
-    """softmax(scale · query · keyᵀ + bias) · value: (B, h, Q, d), (B, h, K, d), (B, h, K, e) -> (B, h, Q, e).
+def attention_shares(query: Tensor, key: Tensor, bias: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """softmax(scale · query · keyᵀ + bias): (B, h, Q, d), (B, h, K, d) -> (B, h, Q, K), in the inputs' precision.
 
-    `bias` broadcasts to (B, h, Q, K); `scale` is d^-0.5 unless given. On GPUs the fused kernel is the faster one. On
-    CPUs it takes twice the time of its parts for heads as small as Swin's (docs/performance.md).
+    `bias` broadcasts to (B, h, Q, K); `scale` is d^-0.5 unless given.
+    """
+    scores = query @ (key * (query.shape[-1] ** -0.5 if scale is None else scale)).transpose(-2, -1)
+    bias = 0.0 if bias is None else bias.to(scores.dtype)
+    with torch.autocast(query.device.type, enabled=False):   # float32 inside in any case; autocast would store it too
+        if torch.is_grad_enabled():
+            return (scores + bias).softmax(dim=-1)
+        return torch.softmax(scores.add_(bias), dim=-1, out=scores)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The values that `attention_shares` mixes: (B, h, Q, d), (B, h, K, d), (B, h, K, e) -> (B, h, Q, e).
+
+    On GPUs the fused kernel is the faster one. On CPUs it takes twice the time of its parts for heads as small as
+    Swin's (docs/performance.md).
     """
     if query.device.type != "cpu":
         bias = None if bias is None else bias.to(query.dtype)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
-    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
-    if bias is not None:
-        bias = bias.to(scores.dtype)
-        scores = scores + bias if torch.is_grad_enabled() else scores.add_(bias)
-    with torch.autocast("cpu", enabled=False):   # float32 inside in any case; autocast would store it too
-        shares = scores.softmax(dim=-1)
-    return shares.to(value.dtype) @ value
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return attention_shares(query, key, bias).to(value.dtype) @ value

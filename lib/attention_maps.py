@@ -21,7 +21,7 @@ def word_maps(model: ReferringSegmenter, image: Tensor, token_ids: Tensor, token
     """The share of attention that each pixel gives each word: arguments of the network -> (B, N, h, w), 0 to 1."""
     found: list[Tensor] = []
     fusion = model.backbone.stages[STAGE].fusion
-    hook = fusion.register_forward_pre_hook(lambda module, inputs: found.append(module.word_shares(*inputs)))
+    hook = fusion.register_forward_pre_hook(lambda module, inputs: found.append(module.shares(*inputs).mean(dim=1)))
     try:
         model.encode(image, token_ids, token_mask)
     finally:

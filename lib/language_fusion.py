@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.attention import attend
+from lib.attention import attention_shares
 
 PADDING_SCORE = -1e4  # added to the scores of padding tokens
 
@@ -20,6 +20,24 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
     centred = wide - wide.mean(dim=1, keepdim=True)
     variance = centred.square().mean(dim=1, keepdim=True)   # torch.var_mean takes six times as long on CPUs
     return (centred * torch.rsqrt(variance + eps)).to(x.dtype)
+
+
+def normalized_mix(shares: Tensor, values: Tensor, eps: float = 1e-5) -> Tensor:
+    """`instance_norm` of the values mixed by the shares: (B, heads, P, N), (B, heads, N, C) -> (B, P, C).
+
+    The mix is linear in a few words: its mean and variance over the pixels follow from those of the shares, and
+    scaling the words' values scales the mix.
+    """
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    with torch.autocast(values.device.type, enabled=False):
+        shares, wide = shares.to(dtype), values.to(dtype)
+        mean = shares.mean(dim=2, keepdim=True)
+        wide = (wide - mean @ wide).flatten(1, 2)                                   # (B, heads · N, C)
+        shares = (shares - mean).transpose(1, 2).flatten(2)                         # (B, P, heads · N)
+        covariance = shares.mT @ shares / shares.shape[1]
+        variance = (wide * (covariance @ wide)).sum(dim=1, keepdim=True).clamp_min(0)
+        wide = wide * torch.rsqrt(variance + eps)
+    return shares.to(values.dtype) @ wide.to(values.dtype)
 
 
 class PixelWordAttention(nn.Module):
@@ -42,27 +60,24 @@ class PixelWordAttention(nn.Module):
     def forward(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """x (B, P, C), words (B, N, L), word_mask (B, N) of 0 and 1 -> (B, P, C)"""
         visual = self.dropout(F.gelu(self.visual_project(x)))
-        query, key, padding = self.ask(x, words, word_mask)
-        # Scaled by the full width C, also with several heads.
-        language = attend(query, key, self.split_heads(self.value(words)), padding, scale=x.shape[-1] ** -0.5)
-        language = language.transpose(1, 2).flatten(2)
-        language = instance_norm(self.language_project(language))
-        return self.dropout(F.gelu(self.joint_project(visual * language)))
+        language = normalized_mix(self.shares(x, words, word_mask), self.projected_values(words))
+        return self.dropout(F.gelu(self.joint_project(visual * language.to(visual.dtype))))
 
-    def ask(self, x: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of the pixels (B, heads, P, C / heads), keys of the words, what padding adds to the scores."""
+    def shares(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        """How much each pixel attends to each word: arguments of `forward` -> (B, heads, P, N), summing to 1 over N."""
         query = self.split_heads(instance_norm(self.query(x)))
         padding = (1.0 - word_mask.to(query.dtype)) * PADDING_SCORE                 # (B, N)
-        return query, self.split_heads(self.key(words)), padding[:, None, None, :]
+        # Scaled by the full width C, also with several heads.
+        return attention_shares(query, self.split_heads(self.key(words)), padding[:, None, None], x.shape[-1] ** -0.5)
 
-    def word_shares(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """How much each pixel attends to each word, the mean over heads: arguments of `forward` -> (B, P, N).
+    def projected_values(self, words: Tensor) -> Tensor:
+        """Each head's values after `language_project`, which as a linear layer may come before their mix.
 
-        Shares of a pixel sum to 1; for pictures, not for the forward pass.
+        (B, N, L) -> (B, heads, N, C). Shares sum to 1 in each head, so that the bias is divided among them.
         """
-        query, key, padding = self.ask(x, words, word_mask)
-        scores = query @ key.transpose(-2, -1) * x.shape[-1] ** -0.5 + padding
-        return scores.softmax(dim=-1).mean(dim=1)
+        weight = self.language_project.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)   # (heads, C / heads, C)
+        values = self.split_heads(self.value(words)) @ weight
+        return values + self.language_project.bias.to(values.dtype) / self.heads
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, P, C) -> (B, heads, P, C / heads)"""

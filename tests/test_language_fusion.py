@@ -62,7 +62,7 @@ def test_the_gate_is_bounded_and_has_no_bias():
 def test_the_shares_shown_are_those_that_the_forward_pass_uses(inputs):
     x, words, mask = inputs
     fusion = PixelWordAttention(8, 12).double().eval()
-    shares = fusion.word_shares(x, words, mask)
+    shares = fusion.shares(x, words, mask).mean(dim=1)
     language = instance_norm(fusion.language_project(shares @ fusion.value(words)))
     gelu = torch.nn.functional.gelu
     expected = gelu(fusion.joint_project(gelu(fusion.visual_project(x)) * language))
