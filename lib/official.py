@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from lib.swin import relative_position_index
+from lib.windows import relative_position_index
 from utils import UserError
 
 _ROUTER = (("router.depthwise.", "rounting_func.dwc."), ("router.norm.", "rounting_func.norm.norm."),

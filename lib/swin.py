@@ -3,8 +3,6 @@
 Shapes: B batch, H W a map's height and width, C channels, w window side, n windows of a map,
 h heads, d = C / h channels per head. Maps are channels-last, (B, H, W, C).
 """
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,8 +11,7 @@ from torchvision.ops import StochasticDepth
 
 from lib.attention import attend
 from lib.kept import Kept
-
-MASKED = -100.0  # added to the attention score of two tokens that the cyclic shift brought together
+from lib.windows import pad_and_shift, relative_position_index, shift_mask, unshift_and_crop
 
 
 class PatchEmbed(nn.Module):
@@ -46,38 +43,6 @@ class PatchMerging(nn.Module):
         x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
         corners = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
         return self.reduction(self.norm(torch.cat(corners, dim=-1)))
-
-
-def split_windows(x: Tensor, window: int) -> Tensor:
-    """(B, H, W, C) -> (B, n, w², C); H and W are multiples of the window, windows in row-major order."""
-    batch, height, width, channels = x.shape
-    x = x.view(batch, height // window, window, width // window, window, channels)
-    return x.transpose(2, 3).reshape(batch, -1, window * window, channels)
-
-
-@lru_cache(maxsize=64)
-def shift_mask(height: int, width: int, window: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """What keeps shifted windows from mixing opposite edges: (n, w², w²), 0 or −100.
-
-    `height` and `width` are those of the padded map. Each side has three bands: all but the last window,
-    the last window less the shift, the shift; tokens of different bands do not attend to each other.
-    """
-    def band(length: int) -> Tensor:
-        position = torch.arange(length, device=device)
-        return (position >= length - window).int() + (position >= length - window // 2).int()
-
-    region = 3 * band(height)[:, None] + band(width)[None, :]
-    region = split_windows(region[None, :, :, None], window)[0, :, :, 0]
-    return torch.where(region[:, :, None] == region[:, None, :], 0.0, MASKED).to(dtype)
-
-
-def relative_position_index(window: int) -> Tensor:
-    """Row of the bias table for each pair of tokens of a window: (w², w²) int64 in 0 … (2w − 1)² − 1."""
-    row, column = torch.arange(window * window).div(window, rounding_mode="floor"), \
-        torch.arange(window * window) % window
-    row_offset = row[:, None] - row[None, :] + window - 1
-    column_offset = column[:, None] - column[None, :] + window - 1
-    return row_offset * (2 * window - 1) + column_offset
 
 
 class WindowAttention(nn.Module):
@@ -118,13 +83,8 @@ class WindowAttention(nn.Module):
         rows, columns = -(-height // window), -(-width // window)
         padded_height, padded_width = rows * window, columns * window
 
-        qkv = self.qkv(x)
-        if (padded_height, padded_width) != (height, width):
-            # The query, key and value of a padding token are just the bias.
-            padding = self.qkv.bias.to(qkv.dtype)
-            qkv = F.pad(qkv - padding, (0, 0, 0, padded_width - width, 0, padded_height - height)) + padding
-        if self.shift:
-            qkv = qkv.roll((-self.shift, -self.shift), dims=(1, 2))
+        # The query, key and value of a padding token are just the bias.
+        qkv = pad_and_shift(self.qkv(x), self.qkv.bias, padded_height, padded_width, self.shift)
         # Where windows differ in their mask they count as heads, so that the batch shares it: (B, n·h, w², d);
         # elsewhere they count as samples, and share the bias: (B·n, h, w², d).
         qkv = qkv.view(batch, rows, window, columns, window, 3, heads, channels // heads)
@@ -137,9 +97,7 @@ class WindowAttention(nn.Module):
 
         x = x.view(batch, rows, columns, heads, window, window, channels // heads)
         x = x.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, padded_height, padded_width, channels)
-        if self.shift:
-            x = x.roll((self.shift, self.shift), dims=(1, 2))
-        return self.proj(x[:, :height, :width])
+        return self.proj(unshift_and_crop(x, height, width, self.shift))
 
 
 class Mlp(nn.Module):

@@ -6,7 +6,8 @@ from args import get_parser
 from lib.losses import segmentation_loss
 from lib.optimizer import freeze_text
 from lib.segmentation import SWIN_VARIANTS, ModelConfig
-from lib.swin import MASKED, PatchMerging, WindowAttention, shift_mask, split_windows
+from lib.swin import PatchMerging, WindowAttention
+from lib.windows import MASKED, pad_and_shift, shift_mask, split_windows, unshift_and_crop
 from tests.conftest import make_inputs
 from tools.plain import join_windows
 from utils import UserError
@@ -82,6 +83,23 @@ def test_windows_come_back_where_they_were():
     assert windows.shape == (2, 6, 9, 5)
     assert torch.equal(windows[0, 1], x[0, :3, 3:6].reshape(9, 5))   # row-major: the second is to the right
     assert torch.equal(join_windows(windows, 3, 6, 9), x)
+
+
+@pytest.mark.parametrize(("side", "padded", "shift"),
+                         [(7, 8, 2), (8, 8, 2), (7, 8, 0), (8, 8, 0), (1, 8, 4), (3, 8, 4)])
+def test_padding_and_shifting_at_once_are_pad_and_roll(side, padded, shift):
+    """In values and gradients, there and back; also of a map smaller than the shift."""
+    x = torch.randn(2, side, 8, 3, dtype=torch.float64, requires_grad=True)
+    padding = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    weighting = torch.randn(2, padded, 8, 3, dtype=torch.float64)
+    rolled = torch.cat([x, padding.expand(2, padded - side, 8, 3)], dim=1).roll((-shift, -shift), (1, 2))
+    results = []
+    for there, back in ((pad_and_shift(x, padding, padded, 8, shift), lambda y: unshift_and_crop(y, side, 8, shift)),
+                        (rolled, lambda y: y.roll((shift, shift), (1, 2))[:, :side])):
+        again = back(there * weighting)
+        loss = (there * weighting).square().sum() + (again ** 3).sum() + 0 * padding.sum()
+        results.append((there, again, *torch.autograd.grad(loss, (x, padding))))
+    torch.testing.assert_close(results[0], results[1])
 
 
 def test_the_shift_mask_separates_three_bands_each_way():

@@ -14,7 +14,8 @@ from lib.backbone import Stage
 from lib.language_fusion import PixelWordAttention
 from lib.model import ReferringSegmenter
 from lib.rotated_conv import AdaptiveRotatedConv
-from lib.swin import MASKED, WindowAttention, split_windows
+from lib.swin import WindowAttention
+from lib.windows import MASKED, split_windows
 from lib.winograd import Conv3x3
 
 
