@@ -4,7 +4,6 @@ Shapes: B batch, C_i H_i W_i the maps of the stages, finest first, M = C_4 / 2 h
 """
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,7 +22,7 @@ class Level(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=True)
-        x = self.bn1(self.conv1(torch.cat([coarse, fine], dim=1))).relu()
+        x = self.bn1(self.conv1(coarse, fine)).relu()
         return self.bn2(self.conv2(x)).relu()
 
 

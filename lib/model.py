@@ -40,5 +40,6 @@ class ReferringSegmenter(nn.Module):
         token_mask (B, N) int64, mask 1 for real tokens -> (B, 2, S, S') float. Raises `UserError` when an
         RMSIN is given another size than it was built for.
         """
-        logits = self.decoder(self.encode(image, token_ids, token_mask))
+        # Two channels that lie last in memory would take PyTorch four times as long.
+        logits = self.decoder(self.encode(image, token_ids, token_mask)).contiguous()
         return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=True)

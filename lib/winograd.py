@@ -7,14 +7,13 @@ a network's arithmetic. GPUs have PyTorch's own convolution, which chooses among
 
 Shapes: B batch, H W the map, I O channels in and out, T tiles of a map, P = 36 pairs of points.
 """
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import product
 from math import sqrt
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.kept import Kept
@@ -63,47 +62,62 @@ def pieces(squares: Tensor, canvas: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 class OverlappingTiles(torch.autograd.Function):
-    """(B, 4 · (rows + 1), 4 · (columns + 1), C) -> (6, 6, B, rows, columns, C), tiles of 6 × 6 in steps of 4."""
+    """Maps (B, I_i, H, W), joined along the channels -> tiles of 6 × 6 in steps of 4: (6, 6, B, rows, columns, Σ I_i).
+
+    They are padded by 1, and below and to the right up to whole tiles.
+    """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, canvas: Tensor) -> Tensor:
-        ctx.shape = canvas.shape
-        canvas = canvas.unflatten(2, (-1, OUT)).unflatten(1, (-1, OUT))
-        batch, rows, _, columns, _, channels = canvas.shape
-        squares = canvas.new_empty(IN, IN, batch, rows - 1, columns - 1, channels)
-        for tile, pixels in pieces(squares, canvas):
+    def forward(ctx: torch.autograd.function.FunctionCtx, dtype: torch.dtype, *maps: Tensor) -> Tensor:
+        batch, _, height, width = maps[0].shape
+        rows, columns = -(-height // OUT), -(-width // OUT)
+        ctx.size, ctx.channels = (height, width), [own.shape[1] for own in maps]
+        ctx.canvas_shape = batch, OUT * (rows + 1), OUT * (columns + 1), sum(ctx.channels)
+        canvas = maps[0].new_empty(ctx.canvas_shape, dtype=dtype)
+        for border in (canvas[:, 0], canvas[:, height + 1:], canvas[:, :, 0], canvas[:, :, width + 1:]):
+            border.zero_()
+        for part, own in zip(inside(canvas, ctx.size, ctx.channels), maps, strict=True):
+            part.copy_(own)
+        squares = canvas.new_empty(IN, IN, batch, rows, columns, ctx.canvas_shape[-1])
+        for tile, pixels in pieces(squares, canvas.unflatten(2, (-1, OUT)).unflatten(1, (-1, OUT))):
             tile.copy_(pixels)
         return squares
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
-        canvas = gradient.new_zeros(ctx.shape)
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        canvas = gradient.new_zeros(ctx.canvas_shape)
         for tile, pixels in pieces(gradient, canvas.unflatten(2, (-1, OUT)).unflatten(1, (-1, OUT))):
             pixels.add_(tile)
-        return canvas
+        return None, *inside(canvas, ctx.size, ctx.channels)
 
 
-def convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """A 3 × 3 convolution, padding 1: (B, I, H, W) by a transformed weight (36, 1 or B, I, O) -> (B, O, H, W).
+def inside(canvas: Tensor, size: tuple[int, int], channels: list[int]) -> list[Tensor]:
+    """The maps (B, I_i, H, W) within a padded map (B, …, …, Σ I_i), as views."""
+    height, width = size
+    own = canvas[:, 1:height + 1, 1:width + 1].permute(0, 3, 1, 2)
+    return list(own.split(channels, dim=1))
 
-    One weight serves the whole batch, or each sample has its own. The result lies channels last in memory.
+
+def convolve(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """A 3 × 3 convolution, padding 1, of maps joined along their channels.
+
+    (B, I_i, H, W), by a transformed weight (36, 1 or B, Σ I_i, O) -> (B, O, H, W). One weight serves the whole batch,
+    or each sample has its own. The result lies channels last in memory.
     """
-    height, width = x.shape[-2:]
-    rows, columns = -(-height // OUT), -(-width // OUT)
+    batch, _, height, width = maps[0].shape
     data, _, back = transforms(weight.dtype)
-    x = x.to(weight.dtype).permute(0, 2, 3, 1)
-    x = F.pad(x, (0, 0, 1, OUT * (columns + 1) - width - 1, 1, OUT * (rows + 1) - height - 1))
-    squares = OverlappingTiles.apply(x)                                            # (6, 6, B, rows, columns, I)
+    squares = OverlappingTiles.apply(weight.dtype, *maps)                          # (6, 6, B, rows, columns, Σ I_i)
+    rows, columns = squares.shape[3:5]
     values = (data @ squares.flatten(2).flatten(0, 1)).view(IN ** 2 * weight.shape[1], -1, weight.shape[2])
     values = torch.bmm(values, weight.flatten(0, 1))                               # (36, T, O) or (36·B, T / B, O)
-    y = (back @ values.view(IN ** 2, -1)).view(OUT, OUT, len(x), rows, columns, -1)
-    y = y.permute(2, 3, 0, 4, 1, 5).reshape(len(x), OUT * rows, OUT * columns, -1)
+    y = (back @ values.view(IN ** 2, -1)).view(OUT, OUT, batch, rows, columns, -1)
+    y = y.permute(2, 3, 0, 4, 1, 5).reshape(batch, OUT * rows, OUT * columns, -1)
     return y[:, :height, :width].permute(0, 3, 1, 2)
 
 
-def compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+def compute_dtype(weight: Tensor) -> torch.dtype:
     """The precision of the products: autocast's, or the weight's."""
-    device = x.device.type
+    device = weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
@@ -113,7 +127,10 @@ def add_bias(y: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3 × 3 convolution, padding 1: (B, I, H, W) -> (B, O, H, W); `nn.Conv2d`, with a faster way on CPUs."""
+    """`nn.Conv2d`, 3 × 3 and padding 1, with a faster way on CPUs; of one map, or of several joined along the channels.
+
+    (B, I_i, H, W), I channels in all -> (B, O, H, W)
+    """
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = False):
         super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
@@ -126,9 +143,9 @@ class Conv3x3(nn.Conv2d):
             weight = transforms(taps.dtype)[1] @ taps
         return weight.transpose(0, 1).to(dtype).contiguous()[:, None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return super().forward(x)
-        dtype = compute_dtype(x, self.weight)
-        y = convolve(x, self.kept.get(self.weight, dtype, lambda: self.transformed(dtype)))
+    def forward(self, *maps: Tensor) -> Tensor:
+        if self.weight.device.type != "cpu":
+            return super().forward(torch.cat(maps, dim=1))
+        dtype = compute_dtype(self.weight)
+        y = convolve(maps, self.kept.get(self.weight, dtype, lambda: self.transformed(dtype)))
         return add_bias(y, self.bias)

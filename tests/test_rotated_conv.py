@@ -92,3 +92,13 @@ def test_several_kernels_add_up():
             turned = conv.rotation(angle_rad)[i, k] @ conv.weight[k].flatten(2).unsqueeze(-1)
             expected = expected + scale[i, k] * F.conv2d(x[i:i + 1], turned.view(3, 3, 3, 3), padding=1)
         torch.testing.assert_close(conv(x)[i:i + 1], expected)
+
+
+def test_in_bfloat16_only_taps_and_kernel_are_rounded_not_what_turns_them():
+    torch.manual_seed(0)
+    conv = AdaptiveRotatedConv(32, 32)
+    conv.weight.data = conv.weight.data.bfloat16().float()
+    scale, angle_rad = torch.rand(2, 1), torch.tensor([[0.5], [-0.3]])
+    exact = conv.double().rotated_weight(scale, angle_rad, torch.float64).bfloat16()
+    kernel = conv.float().rotated_weight(scale, angle_rad, torch.bfloat16)
+    assert (kernel == exact).float().mean() > 0.99   # a matrix rounded to bfloat16 would leave a half

@@ -35,7 +35,15 @@ def test_each_sample_may_have_its_own_weight():
     x, weights = torch.randn(2, 3, 9, 5, dtype=torch.float64), torch.randn(2, 4, 3, 3, 3, dtype=torch.float64)
     expected = torch.cat([F.conv2d(x[i:i + 1], weights[i], padding=1) for i in range(2)])
     both = torch.stack([transformed(weight) for weight in weights], dim=1)   # (36, B, I, O)
-    torch.testing.assert_close(convolve(x, both), expected, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(convolve([x], both), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_several_maps_are_joined_along_their_channels():
+    torch.manual_seed(0)
+    maps = [torch.randn(2, width, 5, 9, dtype=torch.float64, requires_grad=True) for width in (2, 3)]
+    conv = Conv3x3(5, 4).double()
+    results = [(y, *torch.autograd.grad(y.square().sum(), maps)) for y in (conv(*maps), conv(torch.cat(maps, dim=1)))]
+    torch.testing.assert_close(results[0], results[1])
 
 
 @pytest.mark.parametrize(("amp", "tolerance"), [(None, 4e-6), (torch.bfloat16, 2e-2)])
@@ -89,5 +97,5 @@ def test_a_rotated_convolution_gives_the_same_either_way(kernels):
     assert tiles(28, 28) > FEW_TILES >= tiles(20, 20)
     for part in (x, x[..., :20, :20]):
         expected = [F.conv2d(sample[None], weight, padding=1)
-                    for sample, weight in zip(part, conv.rotated_weight(scale, angle_rad), strict=True)]
+                    for sample, weight in zip(part, conv.rotated_weight(scale, angle_rad, x.dtype), strict=True)]
         torch.testing.assert_close(conv(part), torch.cat(expected), rtol=1e-11, atol=1e-12)

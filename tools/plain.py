@@ -94,6 +94,11 @@ def stage(self: Stage, x: Tensor, words: Tensor, word_mask: Tensor,
     return fused, None if self.downsample is None else self.downsample(update)
 
 
+def convolution(self: Conv3x3, *maps: Tensor) -> Tensor:
+    """All of the multiplications, of the joined maps."""
+    return nn.Conv2d.forward(self, torch.cat(maps, dim=1))
+
+
 def rotated_conv(self: AdaptiveRotatedConv, x: Tensor) -> Tensor:
     """Each rotation matrix put together entry by entry from rows of zeros."""
     batch, _, height, width = x.shape
@@ -132,7 +137,7 @@ def text(self: TextEncoder, token_ids: Tensor, token_mask: Tensor) -> Tensor:
 
 
 FORWARDS = {TextEncoder: text, WindowAttention: window_attention, PixelWordAttention: pixel_words,
-            Stage: stage, Conv3x3: nn.Conv2d.forward, AdaptiveRotatedConv: rotated_conv}
+            Stage: stage, Conv3x3: convolution, AdaptiveRotatedConv: rotated_conv}
 
 
 def make_plain(model: ReferringSegmenter) -> ReferringSegmenter:
