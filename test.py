@@ -56,7 +56,7 @@ def report(args: Namespace, model: ReferringSegmenter, dataset: EvalSet, results
 def run(args: Namespace) -> None:
     """The whole evaluation; `main` says its user errors."""
     device = processes.init_processes(args.device, args.local_rank, args.timeout)
-    utils.keep_freed_memory(device)
+    utils.set_up_cpu(device)
     for folder in (Path(args.results).parent if args.results else None, args.report, args.save_predictions):
         if folder and utils.rank() == 0:   # before the evaluation, which would be lost
             utils.make_folder(Path(folder))

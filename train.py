@@ -169,7 +169,7 @@ def validate(model: ReferringSegmenter, batches: DataLoader, device: torch.devic
 def run(args: Namespace) -> None:
     """The whole training run; `main` says its user errors."""
     device = processes.init_processes(args.device, args.local_rank, args.timeout)
-    utils.keep_freed_memory(device)
+    utils.set_up_cpu(device)
     utils.seed_everything(args.seed, args.deterministic)
     processes.watch_signals()
     output, model_id = Path(args.output_dir), args.model_id or args.model

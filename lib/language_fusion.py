@@ -71,13 +71,14 @@ class PixelWordAttention(nn.Module):
         return attention_shares(query, self.split_heads(self.key(words)), padding[:, None, None], x.shape[-1] ** -0.5)
 
     def projected_values(self, words: Tensor) -> Tensor:
-        """Each head's values after `language_project`, which as a linear layer may come before their mix.
+        """Each head's values after `language_project`, which is linear and so may come before the mix.
 
-        (B, N, L) -> (B, heads, N, C). Shares sum to 1 in each head, so that the bias is divided among them.
+        (B, N, L) -> (B, heads, N, C). The bias, here once for each head, falls out of `normalized_mix`.
         """
-        weight = self.language_project.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)   # (heads, C / heads, C)
-        values = self.split_heads(self.value(words)) @ weight
-        return values + self.language_project.bias.to(values.dtype) / self.heads
+        values = self.value(words)[:, None]
+        own = torch.eye(self.heads, dtype=values.dtype, device=values.device)
+        own = own.repeat_interleave(values.shape[-1] // self.heads, dim=1)[:, None]   # (heads, 1, C)
+        return self.language_project(values * own)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, P, C) -> (B, heads, P, C / heads)"""

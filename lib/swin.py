@@ -3,6 +3,8 @@
 Shapes: B batch, H W a map's height and width, C channels, w window side, n windows of a map,
 h heads, d = C / h channels per head. Maps are channels-last, (B, H, W, C).
 """
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -100,16 +102,11 @@ class WindowAttention(nn.Module):
         return self.proj(unshift_and_crop(x, height, width, self.shift))
 
 
-class Mlp(nn.Module):
+class Mlp(nn.Sequential):
     """To four times the width and back, GELU in between: (…, C) -> same."""
 
     def __init__(self, width: int):
-        super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        super().__init__(OrderedDict(fc1=nn.Linear(width, 4 * width), act=nn.GELU(), fc2=nn.Linear(4 * width, width)))
 
 
 class SwinBlock(nn.Module):

@@ -11,6 +11,7 @@ the machine hits both. Times are medians over the rounds.
 import argparse
 import gc
 import json
+import math
 import multiprocessing
 import platform
 import statistics
@@ -30,10 +31,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import processes
 import utils
 from args import get_parser
+from lib.packed import can_pack
 from lib.update import AMP_DTYPES
 from processes import user_errors
 from tools.workloads import WORKLOADS
 from utils import UserError, log
+
+# What FlopCounterMode does not know by itself: lib.packed's layers, by the shapes of their arguments.
+PACKED_FLOPS = {torch.ops.mkldnn._linear_pointwise:
+                lambda x, weight, *_, **__: 2 * weight[0] * math.prod(x)} if can_pack() else {}
 
 
 def wait(device: torch.device) -> None:
@@ -73,7 +79,7 @@ def serve(connection: Connection, args: Namespace, task: str, plain: bool) -> No
         if plain:
             gc.unfreeze()   # see utils.importing_much
         else:
-            utils.keep_freed_memory(device)
+            utils.set_up_cpu(device)
         run, images = WORKLOADS[task](args, device, plain)
         for _ in range(args.warm_up):
             run()
@@ -89,7 +95,7 @@ def serve(connection: Connection, args: Namespace, task: str, plain: bool) -> No
         connection.send(time.perf_counter() - begun)
     result: dict[str, Any] = {"peak_memory_mib": utils.peak_memory_mib(device)}
     if not plain and task in ("forward", "train"):
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=PACKED_FLOPS) as counter:
             run()
         result |= {"gflop": counter.get_total_flops() / 1e9,
                    "matmul_gflop_per_second": matmul_flops(device, AMP_DTYPES[args.amp] or torch.float32) / 1e9}

@@ -19,7 +19,7 @@ import utils
 
 def main() -> None:
     utils.importing_much = contextlib.nullcontext
-    utils.keep_freed_memory = lambda device: None
+    utils.set_up_cpu = lambda device: None
     processes.leave_at_once = lambda: None
 
     from lib import checkpoint  # only now: this is the large import
