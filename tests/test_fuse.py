@@ -1,9 +1,12 @@
-"""Folded BatchNorms change the numbers by rounding only."""
+"""Folded BatchNorms change the numbers by rounding only, and weights kept in bfloat16 as autocast does."""
 import pytest
 import torch
 from torch import nn
 
-from lib.fuse import fuse
+from lib.fuse import fuse, keep_weights_in
+from lib.language_fusion import Gate
+from lib.packed import can_pack, pack_linears
+from lib.swin import Mlp
 from tests.conftest import make_inputs
 
 
@@ -26,3 +29,36 @@ def test_a_fused_network_gives_the_same_logits(nano, model):
 def test_training_is_refused(nano):
     with pytest.raises(ValueError, match="still learns"):
         fuse(nano().train())
+
+
+@pytest.mark.skipif(not can_pack(), reason="this CPU or PyTorch has no packed bfloat16 products")
+@pytest.mark.parametrize("model", ["rmsin", "lavt"])
+@torch.inference_mode()
+def test_weights_kept_in_bfloat16_err_no_more_than_autocast(nano, model):
+    network = nano(model, fusion_heads=(1, 2, 2, 4))
+    image, token_ids, token_mask = make_inputs(3, 64)
+    exact = network(image, token_ids, token_mask)
+    with torch.autocast("cpu", torch.bfloat16):
+        converted = network(image, token_ids, token_mask)
+        kept = keep_weights_in(network, "bf16")(image, token_ids, token_mask)
+    assert kept.dtype == torch.bfloat16
+    assert (kept - exact).norm() < 1.2 * (converted - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.skipif(not can_pack(), reason="this CPU or PyTorch has no packed bfloat16 products")
+def test_packed_layers_compute_their_activation_too():
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 16)
+    for layers in (Gate(16), Mlp(16), nn.Sequential(nn.Linear(16, 3)), nn.Sequential(nn.Linear(16, 4), nn.Sigmoid())):
+        expected = layers(x).detach()
+        pack_linears(layers)
+        assert not any(isinstance(layer, nn.Linear | nn.ReLU | nn.GELU | nn.Tanh) for layer in layers)
+        with torch.no_grad():
+            torch.testing.assert_close(layers(x).float(), expected, rtol=2e-2, atol=2e-2)
+
+
+def test_without_an_amp_weights_stay(nano):
+    network = nano()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    for name, value in keep_weights_in(network, "off").state_dict().items():
+        assert torch.equal(value, before[name]) and value.dtype == before[name].dtype
