@@ -43,11 +43,11 @@ class Stage(nn.Module):
         fused = self.fusion(x.flatten(1, 2), words, word_mask).view(x.shape)
         if self.downsample is None:
             return fused, None
-        update = self.language_gate(fused) * fused
+        update = torch.addcmul(x, self.language_gate(fused), fused)
         if self.intra_scale is not None:
             visual = self.intra_scale(x)
-            update = update + self.visual_gate(visual) * visual
-        return fused, self.downsample(x + update)
+            update = torch.addcmul(update, self.visual_gate(visual), visual)
+        return fused, self.downsample(update)
 
 
 class Backbone(nn.Module):

@@ -126,7 +126,7 @@ class ScaleFusion(nn.Module):
         gate = F.relu6(self.global_gate(shared) + 3) / 6
         gate = F.interpolate(gate, size, mode="bilinear", align_corners=False)
         shift = F.interpolate(self.global_embedding(shared), size, mode="bilinear", align_corners=False)
-        return self.local_embedding(own) * gate + shift
+        return torch.addcmul(shift, self.local_embedding(own), gate)
 
 
 class CrossScale(nn.Module):

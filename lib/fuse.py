@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from lib.decoder import Level
-from lib.packed import can_pack, pack_linears
+from lib.packed import can_pack, pack_products
 from lib.rotated_conv import AdaptiveRotatedConv
 from lib.update import AMP_DTYPES
 from lib.winograd import Conv3x3
@@ -33,7 +33,7 @@ def keep_weights_in(model: nn.Module, amp: str) -> nn.Module:
     """Stores, in place, what `--amp` would otherwise convert in each forward pass: linear and convolution weights."""
     dtype = AMP_DTYPES[amp]
     if dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu" and can_pack():
-        pack_linears(model)
+        pack_products(model)
     if dtype:
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, Conv3x3):   # keeps its own

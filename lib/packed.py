@@ -1,4 +1,4 @@
-"""Linear layers whose weights lie in memory as oneDNN multiplies by them: inference in bfloat16 on CPUs.
+"""Linear layers and 1 × 1 convolutions with their weights as oneDNN multiplies by them: bfloat16 inference on CPUs.
 
 PyTorch rearranges the weight of an ordinary layer in each pass, and writes its bias out beforehand: a twentieth of
 a base network's time. The operators are those that `torch.compile` calls; they have no gradient and are not public,
@@ -32,17 +32,34 @@ class PackedLinear(nn.Module):
                                                   self.variant)
 
 
-def pack_linears(model: nn.Module) -> None:
-    """Replaces, in place, each linear layer, and the activation that follows it in an `nn.Sequential`."""
+class PackedPointwise(PackedLinear):
+    """A 1 × 1 convolution, which is a linear layer of pixels: (B, I, H, W) -> (B, O, H, W), channels last in memory."""
+
+    def __init__(self, conv: nn.Conv2d):
+        linear = nn.Linear(conv.in_channels, conv.out_channels, conv.bias is not None, device="meta")
+        linear.weight, linear.bias = nn.Parameter(conv.weight.detach().flatten(1)), conv.bias
+        super().__init__(linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def is_pointwise(module: nn.Module) -> bool:
+    """Whether it is a 1 × 1 convolution of more than one channel (for one, products are not the faster way)."""
+    return (type(module) is nn.Conv2d and module.kernel_size == module.stride == (1, 1) and module.groups == 1
+            and module.in_channels > 1)
+
+
+def pack_products(model: nn.Module) -> None:
+    """Replaces, in place, 1 × 1 convolutions and linear layers, these with an activation that follows in a Sequential."""
     for parent in list(model.modules()):
         children = list(parent.named_children())
         for i, (name, child) in enumerate(children):
-            if type(child) is not nn.Linear:
-                continue
-            activation = "none"
-            if isinstance(parent, nn.Sequential) and i + 1 < len(children):
-                following, module = children[i + 1]
-                activation = ACTIVATIONS.get(type(module), "none")
-                if activation != "none":
+            if is_pointwise(child):
+                setattr(parent, name, PackedPointwise(child))
+            elif type(child) is nn.Linear:
+                following, after = children[i + 1] if i + 1 < len(children) else ("", None)
+                fits = isinstance(parent, nn.Sequential) and type(after) in ACTIVATIONS
+                setattr(parent, name, PackedLinear(child, ACTIVATIONS[type(after)] if fits else "none"))
+                if fits:
                     setattr(parent, following, nn.Identity())
-            setattr(parent, name, PackedLinear(child, activation))

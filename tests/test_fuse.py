@@ -5,7 +5,7 @@ from torch import nn
 
 from lib.fuse import fuse, keep_weights_in
 from lib.language_fusion import Gate
-from lib.packed import can_pack, pack_linears
+from lib.packed import can_pack, pack_products
 from lib.swin import Mlp
 from tests.conftest import make_inputs
 
@@ -51,10 +51,22 @@ def test_packed_layers_compute_their_activation_too():
     x = torch.randn(2, 5, 16)
     for layers in (Gate(16), Mlp(16), nn.Sequential(nn.Linear(16, 3)), nn.Sequential(nn.Linear(16, 4), nn.Sigmoid())):
         expected = layers(x).detach()
-        pack_linears(layers)
+        pack_products(layers)
         assert not any(isinstance(layer, nn.Linear | nn.ReLU | nn.GELU | nn.Tanh) for layer in layers)
         with torch.no_grad():
             torch.testing.assert_close(layers(x).float(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.skipif(not can_pack(), reason="this CPU or PyTorch has no packed bfloat16 products")
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_1_x_1_convolution_is_that_convolution(bias):
+    torch.manual_seed(0)
+    layers, x = nn.Sequential(nn.Conv2d(8, 3, 1, bias=bias)), torch.randn(2, 8, 4, 5)
+    expected = layers(x).detach()
+    pack_products(layers)
+    assert not isinstance(layers[0], nn.Conv2d)
+    with torch.no_grad():
+        torch.testing.assert_close(layers(x).float(), expected, rtol=2e-2, atol=2e-2)
 
 
 def test_without_an_amp_weights_stay(nano):
