@@ -51,7 +51,7 @@ def is_pointwise(module: nn.Module) -> bool:
 
 
 def pack_products(model: nn.Module) -> None:
-    """Replaces, in place, 1 × 1 convolutions and linear layers, these with an activation that follows in a Sequential."""
+    """Replaces, in place, 1 × 1 convolutions and linear layers, the latter with the activation that may follow them."""
     for parent in list(model.modules()):
         children = list(parent.named_children())
         for i, (name, child) in enumerate(children):
