@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from lib.decoder import Level
-from lib.packed import can_pack, pack_products
+from lib.onednn import has_bfloat16, pack_products
 from lib.rotated_conv import AdaptiveRotatedConv
 from lib.update import AMP_DTYPES
 from lib.winograd import Conv3x3
@@ -32,7 +32,7 @@ def fuse(model: nn.Module) -> nn.Module:
 def keep_weights_in(model: nn.Module, amp: str) -> nn.Module:
     """Stores, in place, what `--amp` would otherwise convert in each forward pass: linear and convolution weights."""
     dtype = AMP_DTYPES[amp]
-    if dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu" and can_pack():
+    if dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu" and has_bfloat16():
         pack_products(model)
     if dtype:
         for module in model.modules():

@@ -5,7 +5,7 @@ from torch import nn
 
 from lib.fuse import fuse, keep_weights_in
 from lib.language_fusion import Gate
-from lib.packed import can_pack, pack_products
+from lib.onednn import has_bfloat16, pack_products
 from lib.swin import Mlp
 from tests.conftest import make_inputs
 
@@ -31,7 +31,7 @@ def test_training_is_refused(nano):
         fuse(nano().train())
 
 
-@pytest.mark.skipif(not can_pack(), reason="this CPU or PyTorch has no packed bfloat16 products")
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU or PyTorch has no packed bfloat16 products")
 @pytest.mark.parametrize("model", ["rmsin", "lavt"])
 @torch.inference_mode()
 def test_weights_kept_in_bfloat16_err_no_more_than_autocast(nano, model):
@@ -45,7 +45,7 @@ def test_weights_kept_in_bfloat16_err_no_more_than_autocast(nano, model):
     assert (kept - exact).norm() < 1.2 * (converted - exact).norm() < 0.1 * exact.norm()
 
 
-@pytest.mark.skipif(not can_pack(), reason="this CPU or PyTorch has no packed bfloat16 products")
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU or PyTorch has no packed bfloat16 products")
 def test_packed_layers_compute_their_activation_too():
     torch.manual_seed(0)
     x = torch.randn(2, 5, 16)
@@ -57,7 +57,7 @@ def test_packed_layers_compute_their_activation_too():
             torch.testing.assert_close(layers(x).float(), expected, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.skipif(not can_pack(), reason="this CPU or PyTorch has no packed bfloat16 products")
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU or PyTorch has no packed bfloat16 products")
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_packed_1_x_1_convolution_is_that_convolution(bias):
     torch.manual_seed(0)

@@ -31,15 +31,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import processes
 import utils
 from args import get_parser
-from lib.packed import can_pack
+from lib.onednn import has_bfloat16
 from lib.update import AMP_DTYPES
 from processes import user_errors
 from tools.workloads import WORKLOADS
 from utils import UserError, log
 
-# What FlopCounterMode does not know by itself: lib.packed's layers, by the shapes of their arguments.
+# What FlopCounterMode does not know by itself: lib.onednn's layers, by the shapes of their arguments.
 PACKED_FLOPS = {torch.ops.mkldnn._linear_pointwise:
-                lambda x, weight, *_, **__: 2 * weight[0] * math.prod(x)} if can_pack() else {}
+                lambda x, weight, *_, **__: 2 * weight[0] * math.prod(x)} if has_bfloat16() else {}
 
 
 def wait(device: torch.device) -> None:

@@ -2,16 +2,19 @@
 
 PyTorch rearranges the weight of an ordinary layer in each pass, and writes its bias out beforehand: a twentieth of
 a base network's time. The operators are those that `torch.compile` calls; they have no gradient and are not public,
-which is why `can_pack` asks for them first.
+which is why `has_bfloat16` asks for them first.
 """
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.GELU: "gelu", nn.Tanh: "tanh"}   # oneDNN's names
 
 
-def can_pack() -> bool:
-    """Whether this PyTorch has the operators, and this CPU bfloat16 products."""
+@cache
+def has_bfloat16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU, and this PyTorch has the operators."""
     names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
     return (torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
             and torch.ops.mkldnn._is_mkldnn_bf16_supported())
