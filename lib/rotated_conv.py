@@ -77,6 +77,7 @@ class AdaptiveRotatedConv(nn.Module):
     (B, I, H, W) -> (B, O, H, W). At angle 0 and scale 1 it is a plain convolution. It has no bias of its own;
     `lib.fuse` gives it the one of a BatchNorm.
     """
+
     def __init__(self, in_channels: int, out_channels: int, kernels: int = 1):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(kernels, out_channels, in_channels, 3, 3))
