@@ -11,10 +11,13 @@ DEFAULT_SWIN_FILE = "pretrained_weights/swin_base_patch4_window12_384_22k.pth"  
 
 # What a flag stands for when it is not given, by model (DESIGN: the published training scripts).
 RECIPES: dict[str, dict[str, Any]] = {
-    "rmsin": {"dataset": "rrsisd", "lr": 3e-5, "batch_size": 2, "dice_weight": 0.1, "random_box_share": 0.2},
-    "lavt": {"dataset": "refcoco", "lr": 5e-5, "batch_size": 8, "dice_weight": 0.0, "random_box_share": 0.0},
+    "rmsin": {"model_id": "RMSIN", "dataset": "rrsisd", "lr": 3e-5, "batch_size": 2, "dice_weight": 0.1,
+              "random_box_share": 0.2, "bert_dropout": True},
+    "lavt": {"model_id": "lavt", "dataset": "refcoco", "lr": 5e-5, "batch_size": 8, "dice_weight": 0.0,
+             "random_box_share": 0.0, "bert_dropout": False},
 }
-RECIPES["lavt_one"] = RECIPES["lavt"]
+# Where BERT is part of the network, it is set to training with it; `lavt` keeps it beside, in evaluation mode.
+RECIPES["lavt_one"] = {**RECIPES["lavt"], "bert_dropout": True}
 
 
 def positive(text: str) -> int:
@@ -87,7 +90,7 @@ def get_parser() -> RecipeParser:
     network.add_argument("--swin_type", default="base", choices=sorted(SWIN_VARIANTS), help="default: base")
     network.add_argument("--window12", action="store_true",
                          help="attention windows of 12×12 tokens instead of 7×7;\n"
-                              "implied by a Swin file whose name contains window12")
+                              "implied by a Swin file whose path contains window12")
     network.add_argument("--img_size", default=480, type=positive, metavar="PIXELS",
                          help="side to which image and mask are resized (default: 480); rmsin: a multiple of 32")
     network.add_argument("--mha", default="", type=heads, metavar="A-B-C-D",
@@ -136,6 +139,8 @@ def get_parser() -> RecipeParser:
     recipe.add_argument("--bert_layers", default=10, type=int, metavar="N",
                         help="how many of BERT's layers train, from the first (default: 10, as published)")
     recipe.add_argument("--train_embeddings", action="store_true", help="train BERT's embeddings too")
+    recipe.add_argument("--bert_dropout", action=argparse.BooleanOptionalAction,
+                        help="BERT's dropouts in training (default: on for rmsin and lavt_one, off for lavt)")
     recipe.add_argument("--published_validation", action="store_true",
                         help="choose the best epoch on one random sentence a ref, as in the published code;\n"
                              "without it on all sentences")
@@ -145,7 +150,8 @@ def get_parser() -> RecipeParser:
 
     run = parser.add_argument_group("run")
     run.add_argument("--model_id", default=None, metavar="NAME",
-                     help="names the checkpoints and the folder models/NAME (default: the model's name)")
+                     help="names the checkpoints and the folder models/NAME\n"
+                          "(default: RMSIN for rmsin, lavt for lavt and lavt_one)")
     run.add_argument("--output-dir", default="./checkpoints/", metavar="FOLDER",
                      help="where checkpoints go (default: ./checkpoints/)")
     run.add_argument("--resume", default="", metavar="FILE|auto",

@@ -172,7 +172,7 @@ def run(args: Namespace) -> None:
     utils.set_up_cpu(device)
     utils.seed_everything(args.seed, args.deterministic)
     processes.watch_signals()
-    output, model_id = Path(args.output_dir), args.model_id or args.model
+    output, model_id = Path(args.output_dir), args.model_id
     record = RunRecord(Path("models") / model_id, args, device, args.tensorboard, args.wandb)
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     if processes.was_restarted():
@@ -192,7 +192,7 @@ def run(args: Namespace) -> None:
     log(f"{args.model} on {args.dataset}: {len(train_batches.dataset)} training refs, {len(val_batches.dataset)} "
         f"validation sentences; {utils.world_size()} process(es) on {device.type}, seed {args.seed}")
 
-    freeze_text(model, args.bert_layers, args.train_embeddings)
+    freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout)
     model.backbone.recompute_blocks = args.checkpoint_activations
     if args.compile:
         model.backbone.compile_blocks()

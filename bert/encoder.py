@@ -14,11 +14,20 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class TextEncoder(nn.Module):
-    """BERT without a pooler: token_ids, token_mask (B, N) int64 -> words (B, N, L), L = `config.hidden_size`."""
+    """BERT without a pooler: token_ids, token_mask (B, N) int64 -> words (B, N, L), L = `config.hidden_size`.
+
+    Without `dropout_in_training` it stays in evaluation mode while the network around it trains; its weights train
+    all the same.
+    """
 
     def __init__(self, config: BertConfig):
         super().__init__()
         self.bert = BertModel(config, add_pooling_layer=False)
+        self.dropout_in_training = True
+
+    def train(self, mode: bool = True) -> "TextEncoder":
+        """As `nn.Module.train`, with BERT's dropouts only if they are wanted."""
+        return super().train(mode and self.dropout_in_training)
 
     @property
     def config(self) -> BertConfig:

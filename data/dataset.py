@@ -114,7 +114,7 @@ class TrainSet(ReferDataset):
                  random_box_share: float = 0.0, skip_bad_images: bool = False, packed: str = ""):
         super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed)
         self.seed = seed
-        count = round(random_box_share * len(self.refs))
+        count = int(random_box_share * len(self.refs))
         self.boxed = frozenset(random.Random(seed).sample(range(len(self.refs)), count))
 
     def __len__(self) -> int:

@@ -76,6 +76,17 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
+    """Copies the weights of a checkpoint, this project's or an original program's, into `model`; returns the contents.
+
+    Every entry must fit. Raises `UserError`, and leaves `model` as it is, if one is missing, unexpected or of another
+    shape, and if the file cannot be read or holds more than tensors and plain data.
+    """
+    checkpoint = read_checkpoint(path)
+    load_weights(model, checkpoint, path)
+    return checkpoint
+
+
 def restore(path: str, args: Namespace | None) -> tuple[ReferringSegmenter, ModelConfig, Tokenizer]:
     """The network of a checkpoint with its weights, in evaluation mode on the CPU, its settings and its tokenizer.
 

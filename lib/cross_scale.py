@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.attention import attend
+from lib.swin import init_swin_weights
 
 HEADS, KEY_WIDTH, VALUE_WIDTH = 8, 32, 64  # per head
 
@@ -145,6 +146,7 @@ class CrossScale(nn.Module):
         self.bn = nn.BatchNorm2d(sum(quarter))
         self.expand = nn.Conv2d(sum(quarter), sum(widths), 1)
         self.fusions = nn.ModuleList(ScaleFusion(width) for width in widths)
+        self.apply(init_swin_weights)   # the original keeps CIM inside the backbone, whose initialiser reaches it
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Four maps (B, C, H, W), finest first -> four maps of the same shapes"""

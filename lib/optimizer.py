@@ -6,8 +6,12 @@ import torch
 from lib.model import ReferringSegmenter
 
 
-def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool) -> None:
-    """Lets the first `layers` of BERT train, and the embeddings if asked for; published: 10 layers, not these."""
+def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropout: bool = True) -> None:
+    """Lets the first `layers` of BERT train, and the embeddings if asked for; published: 10 layers, not these.
+
+    `dropout` says whether BERT's dropouts are active while the network trains.
+    """
+    model.text_encoder.dropout_in_training = dropout
     bert = model.text_encoder.bert
     bert.requires_grad_(False)
     for layer in bert.encoder.layer[:layers]:

@@ -12,7 +12,8 @@ from utils import UserError, log, set_aside
 # Flags that change what is computed; the others (paths, workers, log lines) may differ when a run goes on.
 DECISIVE = ("model", "swin_type", "window12", "img_size", "mha", "fusion_drop", "dataset", "splitBy", "published_masks",
             "published_validation", "epochs", "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad",
-            "dice_weight", "random_box_share", "bert_layers", "train_embeddings", "seed", "amp", "accumulate")
+            "dice_weight", "random_box_share", "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp",
+            "accumulate")
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """The table of variants and the one builder. The only file of `lib/` that reads command-line arguments."""
 from argparse import Namespace
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -76,8 +75,8 @@ class ModelConfig:
 
 
 def window_of(args: Namespace) -> int:
-    """Side of the attention window: 12 when `--window12` or the Swin file's name says so, else the variant's."""
-    if args.window12 or "window12" in Path(args.pretrained_swin_weights or "").name:
+    """Side of the attention window: 12 when `--window12` or the Swin file's path says so, else the variant's."""
+    if args.window12 or "window12" in (args.pretrained_swin_weights or ""):
         return 12
     return SWIN_VARIANTS[args.swin_type].window
 

@@ -15,7 +15,7 @@ PUBLISHED_FLAGS = [
 
 OWN_FLAGS = [
     "-h", "--help", "--warmup_iters", "--dice_weight", "--random_box_share", "--bert_layers",
-    "--train_embeddings", "--seed", "--results", "--shuffle_sentences",
+    "--train_embeddings", "--bert_dropout", "--no-bert_dropout", "--seed", "--results", "--shuffle_sentences",
     "--published_masks", "--published_validation", "--deterministic",
     "--allow_changed_flags", "--save_every", "--skip_nonfinite", "--skip_bad_images", "--timeout",
     "--amp", "--accumulate", "--checkpoint_activations", "--compile", "--packed", "--fuse",
@@ -52,6 +52,7 @@ def test_rmsins_recipe():
     args = parse("")
     assert (args.model, args.dataset, args.lr, args.batch_size) == ("rmsin", "rrsisd", 3e-5, 2)
     assert (args.dice_weight, args.random_box_share) == (0.1, 0.2)
+    assert (args.model_id, args.bert_dropout) == ("RMSIN", True)
     assert args.pretrained_swin_weights == DEFAULT_SWIN_FILE
     shared = (args.weight_decay, args.epochs, args.img_size, args.seed, args.warmup_iters, args.bert_layers)
     assert shared == (1e-2, 40, 480, 2401, 0, 10)
@@ -62,6 +63,7 @@ def test_lavts_recipe(model):
     args = parse(f"--model {model}")
     assert (args.dataset, args.lr, args.batch_size) == ("refcoco", 5e-5, 8)
     assert (args.dice_weight, args.random_box_share, args.pretrained_swin_weights) == (0.0, 0.0, "")
+    assert (args.model_id, args.bert_dropout) == ("lavt", model == "lavt_one")
 
 
 def test_the_default_swin_file_belongs_to_base():

@@ -14,20 +14,12 @@ import torch
 
 from args import get_parser
 from bert import load_tokenizer
-from lib.checkpoint import load_swin_weights, read_checkpoint, resize_bias_table, save_checkpoint
+from lib.checkpoint import load_checkpoint, load_swin_weights, read_checkpoint, resize_bias_table, save_checkpoint
 from lib.official import IGNORED, NAMES, from_official, native_name, official_name, to_official
 from lib.segmentation import ModelConfig, build_model, describe_model, model_settings, refuse_other_heads
-from lib.strict_load import load_weights
 from tests.conftest import run_script
 from tests.parity import fill
 from utils import UserError
-
-
-def load_checkpoint(network: torch.nn.Module, path: Path) -> dict:
-    """Loads a file's weights strictly; returns its contents."""
-    checkpoint = read_checkpoint(path)
-    load_weights(network, checkpoint, path)
-    return checkpoint
 
 PARITY = Path(__file__).parent / "parity"
 SPECS = ["rmsin_tiny", "lavt_tiny", "lavt_one_tiny", "rmsin_base", "lavt_base", "lavt_one_base"]

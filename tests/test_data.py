@@ -51,7 +51,7 @@ def test_random_boxes_fall_on_the_share_asked_for(refer, tokenizer):
     dataset = TrainSet(refer, "train", tokenizer, 64, seed=1, random_box_share=0.25)
     plain = TrainSet(refer, "train", tokenizer, 64, seed=1)
     changed = {i for i in range(len(plain)) if not torch.equal(dataset[0, i]["image"], plain[0, i]["image"])}
-    assert changed == dataset.boxed and len(changed) == round(0.25 * len(plain))
+    assert changed == dataset.boxed and len(changed) == int(0.25 * len(plain))
 
 
 def test_evaluation_has_every_sentence_of_every_ref(refer, tokenizer):

@@ -48,6 +48,23 @@ def test_every_trained_parameter_gets_a_gradient(nano, model):
         {"language_gate", "visual_gate", "intra_scale"} if model == "rmsin" else {"language_gate"})
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_berts_dropouts_while_training_are_the_recipes(nano, model):
+    """`lavt`'s text encoder is a module of its own in the original program, which never sets it to training."""
+    args, network = get_parser().parse_args(["--model", model]), nano(model, fusion_drop=0.0)
+    freeze_text(network, args.bert_layers, args.train_embeddings, args.bert_dropout)
+    network.train()
+    active = [module for module in network.text_encoder.modules()
+              if isinstance(module, torch.nn.Dropout) and module.p > 0 and module.training]
+    layers = network.text_encoder.config.num_hidden_layers
+    assert len(active) == (0 if model == "lavt" else 1 + 3 * layers)   # embeddings; attention, two outputs a layer
+    assert network.backbone.training and network.decoder.training
+    _, token_ids, token_mask = make_inputs(2, 64)
+    words = [network.text_encoder(token_ids, token_mask) for _ in range(2)]
+    assert torch.equal(*words) == (model == "lavt")
+    assert not network.eval().text_encoder.training
+
+
 def test_the_sentence_matters(nano):
     for model in MODELS:
         network, (image, token_ids, token_mask) = nano(model), make_inputs(2, 64)
@@ -141,6 +158,7 @@ def test_the_variants():
 @pytest.mark.parametrize(("flags", "window"), [
     ("--swin_type tiny", 7), ("--swin_type tiny --window12", 12), ("--model lavt", 7), ("", 12),
     ("--model lavt --pretrained_swin_weights x/swin_base_patch4_window12_384_22k.pth", 12),
+    ("--model lavt --pretrained_swin_weights swin_base_window12/weights.pth", 12),
     ("--pretrained_swin_weights=", 7), ("--swin_type nano", 4)])
 def test_the_window_follows_the_flag_or_the_swin_files_name(flags, window):
     assert ModelConfig.from_args(get_parser().parse_args(flags.split())).window == window

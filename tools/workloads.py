@@ -67,7 +67,7 @@ def train(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[
     if plain:
         return plain_train(model, batch, args), args.batch_size
     speed_up(model, args)
-    freeze_text(model, args.bert_layers, args.train_embeddings)
+    freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout)
     optimizer, schedule = make_optimizer(model, args.lr, args.weight_decay, 10_000)
     updater = Updater(model, optimizer, schedule, device, args.amp)
 
