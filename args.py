@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lib.segmentation import MODELS, STRIDE, SWIN_VARIANTS
-from lib.update import AMP_DTYPES
+from lib.training.update import AMP_DTYPES
 
 DATASETS = ("rrsisd", "refcoco", "refcoco+", "refcocog", "refclef")
 DEFAULT_SWIN_FILE = "pretrained_weights/swin_base_patch4_window12_384_22k.pth"  # ImageNet-22k, base, window 12

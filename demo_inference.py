@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-import processes
+import distributed
 import utils
 from args import RecipeParser, get_parser, positive, share
-from lib.pictures import overlay, polygons, read_picture, save_mask
-from lib.predictions import encode_mask
+from lib.evaluation.predictions import encode_mask
 from lib.predictor import Predictor, Segmentation
+from lib.report.pictures import overlay, polygons, read_picture, save_mask
 from utils import UserError, log
 
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     """All pairs of images and sentences; `main` says its user errors. An image that cannot be read stops no other."""
     images, folder = find_images(args.image), Path(args.out)
     names = name_outputs(images, list(dict.fromkeys(args.sentence)))
-    device = processes.init_processes(args.device, args.local_rank)
+    device = distributed.init_processes(args.device, args.local_rank)
     predictor = Predictor(args.resume, device=device, amp=args.amp, fast=args.fuse, args=args)
     entries, problems = [], []
     for path in images:
@@ -124,10 +124,10 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parser().parse_args()
-    with processes.user_errors("demo_inference.py"):
+    with distributed.user_errors("demo_inference.py"):
         run(args)
 
 
 if __name__ == "__main__":
     main()
-    processes.leave_at_once()
+    distributed.leave_at_once()

@@ -7,18 +7,18 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-import processes
+import distributed
 import utils
 from args import get_parser
 from data import EvalSet, eval_loader, log_problems
 from data.dataset import load_image_and_mask
+from lib.accelerate.inference import fuse, keep_weights_in
 from lib.checkpoint import restore
-from lib.evaluation import compute_metrics, evaluate, format_metrics
-from lib.fuse import fuse, keep_weights_in
+from lib.evaluation.metrics import compute_metrics, evaluate, format_metrics
+from lib.evaluation.predictions import Prediction, Recorder, write_predictions
 from lib.model import ReferringSegmenter
-from lib.predictions import Prediction, Recorder, write_predictions
-from lib.report import read_probe, write_report
-from lib.update import autocast
+from lib.report.page import read_probe, write_report
+from lib.training.update import autocast
 from refer.refer import REFER
 from transforms import normalize
 from utils import UserError, log
@@ -32,8 +32,8 @@ def in_order(rows: Tensor) -> np.ndarray:
 def report(args: Namespace, model: ReferringSegmenter, dataset: EvalSet, results: dict[str, Any],
            predictions: list[Prediction], indices: list[int]) -> None:
     """Writes `--report`'s page; `predictions` and `indices` into the data set belong to the results' samples."""
-    from lib.attention_maps import heat_strip, word_maps
-    from lib.gallery import make_gallery
+    from lib.report.attention_maps import heat_strip, word_maps
+    from lib.report.gallery import make_gallery
 
     device = next(model.parameters()).device
 
@@ -55,7 +55,7 @@ def report(args: Namespace, model: ReferringSegmenter, dataset: EvalSet, results
 
 def run(args: Namespace) -> None:
     """The whole evaluation; `main` says its user errors."""
-    device = processes.init_processes(args.device, args.local_rank, args.timeout)
+    device = distributed.init_processes(args.device, args.local_rank, args.timeout)
     utils.set_up_cpu(device)
     for folder in (Path(args.results).parent if args.results else None, args.report, args.save_predictions):
         if folder and utils.rank() == 0:   # before the evaluation, which would be lost
@@ -74,9 +74,9 @@ def run(args: Namespace) -> None:
     watched = log_problems(utils.progress(batches, args.split), problems := [])
     recorder = Recorder((lambda index: refer.getMask(dataset.ref_of(index))["mask"]) if args.eval_ori_size else None,
                         keep=bool(args.save_predictions or args.report))
-    rows = in_order(processes.gather_rows(evaluate(model, watched, device, args.amp, recorder)))
-    original = in_order(processes.gather_rows(recorder.rows().to(device)))
-    shares = processes.gather_objects((len(problems), recorder.predictions))
+    rows = in_order(distributed.gather_rows(evaluate(model, watched, device, args.amp, recorder)))
+    original = in_order(distributed.gather_rows(recorder.rows().to(device)))
+    shares = distributed.gather_objects((len(problems), recorder.predictions))
     left_out = sum(count for count, _ in shares)
     if not len(rows):
         raise UserError(f"none of the {len(dataset)} samples of the split {args.split} could be read; "
@@ -90,12 +90,12 @@ def run(args: Namespace) -> None:
     if left_out:
         log(f"{left_out} of {len(dataset)} samples were left out for their bad images: others' figures have them")
     if args.latex or args.markdown:
-        from lib.breakdown import format_table
+        from lib.evaluation.tables import format_table
         log("\n".join(format_table([(config.model, metrics)], style) for style in ("latex", "markdown")
                       if getattr(args, style)))
 
     if (args.results or args.report or args.save_predictions) and utils.rank() == 0:
-        from lib.breakdown import make_sample, summarize  # scipy takes a while to load, and few runs need it
+        from lib.evaluation.tables import make_sample, summarize  # scipy takes a while to load, and few runs need it
         indices = rows[:, 0].tolist()
         samples = [make_sample(dataset.describe(index), counts, dataset.size_px ** 2)
                    for index, *counts in rows.tolist()]
@@ -116,15 +116,15 @@ def run(args: Namespace) -> None:
             log(f"wrote {Path(args.save_predictions) / 'predictions.json'}")
         if args.report:
             report(args, model, dataset, {**results, "probe": probe}, predictions, indices)
-    processes.end_processes()
+    distributed.end_processes()
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    with processes.user_errors("test.py"):
+    with distributed.user_errors("test.py"):
         run(args)
 
 
 if __name__ == "__main__":
     main()
-    processes.leave_at_once()
+    distributed.leave_at_once()

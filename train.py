@@ -17,21 +17,21 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-import processes
+import distributed
 import utils
 from args import get_parser
 from bert import load_text_weights
 from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
 from lib.checkpoint import load_swin_weights, save_checkpoint
-from lib.evaluation import compute_metrics, evaluate, format_metrics
+from lib.checkpoint.strict_loading import load_weights
+from lib.evaluation.metrics import compute_metrics, evaluate, format_metrics
 from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
-from lib.optimizer import freeze_text, make_optimizer
-from lib.resume import Progress, choose_start, goes_on, refuse_changes, set_earlier_run_aside
-from lib.run_record import RunRecord
 from lib.segmentation import build, describe_model, model_settings
-from lib.strict_load import load_weights
-from lib.update import Updater
+from lib.training.optimizer import freeze_text, make_optimizer
+from lib.training.resume import Progress, choose_start, goes_on, refuse_changes, set_earlier_run_aside
+from lib.training.run_record import RunRecord
+from lib.training.update import Updater
 from refer.refer import REFER
 from transforms import normalize
 from utils import UserError, log
@@ -84,7 +84,7 @@ class Interrupted(Exception):
 def refs_of(batches: DataLoader, indices: list[torch.Tensor]) -> str:
     """The ref ids of some batches over all processes, for an error."""
     refs = [batches.dataset.refs[index]["ref_id"] for part in indices for index in part.tolist()]
-    return ", ".join(str(ref) for share in processes.gather_objects(refs) for ref in share)
+    return ", ".join(str(ref) for share in distributed.gather_objects(refs) for ref in share)
 
 
 def train_one_epoch(updater: Updater, batches: DataLoader, args: Namespace, progress: Progress,
@@ -115,7 +115,7 @@ def train_one_epoch(updater: Updater, batches: DataLoader, args: Namespace, prog
         progress.seconds = time.perf_counter() - start
         if not updated:
             continue
-        interrupted = processes.agree_to_stop()
+        interrupted = distributed.agree_to_stop()
         last = progress.step == len(batches)
         due = last or interrupted or (args.save_every and progress.step % args.save_every < args.accumulate)
         if due or progress.step // args.accumulate % look_every == 0:
@@ -133,7 +133,7 @@ def train_one_epoch(updater: Updater, batches: DataLoader, args: Namespace, prog
             raise Interrupted
     return {"loss": progress.loss_sum / len(batches), "train_seconds": progress.seconds,
             "empty_masks": progress.empty_masks, "skipped": progress.skipped,
-            "bad_images": sum(processes.gather_objects(len(bad_images))),
+            "bad_images": sum(distributed.gather_objects(len(bad_images))),
             "images_per_second": len(batches) * global_batch / max(progress.seconds, 1e-9)}
 
 
@@ -141,7 +141,7 @@ def refuse_or_skip(updater: Updater, progress: Progress, tolerated: int, unseen:
                    batches: DataLoader) -> None:
     """Counts updates left out for a gradient that was not finite; raises `UserError` when there were too many."""
     bad = int(updater.bad_updates.item())
-    if updater.scaler and processes.any_process(not math.isfinite(updater.loss_sum.item())):
+    if updater.scaler and distributed.any_process(not math.isfinite(updater.loss_sum.item())):
         bad = tolerated + 1   # fp16's gradients may overflow, a loss may not
     if bad == 0:
         return
@@ -161,25 +161,25 @@ def validate(model: ReferringSegmenter, batches: DataLoader, device: torch.devic
         for buffer in model.buffers():  # running statistics of unsynchronised BatchNorm differ between processes
             dist.broadcast(buffer, src=0)
     readable = log_problems(utils.progress(batches, "val"), [])
-    watched = itertools.takewhile(lambda _: not processes.stop_requested(), readable)
-    rows = processes.gather_rows(evaluate(model, watched, device, amp)).cpu().numpy()
+    watched = itertools.takewhile(lambda _: not distributed.stop_requested(), readable)
+    rows = distributed.gather_rows(evaluate(model, watched, device, amp)).cpu().numpy()
     return compute_metrics(rows[:, 1:]) if len(rows) else {}
 
 
 def run(args: Namespace) -> None:
     """The whole training run; `main` says its user errors."""
-    device = processes.init_processes(args.device, args.local_rank, args.timeout)
+    device = distributed.init_processes(args.device, args.local_rank, args.timeout)
     utils.set_up_cpu(device)
     utils.seed_everything(args.seed, args.deterministic)
-    processes.watch_signals()
+    distributed.watch_signals()
     output, model_id = Path(args.output_dir), args.model_id
     record = RunRecord(Path("models") / model_id, args, device, args.tensorboard, args.wandb)
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
-    if processes.was_restarted():
+    if distributed.was_restarted():
         log("started again by the launcher")
     else:
         set_earlier_run_aside(args.resume, output, model_id)
-    args.resume, resumed = choose_start(args.resume, output, model_id, processes.was_restarted())
+    args.resume, resumed = choose_start(args.resume, output, model_id, distributed.was_restarted())
     if goes_on(resumed) and not args.allow_changed_flags:
         refuse_changes(args, resumed, args.resume, utils.world_size())
     config, tokenizer = model_settings(args, resumed)
@@ -217,7 +217,7 @@ def run(args: Namespace) -> None:
 
     def save(*kinds: str) -> None:
         """Writes the state of the run as model_KIND_ID.pth; every process takes part, the first one writes."""
-        generators = processes.gather_objects(utils.generator_states(device))
+        generators = distributed.gather_objects(utils.generator_states(device))
         if utils.rank() == 0:
             checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                           "lr_scheduler": schedule.state_dict(), "epoch": progress.epoch - (progress.step == 0),
@@ -232,7 +232,7 @@ def run(args: Namespace) -> None:
             learning_rate = schedule.get_last_lr()[0]
             figures = train_one_epoch(updater, train_batches, args, progress, save)
             metrics = validate(model, val_batches, device, args.amp)
-            if processes.agree_to_stop():
+            if distributed.agree_to_stop():
                 save()   # validation starts again when the run goes on
                 raise Interrupted
             if not metrics:
@@ -245,17 +245,17 @@ def run(args: Namespace) -> None:
             progress.next_epoch()
             save(*(["last", "best"] if is_best else ["last"]))
     log(f"finished: best val overall IoU {progress.best_oIoU:.2f}, in {output / f'model_best_{model_id}.pth'}")
-    processes.end_processes()
+    distributed.end_processes()
 
 
 def main() -> None:
     args = get_parser().parse_args()
-    with processes.user_errors("train.py"):
+    with distributed.user_errors("train.py"):
         try:
             run(args)
         except Interrupted:
             log("stopped by a signal, saved; --resume auto goes on")
-            sys.exit(processes.EXIT_REQUEUE)
+            sys.exit(distributed.EXIT_REQUEUE)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 import transforms
 from bert import tokenize
 from data.packed import PackedRefs
-from processes import from_first_process
+from distributed import from_first_process
 from refer.refer import REFER
 from utils import UserError, log
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from data.dataset import EvalSet, TrainSet
-from processes import STOP_SIGNALS
+from distributed import STOP_SIGNALS
 from utils import log
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.attention import attend
+from lib.accelerate.attention import attend
 from lib.swin import init_swin_weights
 
 HEADS, KEY_WIDTH, VALUE_WIDTH = 8, 32, 64  # per head

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.winograd import Conv3x3
+from lib.accelerate.winograd import Conv3x3
 
 
 class Level(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.attention import attention_shares
+from lib.accelerate.attention import attention_shares
 
 PADDING_SCORE = -1e4  # added to the scores of padding tokens
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from bert import tokenize
+from lib.accelerate.inference import fuse, keep_weights_in
 from lib.checkpoint import restore
-from lib.fuse import fuse, keep_weights_in
-from lib.pictures import array_to_picture, read_picture, to_rgb
-from lib.update import autocast
+from lib.report.pictures import array_to_picture, read_picture, to_rgb
+from lib.training.update import autocast
 from transforms import normalize
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -40,8 +40,8 @@ class Predictor:
     """Segments images with the network of a checkpoint.
 
     An image is a path, a Pillow image of any mode, or an array (H, W), (H, W, 3) or (H, W, 4), uint8 as it is and
-    other numbers stretched to 8 bits (see `lib.pictures`). It may have any size: it is resized to what the network
-    takes, and the answer back.
+    other numbers stretched to 8 bits (see `lib.report.pictures`). It may have any size: it is resized to what the
+    network takes, and the answer back.
 
     `device` is 'cuda', 'cpu' or the like (default: a GPU if there is one); `amp` the precision as in args.py;
     `fast` folds BatchNorms into convolutions. A published checkpoint does not describe itself: give `args`, what

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.kept import Kept
-from lib.winograd import add_bias, compute_dtype, convolve, tiles, transforms
+from lib.accelerate.derived import Kept
+from lib.accelerate.winograd import add_bias, compute_dtype, convolve, tiles, transforms
 
 MAX_ANGLE_RAD = math.radians(40)
-FEW_TILES = 40   # of a map: transforming a kernel that serves just one sample costs more than it saves (lib.winograd)
+FEW_TILES = 40   # of a map: transforming a kernel that serves just one sample costs more than it saves
 
 # Rows (new tap, old tap, then the factors of 1, cos θ, sin θ, cos θ·sin θ) of the 9 × 9 matrix that rotates a
 # 3 × 3 kernel, by bilinear interpolation between the taps of its ring; taps are numbered row by row.
@@ -77,7 +77,7 @@ class AdaptiveRotatedConv(nn.Module):
     """A 3 × 3 convolution, padding 1, whose kernel is turned and scaled for each sample by what it shows.
 
     (B, I, H, W) -> (B, O, H, W). At angle 0 and scale 1 it is a plain convolution. It has no bias of its own;
-    `lib.fuse` gives it the one of a BatchNorm.
+    `lib.accelerate.inference` gives it the one of a BatchNorm.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernels: int = 1):

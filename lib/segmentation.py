@@ -7,12 +7,12 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from bert import BertConfig, TextEncoder, load_text_config, load_tokenizer, tokenizer_from_text
+from lib.accelerate.winograd import Conv3x3
 from lib.backbone import Backbone
 from lib.cross_scale import CrossScale
 from lib.decoder import Decoder
 from lib.model import ReferringSegmenter
 from lib.rotated_conv import AdaptiveRotatedConv
-from lib.winograd import Conv3x3
 from utils import UserError
 
 MODELS = ("rmsin", "lavt", "lavt_one")

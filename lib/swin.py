@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 from torchvision.ops import StochasticDepth
 
-from lib.attention import attend
-from lib.kept import Kept
+from lib.accelerate.attention import attend
+from lib.accelerate.derived import Kept
 from lib.windows import pad_and_shift, relative_position_index, shift_mask, unshift_and_crop
 
 

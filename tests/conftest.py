@@ -1,12 +1,5 @@
 """Shared by all tests: one thread, so that figures do not depend on the machine's cores; a tiny toy data set."""
 import json
-import multiprocessing
-import os
-import runpy
-import socket
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -19,7 +12,6 @@ from data.toy import make_toy_rrsisd
 from lib.segmentation import ModelConfig, build
 from refer.refer import REFER
 
-ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
 
 TEXT = {"vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -34,40 +26,6 @@ def toy(tmp_path_factory) -> Path:
     config = json.loads((folder / "bert" / "config.json").read_text())
     assert config["num_hidden_layers"] <= 4   # small enough for tests
     return folder
-
-
-def run_script(script: str, *flags: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess:
-    """What `python SCRIPT FLAGS…` does in `cwd`: processes of its own, but forked, as PyTorch is loaded here already.
-
-    Several find each other by the variables that launchers set; their outputs come one after the other.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def child(rank: int, outputs: list[Path]) -> None:
-        for number, path in enumerate(outputs, start=1):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-        if processes > 1:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes),
-                              MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        os.chdir(cwd)
-        sys.argv = [script, *map(str, flags)]
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = [[Path(folder, f"{kind}{rank}") for kind in ("stdout", "stderr")] for rank in range(processes)]
-        children = [multiprocessing.get_context("fork").Process(target=child, args=(rank, outputs[rank]))
-                    for rank in range(processes)]
-        for process in children:
-            process.start()
-        for process in children:
-            process.join(300)
-            process.kill()
-        said = ["".join(path.read_text() for path in paths) for paths in zip(*outputs, strict=True)]
-    statuses = [process.exitcode for process in children]
-    return subprocess.CompletedProcess([script, *flags], max(statuses, key=abs), *said)
 
 
 @pytest.fixture(scope="session")

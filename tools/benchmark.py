@@ -28,16 +28,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import processes
+import distributed
 import utils
 from args import get_parser
-from lib.onednn import has_bfloat16
-from lib.update import AMP_DTYPES
-from processes import user_errors
+from distributed import user_errors
+from lib.accelerate.onednn import has_bfloat16
+from lib.training.update import AMP_DTYPES
 from tools.workloads import WORKLOADS
 from utils import UserError, log
 
-# What FlopCounterMode does not know by itself: lib.onednn's layers, by the shapes of their arguments.
+# What FlopCounterMode does not know by itself: lib.accelerate.onednn's layers, by the shapes of their arguments.
 PACKED_FLOPS = {torch.ops.mkldnn._linear_pointwise:
                 lambda x, weight, *_, **__: 2 * weight[0] * math.prod(x)} if has_bfloat16() else {}
 
@@ -66,7 +66,7 @@ def prepare(args: Namespace) -> torch.device:
     """This process's threads and device."""
     if args.threads:
         torch.set_num_threads(args.threads)
-    return processes.init_processes(args.device, args.local_rank)
+    return distributed.init_processes(args.device, args.local_rank)
 
 
 def serve(connection: Connection, args: Namespace, task: str, plain: bool) -> None:

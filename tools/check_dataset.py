@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from processes import user_errors
+from distributed import user_errors
 from refer.check import FAULTS, NOTES, Finding, check_entries, check_masks_and_images, read_index, summarize
 from refer.refer import REFER
 from utils import UserError, write_json

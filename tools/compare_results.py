@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from args import positive
-from lib.breakdown import counts_of, format_table, ratio_intervals
-from lib.evaluation import COUNTS, compute_metrics
-from processes import user_errors
+from distributed import user_errors
+from lib.evaluation.metrics import COUNTS, compute_metrics
+from lib.evaluation.tables import counts_of, format_table, ratio_intervals
 from utils import UserError, write_json
 
 METRICS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}

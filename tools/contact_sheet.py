@@ -13,12 +13,12 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import processes
+import distributed
 from args import RecipeParser, get_parser
 from data import EvalSet
 from lib.checkpoint import restore
-from lib.evaluation import count_pixels, predict
-from lib.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, overlay, sheet
+from lib.evaluation.metrics import count_pixels, predict
+from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, overlay, sheet
 from refer.refer import REFER
 from tools.ref_sheet import save_sheet
 from transforms import normalize
@@ -48,7 +48,7 @@ def run(args: Namespace) -> None:
     """Evaluates the chosen samples and writes the sheet."""
     if args.samples < 1:
         raise UserError(f"--samples {args.samples}: give a number of at least 1")
-    device = processes.init_processes(args.device, args.local_rank)
+    device = distributed.init_processes(args.device, args.local_rank)
     model, config, tokenizer = restore(args.resume, args)
     model.to(device)
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
@@ -72,7 +72,7 @@ def run(args: Namespace) -> None:
 
 def main() -> None:
     args = parser().parse_args()
-    with processes.user_errors("contact_sheet.py"):
+    with distributed.user_errors("contact_sheet.py"):
         run(args)
 
 

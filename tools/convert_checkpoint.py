@@ -11,11 +11,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import processes
+import distributed
 from lib.checkpoint import read_checkpoint, save_checkpoint
-from lib.official import from_official, is_official, to_official
+from lib.checkpoint.official_layout import from_official, is_official, to_official
+from lib.checkpoint.strict_loading import infer_config, load_weights
 from lib.segmentation import ModelConfig, build
-from lib.strict_load import infer_config, load_weights
 from utils import UserError
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("target", metavar="OUT", help="checkpoint to write")
     parser.add_argument("--to", required=True, choices=("official", "native"), help="layout to write")
     args = parser.parse_args()
-    with processes.user_errors("convert_checkpoint.py"):
+    with distributed.user_errors("convert_checkpoint.py"):
         checkpoint = read_checkpoint(args.source)
         save_checkpoint(args.target, convert(checkpoint, args.to, args.source))
         print(f"wrote {args.target} in the {args.to} layout")

@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.toy import make_toy_rrsisd
-from processes import user_errors
+from distributed import user_errors
 from refer.refer import REFER
 from tools.ref_sheet import choose, draw_refs, save_sheet
 from utils import UserError

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from args import DATASETS, positive
 from data.dataset import load_image_and_mask
 from data.packed import verify_packed, write_packed
-from processes import user_errors
+from distributed import user_errors
 from refer.refer import REFER
 from utils import UserError, log
 

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bert import TextEncoder
+from lib.accelerate.winograd import Conv3x3
 from lib.backbone import Stage
 from lib.language_fusion import PixelWordAttention
 from lib.model import ReferringSegmenter
 from lib.rotated_conv import AdaptiveRotatedConv
 from lib.swin import WindowAttention
 from lib.windows import MASKED, split_windows
-from lib.winograd import Conv3x3
 
 
 def window_attention(self: WindowAttention, x: Tensor) -> Tensor:

@@ -13,14 +13,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import processes
+import distributed
 import utils
 
 
 def main() -> None:
     utils.importing_much = contextlib.nullcontext
     utils.set_up_cpu = lambda device: None
-    processes.leave_at_once = lambda: None
+    distributed.leave_at_once = lambda: None
 
     from lib import checkpoint  # only now: this is the large import
     from tools.plain import make_plain

@@ -18,17 +18,17 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-import processes
+import distributed
 import utils
 from args import RecipeParser, get_parser, positive
 from bert import tokenize
 from data import EvalSet
-from lib.breakdown import ratio_intervals
 from lib.checkpoint import restore
-from lib.evaluation import count_pixels, predict
-from lib.expressions import category_words, without_attributes, without_positions, words_of
+from lib.evaluation.expressions import category_words, without_attributes, without_positions, words_of
+from lib.evaluation.metrics import count_pixels, predict
+from lib.evaluation.tables import ratio_intervals
 from lib.model import ReferringSegmenter
-from lib.update import autocast
+from lib.training.update import autocast
 from refer.refer import REFER
 from transforms import normalize
 
@@ -122,7 +122,7 @@ def show(tables: dict[str, Any]) -> None:
 
 def run(args: Namespace) -> None:
     """Probes this process's share of the samples; the first process says and writes what all found."""
-    device = processes.init_processes(args.device, args.local_rank, args.timeout)
+    device = distributed.init_processes(args.device, args.local_rank, args.timeout)
     model, config, tokenizer = restore(args.resume, args)
     model.to(device)
     mask_token = "[MASK]" if tokenizer.token_to_id("[MASK]") is not None else "[UNK]"
@@ -144,7 +144,7 @@ def run(args: Namespace) -> None:
                              WORST_WORD: original - max(losses.values(), default=0.0)},
                      "changed": {**{name: sentence != asked[ORIGINAL] for name, sentence in asked.items()},
                                  WORST_WORD: bool(losses)}})
-    rows = sorted((row for share in processes.gather_objects(rows) for row in share), key=lambda row: row["index"])
+    rows = sorted((row for share in distributed.gather_objects(rows) for row in share), key=lambda row: row["index"])
     if utils.rank() == 0:
         tables = summarize(rows)
         show(tables)
@@ -152,12 +152,12 @@ def run(args: Namespace) -> None:
             **tables, "split": args.split, "samples": len(rows), "flags": vars(args), **utils.describe_run(device),
             "checkpoint": {"path": str(args.resume), "sha256": utils.sha256_of(args.resume)}})
         print(f"\nwrote {args.out}")
-    processes.end_processes()
+    distributed.end_processes()
 
 
 def main() -> None:
     args = parser().parse_args()
-    with processes.user_errors("probe_language.py"):
+    with distributed.user_errors("probe_language.py"):
         run(args)
 
 

@@ -19,9 +19,9 @@ from PIL import Image
 
 from args import DATASETS, positive
 from data import identify
-from lib.breakdown import format_table, make_sample, summarize
-from lib.evaluation import count_pixels, format_metrics
-from processes import user_errors
+from distributed import user_errors
+from lib.evaluation.metrics import count_pixels, format_metrics
+from lib.evaluation.tables import format_table, make_sample, summarize
 from refer.masks import decode_segmentation
 from refer.refer import REFER
 from transforms import resize_mask
@@ -100,7 +100,7 @@ def decode(file: Path, name: tuple[str, str], rle: Any) -> np.ndarray:
 
 
 def score(refer: REFER, split: str, masks: Masks, size_px: int | None) -> tuple[list[dict[str, Any]], int]:
-    """Every (ref, sentence) of the split as a sample of `lib.breakdown`, and how many had no prediction.
+    """Every (ref, sentence) of the split as a sample of `lib.evaluation.tables`, and how many had no prediction.
 
     Without a prediction nothing is predicted: the sample's IoU is 0. Raises `UserError` for predictions of refs
     that the split does not have, and when there is none for any of its own.

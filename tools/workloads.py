@@ -12,13 +12,13 @@ from torch import Tensor
 
 from bert import load_tokenizer
 from data import TrainSet, train_loader
-from lib.evaluation import evaluate
-from lib.fuse import fuse, keep_weights_in
+from lib.accelerate.inference import fuse, keep_weights_in
+from lib.evaluation.metrics import evaluate
 from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
-from lib.optimizer import freeze_text, make_optimizer
 from lib.segmentation import build_model
-from lib.update import Updater, autocast
+from lib.training.optimizer import freeze_text, make_optimizer
+from lib.training.update import Updater, autocast
 from refer.refer import REFER
 from tools.plain import make_plain
 from transforms import normalize

@@ -1,0 +1,131 @@
+"""A toy RRSIS-D: procedural aerial scenes with sentences, in RRSIS-D's own layout and field names.
+
+Data sheet
+    Scenes      textured land (grass, soil or sand), roads and lakes; 3 or 4 objects that never touch.
+    Categories  eight of RRSIS-D's twenty (`CATEGORIES`), each with a shape of its own and 3 or 4 colours,
+                no two objects of one category in the same one.
+    References  two per image, to two objects, each of a category that occurs at least twice in the scene, so
+                that the category alone never tells which object is meant. One sentence per reference.
+    Sentences   a third each: attribute ("The large gray storage tank"), position ("A ship on the lower
+                left"), relation ("The vehicle to the right of the small airplane").
+    Splits      by image: 80 % train, 10 % val, 10 % test.
+    Format      `refs(unc).p`, `instances.json` (masks as compressed RLE), JPEG images; and a small BERT's
+                config with a WordPiece vocabulary that holds every word.
+
+What the sentences mean is said in `data/toy/scenes.py`; `data/toy/drawing.py` paints the scenes.
+
+The same seed gives the same bytes. Annotations do not depend on Pillow: pycocotools rasterises the masks.
+"""
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from data.toy.drawing import draw_scene, mask_rle
+from data.toy.scenes import RRSISD_CATEGORIES, make_scene, vocabulary
+from utils import UserError
+
+MARKER = "toy_rrsisd.json"  # tells a toy set from anything else, so that nothing else is ever replaced
+FILES = {MARKER, "rrsisd/refs(unc).p", "rrsisd/instances.json", "bert/config.json", "bert/vocab.txt",
+         "bert/tokenizer_config.json"}
+IMAGE_FOLDER = "images/rrsisd/JPEGImages"
+
+
+def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 128, seed: int = 0) -> None:
+    """Writes a toy set of `images` images of size x size pixels into the folder `out_dir`.
+
+    It serves as `--refer_data_root OUT --dataset rrsisd --ck_bert OUT/bert --bert_tokenizer OUT/bert`. It is
+    written beside `out_dir` and moved there when complete; an older toy set there is replaced. Raises
+    UserError for impossible numbers, or if `out_dir` holds anything other than a toy set.
+    """
+    for name, value, least in (("images", images, 10), ("size", size, 64), ("seed", seed, 0)):
+        if value < least:
+            raise UserError(f"A toy set with {name} {value} is impossible: give --{name} at least {least}.")
+    out = Path(out_dir).resolve()
+    refuse_unless_free(out)
+    partial, old = (out.with_name(f".{out.name}.{what}-{os.getpid()}") for what in ("partial", "old"))
+    try:
+        (partial / IMAGE_FOLDER).mkdir(parents=True)
+        write_images_and_annotations(partial, images, size, seed)
+        write_text_encoder(partial / "bert")
+        write_json(partial / MARKER, {"images": images, "size": size, "seed": seed})
+        if out.exists():
+            out.rename(old)
+        partial.rename(out)
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def refuse_unless_free(out: Path) -> None:
+    """Raises UserError unless `out` is absent, an empty folder, or a toy set and nothing else."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: give --out the name of a folder.")
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    foreign = [name for name in found - FILES if not name.startswith(f"{IMAGE_FOLDER}/")]
+    if found and (foreign or MARKER not in found):
+        raise UserError(f"{out} is not empty and not just a toy set (found {min(foreign or found)}): "
+                        "give --out another folder, or empty this one.")
+
+
+def write_json(path: Path, content: dict, indent: int | None = 1) -> None:
+    path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+
+
+def write_images_and_annotations(root: Path, images: int, size: int, seed: int) -> None:
+    """Writes the images, `refs(unc).p` and `instances.json` below `root`, field by field as in RRSIS-D."""
+    splits = draw_splits(images, seed)
+    refs, image_entries, annotations = [], [], []
+    for index in range(images):
+        image_id, file_name = index + 1, f"{index + 1:05d}.jpg"
+        scene = make_scene(seed, index)
+        pixel_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index, 1)))
+        draw_scene(scene, size, pixel_rng).save(root / IMAGE_FOLDER / file_name, quality=95, subsampling=0)
+        image_entries.append({"id": image_id, "file_name": file_name, "height": size, "width": size})
+        for expression in scene.expressions:
+            thing, number, sent = scene.things[expression.target], len(refs), expression.raw.lower()
+            category_id, rle = RRSISD_CATEGORIES.index(thing.category), mask_rle(thing, size)
+            x, y, width, height = (int(value) for value in coco_mask.toBbox(rle))
+            annotations.append({
+                "id": number, "image_id": image_id, "categories_id": category_id, "segmentation": [rle],
+                "bbox": [x, y, x + width, y + height], "area": int(coco_mask.area(rle))})
+            refs.append({
+                "ref_id": number, "ann_id": number, "image_id": image_id, "category_id": category_id,
+                "file_name": file_name, "split": splits[index], "sent_ids": [number],
+                "sentences": [
+                    {"raw": expression.raw, "sent": sent, "tokens": sent.split(), "sent_id": number}]})
+    instances = {"images": image_entries, "annotations": annotations, "categories": [
+        {"id": i, "name": name, "supercategory": "rrsisd"} for i, name in enumerate(RRSISD_CATEGORIES)]}
+    (root / "rrsisd").mkdir()
+    (root / "rrsisd/refs(unc).p").write_bytes(pickle.dumps(refs, protocol=4))
+    write_json(root / "rrsisd/instances.json", instances, indent=None)
+
+
+def draw_splits(images: int, seed: int) -> list[str]:
+    """Each image's split: a tenth val, a tenth test, the rest train."""
+    order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(images)
+    tenth = images // 10
+    return ["val" if place < tenth else "test" if place < 2 * tenth else "train" for place in order]
+
+
+def write_text_encoder(folder: Path) -> None:
+    """Writes a small BERT's config and tokenizer. It has no weights: they are trained from scratch."""
+    folder.mkdir()
+    words = vocabulary()
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", {
+        "architectures": ["BertModel"], "model_type": "bert", "vocab_size": len(words), "hidden_size": 128,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256, "hidden_act": "gelu",
+        "max_position_embeddings": 64, "type_vocab_size": 2, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0, "initializer_range": 0.02, "layer_norm_eps": 1e-12,
+        "pad_token_id": 0})
+    write_json(folder / "tokenizer_config.json", {
+        "tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64,
+        "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
+        "mask_token": "[MASK]"})

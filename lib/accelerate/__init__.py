@@ -1,0 +1,1 @@
+"""What is faster and not the figure: CPU kernels, BatchNorm folding, weights in low precision."""

@@ -1,0 +1,180 @@
+"""Checkpoint files: read without running anything in them, written whole or not at all.
+
+Loading is strict and runs no code: only tensors, plain data and `argparse.Namespace` are unpickled, and an
+entry that is missing, unexpected or of another shape is an error that says so.
+"""
+import hashlib
+import os
+import pickle
+import shutil
+import zipfile
+import zlib
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from lib.checkpoint.strict_loading import load_weights
+from lib.model import ReferringSegmenter
+from lib.segmentation import ModelConfig, build, model_settings
+from utils import UserError, sha256_of
+
+Checkpoint = dict[str, Any]
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """The contents of a checkpoint file, on the CPU; nothing in it is run.
+
+    Raises `UserError` if the file is missing, damaged, or holds more than tensors and plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
+                        "(README.md says from where)")
+    if digests := _read_digests(path):
+        if sha256_of(path) not in digests:
+            raise UserError(f"checkpoint {path} is damaged: its SHA-256 is not the one in {digest_file(path)}; fetch "
+                            "or train it again (if you replaced the file yourself, remove the other)")
+    elif damaged := _damaged_part(path):
+        raise UserError(f"checkpoint {path} is damaged: the checksum of {damaged} in it is wrong; fetch it again")
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"checkpoint {path} is damaged, or holds more than tensors and plain data; it was not loaded "
+                        f"and nothing in it was run: {_first_line(error)}") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"checkpoint {path} is damaged or not a PyTorch checkpoint ({_first_line(error)}); "
+                        "fetch or train it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"checkpoint {path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
+    return content
+
+
+def _damaged_part(path: Path) -> str:
+    """The first entry of a zip archive, PyTorch's format, whose bytes do not fit their checksum; '' if none."""
+    if not zipfile.is_zipfile(path):
+        return ""   # PyTorch's format before 1.6 has no checksums
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() or ""
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
+        return f"an entry ({_first_line(error)})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
+    """Copies the weights of a checkpoint, this project's or an original program's, into `model`; returns the contents.
+
+    Every entry must fit. Raises `UserError`, and leaves `model` as it is, if one is missing, unexpected or of another
+    shape, and if the file cannot be read or holds more than tensors and plain data.
+    """
+    checkpoint = read_checkpoint(path)
+    load_weights(model, checkpoint, path)
+    return checkpoint
+
+
+def restore(path: str, args: Namespace | None) -> tuple[ReferringSegmenter, ModelConfig, Tokenizer]:
+    """The network of a checkpoint with its weights, in evaluation mode on the CPU, its settings and its tokenizer.
+
+    `args` are the flags (args.py): they describe a published file, which does not describe itself. Raises
+    `UserError` if there is no path, if the file cannot be read, or if it does not fit.
+    """
+    if not path:
+        raise UserError("--resume FILE is needed: the checkpoint to use")
+    checkpoint = read_checkpoint(path)
+    config, tokenizer = model_settings(args, checkpoint)
+    model = build(config).eval()
+    load_weights(model, checkpoint, path)
+    return model, config, tokenizer
+
+
+class _HashingFile:
+    """What torch.save writes to: passes bytes on to a file and takes their SHA-256."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.hash = file, hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.hash.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Writes the file whole or not at all, whatever happens meanwhile, and its SHA-256 beside it.
+
+    The new file is written under another name, synced and read back before it takes the old one's place, so at
+    every moment `path` is a complete checkpoint, old or new. Raises `UserError` if there is no room or no
+    permission; the old file then stands and nothing half-written remains.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    needed_mib = sum(tensor.nbytes for tensor in _tensors(checkpoint)) >> 20
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            hashing = _HashingFile(file)
+            torch.save(checkpoint, hashing)
+            file.flush()
+            os.fsync(file.fileno())
+        digest = sha256_of(temporary)
+        if digest != hashing.hash.hexdigest():
+            raise OSError("what was read back is not what was written")
+        # Between the two renames the file may be either one, so both digests are valid meanwhile.
+        _write_digests(path, [*_read_digests(path), digest])
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+        _write_digests(path, [digest])
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        free_mib = shutil.disk_usage(path.parent).free >> 20 if path.parent.is_dir() else 0
+        raise UserError(f"checkpoint {path} cannot be written: {_first_line(error)}; it needs about {needed_mib} MiB, "
+                        f"{free_mib} MiB are free. The file that was there, if any, is untouched") from error
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, dict | list | tuple):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from _tensors(part)
+
+
+def digest_file(path: str | Path) -> Path:
+    """Where a checkpoint's SHA-256 stands, in the form of `sha256sum`."""
+    return Path(f"{path}.sha256")
+
+
+def _read_digests(path: Path) -> list[str]:
+    try:
+        return [line.split()[0] for line in digest_file(path).read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _write_digests(path: Path, digests: list[str]) -> None:
+    temporary = Path(f"{digest_file(path)}.tmp")
+    with open(temporary, "w") as file:
+        file.write("".join(f"{digest}  {path.name}\n" for digest in dict.fromkeys(digests)))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, digest_file(path))
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,123 @@
+"""Loading weights where every entry must fit, and explaining what does not."""
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from bert import BertConfig
+from lib.checkpoint.official_layout import from_official, is_official, published_entries, to_official
+from lib.segmentation import STRIDE, SWIN_VARIANTS, ModelConfig, fusion_heads
+from utils import UserError
+
+State = dict[str, Tensor]
+BERT_HEAD_WIDTH = 64  # channels of an attention head in every published BERT
+
+
+def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Copies a whole network's weights from `checkpoint`, the contents of `path`, in either layout.
+
+    Raises `UserError` if they do not fit; entries are then named as they are in the file.
+    """
+    if not isinstance(checkpoint.get("model"), dict):
+        entries = ", ".join(map(str, checkpoint)) or "nothing"
+        raise UserError(f"checkpoint {path} has no 'model' entry; it has {entries}")
+    if not all(isinstance(name, str) for name in checkpoint["model"]):
+        raise UserError(f"checkpoint {path}: the entries of 'model' are not named, so they are no weights")
+    own = model.state_dict()
+    if not is_official(checkpoint):
+        refuse_misfits(checkpoint["model"], own, f"checkpoint {path}", suggestion(checkpoint["model"], own))
+        model.load_state_dict(checkpoint["model"])
+        return
+    state = from_official(checkpoint)
+    refuse_misfits(published_entries(checkpoint), published_entries(to_official(own, split_text=False)),
+                   f"published checkpoint {path}", suggestion(state, own))
+    model.load_state_dict(state)
+
+
+def refuse_misfits(given: State, needed: State, source: str, advice: str = "") -> None:
+    """Raises `UserError` listing what `given` lacks, has too much, or has in another shape than `needed`."""
+    missing = [name for name in needed if name not in given]
+    unexpected = [name for name in given if name not in needed]
+    reshaped = {name: f"{name} is {shape_of(given[name])}, needed {shape_of(needed[name])}"
+                for name in needed if name in given and shape_of(given[name]) != shape_of(needed[name])}
+    found = [f"{len(names)} {what}: {by_module(names)}" for names, what in (
+        (dict.fromkeys(missing), "missing"), (dict.fromkeys(unexpected), "unexpected"),
+        (reshaped, "of another shape")) if names]
+    if found:
+        raise UserError(f"{source} does not fit this network; nothing was loaded. {'; '.join(found)}{advice}")
+
+
+def shape_of(value: Any) -> tuple[int, ...] | str:
+    """A tensor's shape; of anything else, what it is instead."""
+    return tuple(value.shape) if isinstance(value, Tensor) else f"no tensor but a {type(value).__name__}"
+
+
+def by_module(entries: dict[str, str | None], modules: int = 8, shown: int = 3) -> str:
+    """Entry names (or the notes that go with them) grouped by module, of each of the first modules the first few."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, note in entries.items():
+        parts = name.split(".")[:-1]
+        depth = 4 if parts[1:2] and parts[1] in ("layers", "stages") else 3 if parts[:1] == ["text_encoder"] else 2
+        groups[".".join(parts[:depth])].append(note or name)
+    listed = []
+    for module, names in list(groups.items())[:modules]:
+        rest = f" and {len(names) - shown} more in {module}" if len(names) > shown else ""
+        listed.append(", ".join(names[:shown]) + rest)
+    more = sum(map(len, list(groups.values())[modules:]))
+    return " | ".join(listed) + (f" | and {more} in {len(groups) - modules} other modules" if more else "")
+
+
+def traits(state: State) -> dict[str, Any]:
+    """What the names and shapes of a network's weights tell of it: model, swin_type, window and, for rmsin, img_size.
+
+    What does not show is left out; a Swin that no row of the table describes has its width as `swin_type`.
+    """
+    is_rmsin = any(name.startswith("cross_scale.") or ".router." in name for name in state)
+    found: dict[str, Any] = {"model": "rmsin" if is_rmsin else "lavt"}
+    depths = tuple(sum(f"stages.{stage}.blocks." in name and name.endswith(".attn.qkv.weight") for name in state)
+                   for stage in range(4))
+    for name, value in state.items():
+        if name.endswith("patch_embed.proj.weight"):
+            fitting = [variant for variant, row in SWIN_VARIANTS.items() if row.width == value.shape[0]]
+            exact = [variant for variant in fitting if SWIN_VARIANTS[variant].depths == depths]
+            found["swin_type"] = (exact or fitting or [f"none of the known ones, its width is {value.shape[0]}"])[0]
+        elif name.endswith("relative_position_bias_table"):
+            found["window"] = (round(value.shape[0] ** 0.5) + 1) // 2
+        elif name.endswith("attention1.token_project.weight"):
+            found["img_size"] = STRIDE * round(value.shape[0] ** 0.5)
+    return found
+
+
+def infer_config(state: State, args: Any, text_beside: bool) -> ModelConfig:
+    """The network that weights of unknown origin belong to, as far as names, shapes and the file's `args` tell.
+
+    `state` bears this project's names; `args` is what the published programs saved of their flags (a namespace, a
+    dict or nothing), which alone knows PWAM's heads and LAVT's image size; `text_beside` tells lavt from lavt_one.
+    """
+    found, flags = traits(state), args if isinstance(args, dict) else vars(args) if args else {}
+    if found.get("swin_type") not in SWIN_VARIANTS or "window" not in found:
+        raise UserError(f"the weights belong to no known network: Swin {found.get('swin_type', 'not found')}")
+    words = "text_encoder.bert.embeddings.word_embeddings.weight"
+    inner = "text_encoder.bert.encoder.layer.0.intermediate.dense.weight"
+    if not {words, words.replace("word", "position"), inner} <= state.keys():
+        raise UserError("the weights hold no text encoder: a published lavt keeps it under 'bert_model'")
+    vocabulary, width = state[words].shape
+    layers = len({name.split(".")[4] for name in state if name.startswith("text_encoder.bert.encoder.layer.")})
+    text = BertConfig(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers,
+                      num_attention_heads=width // BERT_HEAD_WIDTH, intermediate_size=state[inner].shape[0],
+                      max_position_embeddings=state[words.replace("word", "position")].shape[0])
+    model = found["model"] if found["model"] == "rmsin" or text_beside else "lavt_one"
+    return ModelConfig(model, found["swin_type"], found["window"], found.get("img_size", flags.get("img_size", 480)),
+                       fusion_heads(flags.get("mha") or ""), flags.get("fusion_drop", 0.0), text.to_diff_dict())
+
+
+def suggestion(given: State, built: State) -> str:
+    """The flags that would build a network for the weights, where it visibly differs from the one built; or ''."""
+    wanted, have = traits(given), traits(built)
+    differing = {kind: value for kind, value in wanted.items() if have.get(kind) != value}
+    if not differing:
+        return ""
+    flags = [{12: "--window12"}.get(value, f"no --window12, for a window of {value}, and --pretrained_swin_weights ''")
+             if kind == "window" else f"--{kind} {value}" for kind, value in differing.items()]
+    return f". The weights suggest {', '.join(flags)}"

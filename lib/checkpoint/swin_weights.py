@@ -1,0 +1,56 @@
+"""Swin's classification weights as the backbone's start."""
+import re
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.checkpoint.files import read_checkpoint
+from lib.checkpoint.strict_loading import refuse_misfits, suggestion
+from utils import UserError
+
+# What Swin's classification files lack because it is not theirs, and what they bring that is not needed.
+SWIN_STARTS_FRESH = r"^(stages\.\d+\.(fusion|language_gate|visual_gate|intra_scale)|norms\.\d+)\."
+SWIN_IGNORED = r"^(norm|head)\.|\.(attn_mask|relative_position_index)$"
+
+
+def load_swin_weights(backbone: nn.Module, path: str | Path) -> str:
+    """Starts the backbone from a Swin classification checkpoint; returns one line on what came from where.
+
+    The published forms are known: `{'model': …}`, `{'state_dict': …}` or bare, with a `module.`, `backbone.` or
+    (MoBY) `encoder.` prefix. Bias tables of another window are resized bicubically. Raises `UserError` when the
+    file is not there or belongs to another variant.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"--pretrained_swin_weights {path} does not exist; pretrained_weights/README.md says where to "
+                        "get it, and --pretrained_swin_weights '' starts from random weights")
+    content = read_checkpoint(path)
+    published = content.get("model", content.get("state_dict", content))
+    if not isinstance(published, dict):
+        raise UserError(f"--pretrained_swin_weights {path}: its weights are a {type(published).__name__}, not a dict")
+    for prefix in ("module.", "encoder.", "backbone."):
+        if any(name.startswith((prefix + "patch_embed.", prefix + "encoder.")) for name in published):
+            published = {name.removeprefix(prefix): value for name, value in published.items()
+                         if name.startswith(prefix)}
+    state = {re.sub(r"^layers\.", "stages.", name): value for name, value in published.items()
+             if not re.search(SWIN_IGNORED, name)}
+
+    own = backbone.state_dict()
+    resized = [name for name, value in state.items() if name.endswith("relative_position_bias_table")
+               and name in own and value.shape[0] != own[name].shape[0] and value.shape[1] == own[name].shape[1]]
+    for name in resized:
+        state[name] = resize_bias_table(state[name], own[name].shape[0])
+    fresh = [name for name in own if name not in state and re.search(SWIN_STARTS_FRESH, name)]
+    whole = {**state, **{name: own[name] for name in fresh}}
+    refuse_misfits(whole, own, f"--pretrained_swin_weights {path}", suggestion(state, own))
+    backbone.load_state_dict(whole)
+    return (f"Swin weights from {path}: {len(state)} entries loaded, {len(resized)} bias tables resized to this "
+            f"window, {len(fresh)} entries start fresh (fusion, gates, output norms)")
+
+
+def resize_bias_table(table: Tensor, rows: int) -> Tensor:
+    """A ((2w − 1)², heads) table for another window: a (heads, 2w − 1, 2w − 1) picture, resized bicubically."""
+    old_side, new_side = round(table.shape[0] ** 0.5), round(rows ** 0.5)
+    picture = table.T.reshape(1, table.shape[1], old_side, old_side)
+    picture = F.interpolate(picture, (new_side, new_side), mode="bicubic", align_corners=False)
+    return picture.flatten(2)[0].T.contiguous()

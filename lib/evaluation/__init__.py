@@ -1,0 +1,1 @@
+"""Counts and metrics, tables, kinds of expressions, predictions."""

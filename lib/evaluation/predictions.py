@@ -1,0 +1,86 @@
+"""Predicted masks kept and written: COCO's RLE in one JSON file, or a PNG a sample.
+
+The JSON file is a list of {`ref_id`, `sent_id`, `image_id`, `sentence`, `score`, `segmentation`}: a COCO results file
+with the two ids that referring expressions need. `segmentation` is a compressed RLE {"size": [H, W], "counts": str},
+`score` the mean probability inside the mask. PNGs are REF_SENT.png, not 0 where the object is.
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from lib.evaluation.metrics import COUNTS, count_pixels, predict
+from utils import UserError, write_json
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """(H, W) bool -> compressed RLE {"size": [H, W], "counts": str}, fit for JSON."""
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A predicted mask as RLE, and the mean probability inside it (0 if it is empty)."""
+
+    segmentation: dict[str, Any]
+    score: float
+
+    def mask(self) -> np.ndarray:
+        """(H, W) bool"""
+        return coco_mask.decode(self.segmentation).astype(bool)
+
+
+class Recorder:
+    """Goes along with `evaluate` and keeps what the pixel counts at the network's size do not say.
+
+    With `original_mask`, which gives a sample's mask (H, W) in its own size, the logits are brought to that size
+    (bilinear) and counted there too; `rows` has these counts. With `keep`,
+    `predictions` holds every mask by the sample's index, in the original size if that is counted, else the network's.
+    """
+
+    def __init__(self, original_mask: Callable[[int], np.ndarray] | None, keep: bool):
+        self.original_mask, self.keep = original_mask, keep
+        self.counted = [torch.empty(0, 1 + len(COUNTS), dtype=torch.int64)]
+        self.predictions: dict[int, Prediction] = {}
+
+    def __call__(self, indices: list[int], logits: Tensor) -> None:
+        logits = logits.float()
+        for index, sample in zip(indices, logits.split(1), strict=True):
+            if self.original_mask:
+                truth = torch.from_numpy(self.original_mask(index)).to(logits.device)
+                sample = F.interpolate(sample, truth.shape, mode="bilinear", align_corners=False)
+                counts = count_pixels(predict(sample), truth[None]).cpu()
+                self.counted.append(torch.cat([torch.tensor([[index]]), counts], dim=1))
+            if self.keep:
+                mask = predict(sample)[0]
+                score = sample.softmax(1)[0, 1][mask].mean().item() if mask.any() else 0.0
+                self.predictions[index] = Prediction(encode_mask(mask.cpu().numpy()), score)
+
+    def rows(self) -> Tensor:
+        """(samples, 6) int64 on the CPU, as `evaluate` returns them; no sample without `original_mask`."""
+        return torch.cat(self.counted)
+
+
+def write_predictions(folder: Path, samples: list[dict[str, Any]], predictions: list[Prediction], pngs: bool) -> None:
+    """Writes `folder`/predictions.json, and a PNG each if `pngs`; both lists go together.
+
+    Raises `UserError` if that is not possible.
+    """
+    write_json(folder / "predictions.json", [
+        {**{name: sample[name] for name in ("ref_id", "sent_id", "image_id", "sentence")},
+         "score": round(prediction.score, 4), "segmentation": prediction.segmentation}
+        for sample, prediction in zip(samples, predictions, strict=True)])
+    try:
+        for sample, prediction in zip(samples, predictions, strict=True) if pngs else ():
+            picture = Image.fromarray(prediction.mask().astype(np.uint8) * 255)
+            picture.save(folder / f"{sample['ref_id']}_{sample['sent_id']}.png")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error}") from error

@@ -1,0 +1,1 @@
+"""The report: its page, gallery, pictures and attention maps."""

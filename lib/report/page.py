@@ -1,0 +1,167 @@
+"""The report of an evaluation: one HTML page, whole in itself, that needs neither network nor any file beside it.
+
+`report.html` beside this file is the page with its style and script, which draws everything from one block of data;
+here that block is put together. So text of any origin stays data: nothing of it is ever parsed as HTML.
+"""
+import base64
+import html
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR
+from utils import UserError
+
+TEMPLATE = Path(__file__).with_suffix(".html")
+HISTOGRAM_BINS = 20
+CURVE_STEPS = 100
+CONTOUR_TOLERANCE_PX = 0.35  # below what a screen shows; it makes outlines several times shorter
+UNITS_PER_PX = 10            # of outlines in the page: whole numbers are shorter than decimals
+NAMES = {"rmsin": "RMSIN", "lavt": "LAVT", "lavt_one": "LAVT (one stage)", "rrsisd": "RRSIS-D", "refcoco": "RefCOCO",
+         "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg", "refclef": "RefCLEF"}
+
+Parts = Sequence[Sequence[Sequence[float]]]  # of a mask, as `lib.report.pictures.polygons` gives them
+
+
+@dataclass(frozen=True)
+class GalleryPicture:
+    """What the gallery shows of one sample.
+
+    `sample` is its index in the results' samples; `truth` and `prediction` are outlines in the JPEG's pixels, as
+    `lib.report.pictures.polygons` gives them; `attention` holds (word, PNG) small heat maps, and may be empty.
+    """
+    sample: int
+    jpeg: bytes
+    width_px: int
+    height_px: int
+    truth: Parts
+    prediction: Parts
+    attention: Sequence[tuple[str, bytes]] = ()
+
+
+def write_report(path: Path, results: dict[str, Any], gallery: Sequence[GalleryPicture]) -> None:
+    """Writes the page `path` of the `results` (what `test.py --results` writes), whole or not at all.
+
+    Folders on the way are made. Raises `UserError` if the page cannot be written.
+    """
+    page = render(results, gallery).encode()
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(page)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):   # it may never have come to be
+            temporary.unlink()
+        raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def read_probe(path: str | Path) -> dict[str, Any]:
+    """What tools/probe_language.py wrote. Raises `UserError` for anything else."""
+    try:
+        probe = json.loads(Path(path).read_text(encoding="utf-8"))
+        return {name: probe[name] for name in ("conditions", "words")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--probe {path} cannot be read ({type(error).__name__}: {error}): give a file that "
+                        "tools/probe_language.py wrote") from error
+
+
+def render(results: dict[str, Any], gallery: Sequence[GalleryPicture]) -> str:
+    """The page itself. It holds the samples of the gallery only, so that its size does not depend on the split's."""
+    samples = results["samples"]
+    counts = np.array([(sample["intersection"], sample["union"]) for sample in samples], np.int64).reshape(-1, 2)
+    said = {**results["flags"], **results}   # where results name the model, as a checkpoint knows it, no flag counts
+    model, dataset = (NAMES.get(said.get(key), str(said.get(key, key))) for key in ("model", "dataset"))
+    title = f"{model} on {dataset}, {results['split']}"
+    data = {**{key: value for key, value in results.items() if key != "samples"}, "title": title,
+            "curve": precision_curve(counts), "histogram": iou_histogram(counts),
+            "gallery": [_entry(samples[picture.sample], picture) for picture in gallery]}
+    values = {"title": html.escape(title).encode("ascii", "xmlcharrefreplace").decode(),
+              "truth": "rgb(%d %d %d)" % TRUTH_COLOUR, "prediction": "rgb(%d %d %d)" % PREDICTION_COLOUR,
+              "data": as_json(data)}
+    # One pass, so that what is filled in is not searched in turn.
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], TEMPLATE.read_text(encoding="utf-8"))
+
+
+def as_json(data: Any) -> str:
+    """JSON in plain ASCII that may stand within a <script> element: no `<` ends it early; NaN and infinity are null."""
+    return json.dumps(_finite(data), allow_nan=False, separators=(",", ":"), default=str).replace("<", r"\u003c")
+
+
+def precision_curve(counts: np.ndarray) -> list[float]:
+    """(samples, 2) intersections and unions -> percent of samples with IoU ≥ X, for X = 0, 0.01 … 1."""
+    iou = np.sort(counts[:, 0] / np.maximum(counts[:, 1], 1))
+    below = np.searchsorted(iou, np.arange(CURVE_STEPS + 1) / CURVE_STEPS, side="left")
+    return (100 * (1 - below / max(1, len(iou)))).round(3).tolist()
+
+
+def iou_histogram(counts: np.ndarray) -> list[int]:
+    """(samples, 2) intersections and unions -> how many samples have their IoU in each of 20 equal bins, 1 in the last.
+
+    Whole numbers decide, so that an IoU of exactly 0.15 is not below 0.15.
+    """
+    bins = np.minimum(HISTOGRAM_BINS * counts[:, 0] // np.maximum(counts[:, 1], 1), HISTOGRAM_BINS - 1)
+    return np.bincount(bins, minlength=HISTOGRAM_BINS).tolist()
+
+
+def outline_path(parts: Parts) -> str:
+    """Outlines as the data of one SVG path in tenths of a pixel; to be filled by the even-odd rule. '' for none."""
+    rings = [simplify(np.reshape(np.asarray(ring, float), (-1, 2)), CONTOUR_TOLERANCE_PX)
+             for part in parts for ring in part]
+    path = []
+    for points in ((UNITS_PER_PX * ring).round().astype(int) for ring in rings if len(ring)):
+        steps = np.diff(points, axis=0).tolist()   # steps have fewer digits than places
+        path += ["M%d %d" % tuple(points[0]), "l" * bool(steps), " ".join("%d %d" % (x, y) for x, y in steps), "z"]
+    return "".join(path)
+
+
+def simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:
+    """A closed ring (points, 2) with only those points that keep it within `tolerance` of itself (Douglas-Peucker)."""
+    if len(ring) < 4:
+        return ring
+    far = int(np.hypot(*(ring - ring[0]).T).argmax())
+    closed = np.concatenate([ring, ring[:1]])
+    keep, open_spans = {0, far}, [(0, far), (far, len(ring))]
+    while open_spans:
+        first, last = open_spans.pop()
+        if last - first < 2:
+            continue
+        start, chord = closed[first], closed[last] - closed[first]
+        offsets = closed[first + 1:last] - start
+        along = np.clip(offsets @ chord / max(float(chord @ chord), 1e-12), 0, 1)
+        distance = np.hypot(*(offsets - along[:, None] * chord).T)
+        if distance.max() > tolerance:
+            middle = first + 1 + int(distance.argmax())
+            keep.add(middle)
+            open_spans += [(first, middle), (middle, last)]
+    return ring[sorted(keep)]
+
+
+def _entry(sample: dict[str, Any], picture: GalleryPicture) -> dict[str, Any]:
+    """One sample of the gallery as the page's script reads it."""
+    return {**sample, "index": picture.sample, "iou": sample["intersection"] / max(1, sample["union"]),
+            "boundary_iou": sample["boundary_intersection"] / max(1, sample["boundary_union"]),
+            "jpeg": _base64(picture.jpeg), "width": picture.width_px, "height": picture.height_px,
+            "truth": outline_path(picture.truth), "prediction": outline_path(picture.prediction),
+            "attention": [{"word": word, "png": _base64(png)} for word, png in picture.attention]}
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _finite(value: Any) -> Any:
+    """The same data, with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

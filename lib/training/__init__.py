@@ -1,0 +1,1 @@
+"""Optimiser and update step, the state of a run, its record."""

@@ -1,0 +1,241 @@
+"""What a training run leaves behind besides its checkpoints, in models/ID: what it was, its log, its curves.
+
+`run.json` says how each start of the run came about, `log.jsonl` holds an entry an epoch, `curves.png` draws them;
+TensorBoard and Weights & Biases get them too if asked. Only the first process writes, or imports what that needs.
+"""
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import uuid
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from lib.evaluation.metrics import evaluate, predict
+from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, overlay
+from utils import UserError, describe_run, log, rank, set_aside, write_json
+
+CODE = Path(__file__).resolve().parents[2]
+PICTURES = 4  # val samples shown in TensorBoard
+
+
+class RunRecord:
+    """Keeps the record of a run in `folder`, whose name is the run's.
+
+    Made before anything slow, to raise `UserError` if a package that `tensorboard` or `wandb` needs is missing;
+    `begin` when it is known where the run stands, as a context manager, then `epoch` after each epoch.
+    """
+
+    def __init__(self, folder: Path, args: Namespace, device: torch.device, tensorboard: bool, wandb: bool):
+        self.folder, self.args, self.device, self.first = folder, args, device, rank() == 0
+        self.tensorboard = _load("torch.utils.tensorboard", "tensorboard") if tensorboard and self.first else None
+        self.wandb = _load("wandb", "wandb") if wandb and self.first else None
+        self.writer = self.online = None
+        self.samples: list[tuple[dict[str, Any], str]] = []
+
+    def begin(self, goes_on: bool, epoch: int, val_set: Any) -> "RunRecord":
+        """Adds this start to `run.json` and opens TensorBoard and W&B at `epoch`, the one to be done next.
+
+        A run that does not go on sets aside what an earlier one of its name left. `val_set` is a `data.EvalSet`, of
+        which TensorBoard shows some samples. Raises `UserError` if `run.json` cannot be written or W&B not begun.
+        """
+        if not self.first:
+            return self
+        if not goes_on:
+            for name in ("log.jsonl", "run.json", "curves.png", "tensorboard"):
+                set_aside(self.folder / name)
+        content = self._earlier_starts()
+        content["starts"].append({
+            "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": shlex.join([sys.executable, *sys.argv]), "flags": vars(self.args), **describe_run(self.device),
+            "host": platform.node(), "working_directory": os.getcwd(), "git": git_state(CODE)})
+        if self.wandb:
+            content.setdefault("wandb_id", uuid.uuid4().hex[:8])
+        write_json(self.folder / "run.json", content)
+        if self.wandb:
+            try:
+                self.online = self.wandb.init(
+                    project="referring-segmentation", name=self.folder.name, config=vars(self.args),
+                    dir=str(self.folder), resume="allow", id=content["wandb_id"])
+            except Exception as error:   # its errors have no common class
+                raise UserError(f"--wandb: {_one_line(error)}; `wandb login` once, set WANDB_MODE=offline, or leave "
+                                "the flag out") from error
+        if self.tensorboard:
+            with _spared("TensorBoard"):   # an epoch that is done again replaces what was written of it
+                self.writer = self.tensorboard.SummaryWriter(str(self.folder / "tensorboard"), purge_step=epoch)
+                self.samples = pick_samples(val_set, PICTURES)
+        return self
+
+    def __enter__(self) -> "RunRecord":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if self.writer:
+            with _spared("the end of TensorBoard's file"):
+                self.writer.close()
+        if self.online:
+            with _spared("the end of the W&B run"):
+                self.online.finish(exit_code=int(kind is not None))
+
+    def epoch(self, entry: dict[str, Any], model: nn.Module) -> None:
+        """Records an epoch: its entry goes to `log.jsonl`, and from there everywhere.
+
+        `entry` has `epoch`, `lr`, `loss`, `images_per_second` and `val` (see `lib.evaluation.metrics`); `model`
+        draws the sample pictures. Only a log that cannot be written raises (`OSError`).
+        """
+        if not self.first:
+            return
+        append_json_line(self.folder / "log.jsonl", entry)
+        with _spared(f"{self.folder / 'curves.png'}"):
+            draw_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png")
+        if self.writer:
+            with _spared("this epoch in TensorBoard"):
+                for name, value in scalars(entry).items():
+                    self.writer.add_scalar(name, value, entry["epoch"])
+                self._show_samples(entry["epoch"], model)
+                self.writer.flush()
+        if self.online:
+            with _spared("this epoch in W&B"):
+                self.online.log(entry, step=entry["epoch"])
+
+    def _earlier_starts(self) -> dict[str, Any]:
+        """What `run.json` holds; one that is damaged is set aside."""
+        path = self.folder / "run.json"
+        with suppress(OSError, ValueError):
+            content = json.loads(path.read_text())
+            if isinstance(content, dict) and isinstance(content.get("starts"), list):
+                return content
+        if kept := set_aside(path):
+            log(f"{path} is damaged: it is {kept} from now on")
+        return {"starts": []}
+
+    def _show_samples(self, epoch: int, model: nn.Module) -> None:
+        """The samples with the truth (left) and the model's prediction (right)."""
+        if not self.samples:
+            return
+        predictions: list[np.ndarray] = []
+        evaluate(model, [default_collate([sample for sample, _ in self.samples])], self.device, self.args.amp,
+                 lambda _, logits: predictions.extend(predict(logits).cpu().numpy()))
+        for number, ((sample, sentence), predicted) in enumerate(zip(self.samples, predictions, strict=True), start=1):
+            image = np.ascontiguousarray(sample["image"].permute(1, 2, 0).numpy())
+            panels = (overlay(image, sample["target"].numpy().astype(bool), TRUTH_COLOUR),
+                      overlay(image, predicted, PREDICTION_COLOUR))
+            self.writer.add_image(f"val/{number}", np.concatenate(panels, axis=1), epoch, dataformats="HWC")
+            self.writer.add_text(f"val/{number}", sentence, epoch)
+
+
+def _load(module: str, package: str) -> ModuleType:
+    """An optional package's module. Raises `UserError`, which says how to get it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UserError(f"--{package} needs a package that cannot be imported ({_one_line(error)}): "
+                        f"pip install {package}, or leave the flag out") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _spared(what: str) -> Iterator[None]:
+    """Any error inside is a line in the log: a full disk or a lost connection must not end a training run."""
+    try:
+        yield
+    except Exception as error:
+        log(f"going on without {what}: {_one_line(error)}")
+
+
+def append_json_line(path: Path, entry: dict[str, Any]) -> None:
+    """Adds one JSON object as a line of `path`, creating its folder; one that was cut off before stays by itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if end := file.tell():
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(entry).encode() + b"\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The entries of a log, by epoch. A line that was cut off is left out; of an epoch done again the last counts."""
+    entries = {}
+    for line in path.read_bytes().splitlines():
+        with suppress(ValueError, TypeError, KeyError):
+            entry = json.loads(line)
+            entries[entry["epoch"]] = entry
+    return [entries[epoch] for epoch in sorted(entries)]
+
+
+def scalars(entry: Mapping[str, Any]) -> dict[str, float]:
+    """{name: value} of the figures of an epoch that TensorBoard draws."""
+    return {**{f"train/{name}": entry[name] for name in ("loss", "lr", "images_per_second")},
+            **{f"val/{name}": entry["val"][name] for name in ("mIoU", "oIoU")},
+            **{f"val/precision@{x}": value for x, value in entry["val"]["precision"].items()}}
+
+
+def draw_curves(entries: list[dict[str, Any]], path: Path) -> None:
+    """Draws loss, learning rate and val IoU over the epochs as a PNG, whole or not at all. Raises `OSError`."""
+    # Slow to import, so not before they are needed.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [entry["epoch"] for entry in entries]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    loss, rate, iou = figure.subplots(1, 3)
+    loss.plot(epochs, [entry["loss"] for entry in entries], ".-")
+    rate.plot(epochs, [entry["lr"] for entry in entries], ".-")
+    for name, label in (("mIoU", "mean IoU"), ("oIoU", "overall IoU")):
+        iou.plot(epochs, [entry["val"][name] for entry in entries], ".-", label=label)
+    iou.legend()
+    for axes, title in ((loss, "training loss"), (rate, "learning rate"), (iou, "val, percent")):
+        axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        FigureCanvasAgg(figure).print_png(temporary)
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):   # gone already if all went well
+            temporary.unlink()
+
+
+def pick_samples(val_set: Any, number: int) -> list[tuple[dict[str, Any], str]]:
+    """Up to `number` samples of a `data.EvalSet`, evenly spread, with their sentences; not those without an image."""
+    indices = np.linspace(0, len(val_set) - 1, min(number, len(val_set))).round().astype(int).tolist()
+    picked = [(val_set[index], val_set.describe(index)["sentence"]) for index in indices]
+    return [(sample, sentence) for sample, sentence in picked if "image" in sample]
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """`commit`, `branch` (None if detached) and whether tracked files are `modified`, of the checkout around `folder`.
+
+    None if there is none, or no git. What the environment says of another repository does not count.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-optional-locks", "-C", str(folder), "status", "--porcelain=v2", "--branch",
+               "--untracked-files=no"]
+    try:
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = said.splitlines()
+    about = dict(line.removeprefix("# branch.").split(" ", 1) for line in lines if line.startswith("# branch."))
+    branch = about.get("head")
+    return {"commit": about.get("oid"), "branch": None if branch == "(detached)" else branch,
+            "modified": any(not line.startswith("#") for line in lines)}

@@ -1,0 +1,111 @@
+"""A packed data set gives the same samples bit for bit, and refuses to stand for another one."""
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import EvalSet, TrainSet, train_loader
+from data.dataset import load_image_and_mask
+from data.packed import PackedRefs, verify_packed, write_packed
+from refer.refer import REFER
+from tests.conftest import equal_samples
+from tests.launch import run_script
+from utils import UserError
+
+SIZE = 48
+
+
+def pack(path: Path, refer: REFER, size: int = SIZE) -> Path:
+    write_packed(path, refer, size, lambda ref: load_image_and_mask(refer, ref), iter)
+    return path
+
+
+@pytest.fixture(scope="module")
+def packed(refer, tmp_path_factory) -> Path:
+    return pack(tmp_path_factory.mktemp("packed") / "toy.h5", refer)
+
+
+@pytest.mark.parametrize("boxes", [0.0, 0.5])
+def test_training_samples_are_the_same_bits(refer, tokenizer, packed, boxes):
+    plain, fast = (TrainSet(refer, "train", tokenizer, SIZE, 1, boxes, packed=path) for path in ("", packed))
+    assert all(equal_samples(plain[2, index], fast[2, index]) for index in range(len(plain)))
+
+
+def test_evaluation_samples_are_the_same_bits(refer, tokenizer, packed):
+    plain, fast = (EvalSet(refer, "val", tokenizer, SIZE, packed=path) for path in ("", packed))
+    assert all(equal_samples(plain[index], fast[index]) for index in range(len(plain)))
+
+
+def test_images_are_not_touched_and_workers_open_the_file_themselves(toy, tmp_path, tokenizer, packed):
+    shutil.copytree(toy, tmp_path / "copy")
+    refer = REFER(tmp_path / "copy", "rrsisd")
+    shutil.rmtree(refer.IMAGE_DIR)
+    dataset = TrainSet(refer, "train", tokenizer, SIZE, 1, packed=packed)
+    dataset[0, 0]   # a handle of this process, before the workers fork
+    batches = list(train_loader(dataset, 8, 2, False, 0, 1))
+    assert sum(len(batch["index"]) for batch in batches) == len(dataset)
+    assert isinstance(pickle.loads(pickle.dumps(dataset.packed)), PackedRefs)
+
+
+def test_another_size_split_or_annotation_is_refused(toy, tmp_path, refer, packed):
+    with pytest.raises(UserError, match=r"size_px is 48 there, 64 here.*tools/pack_dataset\.py"):
+        PackedRefs(packed, refer, 64)
+    shutil.copytree(toy, tmp_path / "copy")
+    instances = tmp_path / "copy/rrsisd/instances.json"
+    instances.write_text(instances.read_text() + "\n")
+    with pytest.raises(UserError, match="annotations is"):
+        PackedRefs(packed, REFER(tmp_path / "copy", "rrsisd"), SIZE)
+    with pytest.raises(UserError, match="published_masks is False there, True here"):
+        PackedRefs(packed, REFER(toy, "rrsisd", drop_overlaps=True), SIZE)
+
+
+def test_a_file_that_is_not_packed_is_said_plainly(tmp_path, refer):
+    with pytest.raises(UserError, match=r"cannot be opened .*pack_dataset\.py"):
+        PackedRefs(tmp_path / "none.h5", refer, SIZE)
+    (tmp_path / "text.h5").write_text("hello")
+    with pytest.raises(UserError, match=r"cannot be opened .*pack_dataset\.py"):
+        PackedRefs(tmp_path / "text.h5", refer, SIZE)
+
+
+def test_a_damaged_part_names_the_ref(refer, packed):
+    opened = PackedRefs(packed, refer, SIZE)
+    ref = refer.data["refs"][3]
+    opened.rows[ref["ref_id"]] = (10_000, 10_000)   # beyond what is there
+    with pytest.raises(UserError, match=rf"is damaged at ref {ref['ref_id']} .*pack_dataset\.py"):
+        opened.load(ref)
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_half_written(toy, tmp_path):
+    shutil.copytree(toy, tmp_path / "copy")
+    refer = REFER(tmp_path / "copy", "rrsisd")
+    path = tmp_path / "toy.h5"
+    path.write_bytes(b"older")
+    Path(refer.image_path(refer.data["refs"][-1])).unlink()
+    with pytest.raises(UserError, match="is missing"):
+        pack(path, refer)
+    assert path.read_bytes() == b"older" and not path.with_name("toy.h5.tmp").exists()
+
+
+def test_the_command_packs_and_verifies(toy, tmp_path):
+    path = tmp_path / "toy.h5"
+    command = ["tools/pack_dataset.py", "--refer_data_root", toy, "--img_size", 32, "--out", path]
+    done = run_script(*command, cwd=tmp_path)
+    assert done.returncode == 0 and "refs at 32 px" in done.stdout, done.stderr
+    assert verify_packed(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) * 2 // 3] ^= 1
+    path.write_bytes(content)
+    done = run_script(*command, "--verify", cwd=tmp_path)
+    assert done.returncode == 2 and "is damaged" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_nearest_is_pillows_for_any_size():
+    from transforms import resize
+    generator = np.random.RandomState(0)
+    for height, width, size in [(800, 800, 480), (7, 1000, 64), (31, 13, 96), (480, 480, 480), (333, 512, 224)]:
+        mask = np.asfortranarray(generator.randint(0, 2, (height, width), dtype=np.uint8))
+        expected = np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+        assert np.array_equal(resize(Image.new("RGB", (9, 9)), mask, size)[1], expected)

@@ -1,0 +1,174 @@
+"""Several processes when something goes wrong with one: nobody hangs, the cause is said last, the run can go on."""
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import distributed
+from bert import load_tokenizer
+from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
+from lib.checkpoint import read_checkpoint
+from lib.training.resume import choose_start, set_earlier_run_aside
+from refer.refer import REFER
+from tests.launch import ROOT, processes_of
+from utils import UserError
+
+STEPS = 4   # batches of 8 in an epoch of the toy set
+
+
+def start(toy: Path, folder: Path, *flags: object, launcher: tuple = (), **environment: str) -> subprocess.Popen:
+    """Training by two processes with a fault; what they say goes to FOLDER/said.txt."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, *launcher,
+               ROOT / "tests/faults/instrumented_train.py", "--refer_data_root", toy, "--swin_type", "nano",
+               "--img_size", 64, "--ck_bert", toy / "bert", "--bert_tokenizer", toy / "bert", "--batch-size", 4,
+               "--workers", 0, "--epochs", 3, "--print-freq", 1, "--model_id", "f", *flags]
+    folder.mkdir(exist_ok=True)
+    with (folder / "said.txt").open("a") as said:
+        return subprocess.Popen(list(map(str, command)), cwd=folder, stdout=said, stderr=said, start_new_session=True,
+                                env={**os.environ, "OMP_NUM_THREADS": "1", "RUN": str(folder), **environment})
+
+
+def finish(process: subprocess.Popen, folder: Path) -> str:
+    """Waits for the end of all processes of the run; what they said."""
+    process.wait(timeout=120)
+    end = time.monotonic() + 5
+    while left := processes_of(folder):
+        assert time.monotonic() < end, f"processes are left over: {left}"
+        time.sleep(0.1)
+    return (folder / "said.txt").read_text()
+
+
+def test_an_exception_on_one_process_ends_all_and_is_said_last(toy, tmp_path):
+    begun = time.monotonic()
+    process = start(toy, tmp_path, FAULT="raise:1:3")
+    said = finish(process, tmp_path)
+    assert process.returncode == 1 and time.monotonic() - begun < 60
+    assert said.rstrip().rstrip("=").rstrip().endswith("RuntimeError: a fault built in")
+    assert "Root Cause" in said and "Connection closed" not in said   # the others add nothing
+
+
+def test_a_mistake_of_the_user_is_one_line_and_said_last(toy, tmp_path):
+    said = finish(start(toy, tmp_path, "--refer_data_root", "nowhere"), tmp_path)
+    last = said.rstrip().rstrip("=").rstrip().splitlines()[-1]
+    assert re.match(r" *traceback : train.py: .*nowhere", last), said
+
+
+def test_nan_on_one_process_stops_both_at_the_same_step(toy, tmp_path):
+    said = finish(start(toy, tmp_path, "--save_every", 1, FAULT="nan:1:3"), tmp_path)
+    assert re.search(r"train.py: loss or gradient is not finite in epoch 0, iteration 2, on refs \d+(, \d+){7};", said)
+    checkpoint = read_checkpoint(tmp_path / "checkpoints/model_last_f.pth")
+    assert checkpoint["progress"]["step"] == 2 and all(torch.isfinite(t).all() for t in checkpoint["model"].values())
+
+
+def test_a_killed_process_is_started_again_and_the_run_ends_in_the_same_bits(toy, tmp_path):
+    """Two processes: killed and restarted by torchrun, stopped by a signal to it and resumed, or neither."""
+    whole, killed, stopped = (tmp_path / name for name in ("whole", "killed", "stopped"))
+    flags = ("--save_every", 1, "--deterministic", "--fusion_drop", 0.1)
+    said = finish(start(toy, whole, *flags, HASHES="hashes", LOSSES="losses"), whole)
+    assert "finished:" in said
+
+    said = finish(start(toy, killed, *flags, launcher=("--max-restarts", 1), FAULT="kill:1:6", HASHES="hashes"), killed)
+    assert "started again by the launcher" in said and "going on with epoch 1, iteration 1" in said
+
+    process = start(toy, stopped, *flags, "--workers", 4, LOSSES="losses", HASHES="hashes")
+    end = time.monotonic() + 60
+    while "epoch 1 [2/4]" not in (stopped / "said.txt").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    said = finish(process, stopped)
+    assert "stopped by a signal, saved" in said and time.monotonic() - begun < 20
+    logged = said.count("\nepoch ")
+    progress = read_checkpoint(stopped / "checkpoints/model_last_f.pth")["progress"]
+    assert progress["epoch"] * STEPS + progress["step"] >= logged   # at most the step at hand is lost
+    said = finish(start(toy, stopped, *flags, "--workers", 4, "--resume", "auto", LOSSES="losses", HASHES="hashes"),
+                  stopped)
+    assert "finished:" in said
+
+    hashes = {line.split()[1] for folder in (whole, killed, stopped)
+              for line in (folder / "hashes").read_text().splitlines()}
+    assert len(hashes) == 1   # on both processes of all three runs
+    assert sorted(losses(whole)) == sorted(losses(stopped))
+
+
+def losses(folder: Path) -> list[tuple[str, str]]:
+    """(process, loss) of every step of a run in one or several parts."""
+    return [(line.split()[0], line.split()[2]) for line in (folder / "losses").read_text().splitlines()]
+
+
+def test_a_process_that_cannot_agree_leaves(toy, tmp_path):
+    """One process hangs; the launcher is told to stop: the other does not wait for it forever."""
+    process = start(toy, tmp_path, FAULT="hang:1:3")
+    end = time.monotonic() + 60
+    while "epoch 0 [2/4]" not in (tmp_path / "said.txt").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    said = finish(process, tmp_path)
+    assert f"process 0 could not agree with the others on stopping within {distributed.PATIENCE_S} s" in said
+
+
+@pytest.fixture
+def with_bad_images(toy, tmp_path) -> tuple[REFER, dict]:
+    """A toy set in which one training and one validation image are broken; the index and the broken ones' refs."""
+    shutil.copytree(toy, tmp_path / "data")
+    refer = REFER(tmp_path / "data", "rrsisd")
+    broken = {}
+    for split, damage in (("train", lambda path: path.unlink()), ("val", lambda path: path.write_bytes(b"GIF89a"))):
+        ref = refer.loadRefs(refer.getRefIds(split=split))[1]
+        damage(Path(refer.image_path(ref)))
+        broken[split] = [other["ref_id"] for other in refer.imgToRefs[ref["image_id"]]]
+    return refer, broken
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_images_are_replaced_in_training_and_left_out_of_evaluation(with_bad_images, toy, workers, capfd):
+    refer, broken = with_bad_images
+    train = TrainSet(refer, "train", load_tokenizer(str(toy / "bert")), 32, seed=1, skip_bad_images=True)
+    problems: list[str] = []
+    batches = list(log_problems(train_loader(train, 4, workers, False, 0, 1), problems))
+    seen = [train.refs[index]["ref_id"] for batch in batches for index in batch["index"].tolist()]
+    assert len(seen) == len(train) and not set(seen) & set(broken["train"])   # no batch is smaller
+    assert len(problems) == len(broken["train"]) and "is missing" in problems[0]
+
+    val = EvalSet(refer, "val", load_tokenizer(str(toy / "bert")), 32, skip_bad_images=True)
+    problems = []
+    batches = list(log_problems(eval_loader(val, 1, workers, False, 0, 1), problems))
+    seen = [val.describe(index)["ref_id"] for batch in batches for index in batch["index"].tolist()]
+    assert len(seen) + len(problems) == len(val) and not set(seen) & set(broken["val"])
+    assert "cannot be read" in problems[0] and f"skipped: {problems[0]}" in capfd.readouterr().out
+
+
+def test_a_folder_without_images_is_not_skipped_image_by_image(with_bad_images, toy):
+    refer, _ = with_bad_images
+    for path in Path(refer.IMAGE_DIR).iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        TrainSet(refer, "train", load_tokenizer(str(toy / "bert")), 32, seed=1, skip_bad_images=True)[0, 0]
+
+
+def test_a_new_run_sets_an_earlier_one_of_its_name_aside(tmp_path, capsys):
+    last, other = tmp_path / "model_last_m.pth", tmp_path / "other.pth"
+    last.write_bytes(b"a day's work")
+    set_earlier_run_aside("auto", tmp_path, "m")
+    set_earlier_run_aside(str(last), tmp_path, "m")
+    assert last.is_file()
+    set_earlier_run_aside(str(other), tmp_path, "m")
+    (kept,) = tmp_path.glob("model_last_m.*.pth")
+    assert kept.read_bytes() == b"a day's work" and not last.exists()
+    assert f"it is {kept} from now on" in capsys.readouterr().out
+
+
+def test_processes_must_find_the_same_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("lib.training.resume.gather_objects", lambda found: [found, {"epoch": 3}])
+    with pytest.raises(UserError, match=r"different checkpoints in .*: it must be a folder that all machines share"):
+        choose_start("auto", tmp_path, "m", False)

@@ -1,0 +1,294 @@
+"""Does to training what clusters, disks and strangers' files do to it, and counts how often it comes out unharmed.
+
+The figures of docs/reliability.md come from `python tests/faults/torture.py --json torture.json`; test_faults.py
+has one trial of most. Everything happens in a temporary folder, on the CPU, on a toy data set (Linux only).
+"""
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from data.toy import make_toy_rrsisd
+from distributed import user_errors
+from lib.checkpoint import read_checkpoint, save_checkpoint
+from refer.plain_pickle import load_plain_pickle
+from tests.launch import ROOT, processes_of
+from utils import UserError, log, write_json
+
+STEPS_AN_EPOCH = 4  # the toy set's 32 training refs in batches of 8
+
+
+class Run:
+    """A training run in a folder of its own: `processes` of 1 is train.py alone, more are started by torchrun."""
+
+    def __init__(self, folder: Path, toy: Path, *flags: object, processes: int = 1, restarts: int = 0,
+                 **environment: str):
+        self.folder, self.said_file = folder, folder / "said.txt"
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
+                    "--max-restarts", restarts] if processes > 1 else []
+        command = [sys.executable, *launcher, ROOT / "tests/faults/instrumented_train.py", "--refer_data_root", toy,
+                   "--swin_type", "nano", "--img_size", 64, "--ck_bert", toy / "bert", "--bert_tokenizer", toy / "bert",
+                   "--batch-size", 8 // processes, "--workers", 0, "--print-freq", 1, "--model_id", "t", "--device",
+                   "cpu", "--deterministic", *flags]
+        folder.mkdir(exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "RUN": str(folder), **environment}
+        with self.said_file.open("a") as said:
+            self.process = subprocess.Popen(list(map(str, command)), cwd=folder, stdout=said, stderr=said,
+                                            start_new_session=True, env=environment)
+
+    @property
+    def said(self) -> str:
+        """What the run has printed so far."""
+        return self.said_file.read_text()
+
+    @property
+    def steps(self) -> int:
+        """Training steps that the log shows."""
+        return self.said.count(" images/s")
+
+    def wait_for_steps(self, steps: int) -> None:
+        """Returns when the log shows that many steps."""
+        while self.steps < steps and self.process.poll() is None:
+            time.sleep(0.02)
+
+    def seconds_until_gone(self, limit_s: float = 120) -> float:
+        """How long it takes until no process of the run is left; after `limit_s` they are killed."""
+        begun = time.monotonic()
+        while self.process.poll() is None or processes_of(self.folder):
+            if time.monotonic() - begun > limit_s:
+                for process in processes_of(self.folder):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.05)
+        return time.monotonic() - begun
+
+    def saved_steps(self) -> int:
+        """Steps that the last checkpoint holds."""
+        progress = read_checkpoint(self.folder / "checkpoints/model_last_t.pth")["progress"]
+        return progress["epoch"] * STEPS_AN_EPOCH + progress["step"]
+
+    def lines(self, name: str) -> list[list[str]]:
+        """The words of each line of a file that tests/faults/instrumented_train.py wrote."""
+        return [line.split() for line in (self.folder / name).read_text().splitlines()]
+
+
+def _save_forever(path: Path, done: Any) -> None:
+    for number in range(1_000_000):
+        save_checkpoint(path, {"model": {"w": torch.full((500_000,), float(number))}, "number": number})
+        done.value = number
+
+
+def saving(folder: Path, toy: Path, trials: int = 100) -> dict[str, Any]:
+    """kill -9 at random moments of a process that saves without pause: what is left must load, and be the newest."""
+    path, draw = folder / "model.pth", random.Random(0)
+    fork = multiprocessing.get_context("fork")
+    loadable = half_written = 0
+    for _ in range(trials):
+        done = fork.Value("i", -1)
+        process = fork.Process(target=_save_forever, args=(path, done))
+        process.start()
+        while done.value < 0:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.2))
+        process.kill()
+        process.join()
+        half_written += path.with_name("model.pth.tmp").exists()
+        checkpoint = read_checkpoint(path)
+        whole = bool((checkpoint["model"]["w"] == checkpoint["number"]).all())
+        loadable += whole and checkpoint["number"] >= done.value
+    return {"trials": trials, "loadable and newest": loadable, "killed with a file half-written": half_written}
+
+
+def resume(folder: Path, toy: Path, trials: int = 12) -> dict[str, Any]:
+    """Stopped in an epoch's middle or at its end, with 0, 2 or 4 workers, by one process or two: the same bits."""
+    cases = [(processes, workers, steps) for processes in (1, 2) for steps in (6, 8) for workers in (0, 2, 4)][:trials]
+    equal, compared = 0, 0
+    whole = {}
+    for processes in sorted({case[0] for case in cases}):
+        whole[processes] = Run(folder / f"whole{processes}", toy, "--epochs", 15, "--fusion_drop", 0.1,
+                               processes=processes, LOSSES="losses", HASHES="hashes")
+        whole[processes].seconds_until_gone(300)
+    for number, (processes, workers, steps) in enumerate(cases):
+        flags = ("--epochs", 15, "--fusion_drop", 0.1, "--workers", workers)
+        written = {"LOSSES": "losses", "HASHES": "hashes"}
+        run = Run(folder / f"case{number}", toy, *flags, processes=processes, FAULT=f"term:0:{steps}", **written)
+        run.seconds_until_gone(300)
+        stopped = run.saved_steps()
+        run = Run(run.folder, toy, *flags, "--resume", "auto", processes=processes, **written)
+        run.seconds_until_gone(300)
+        reference = whole[processes]
+        losses, expected = ({(rank, loss) for rank, _, loss in r.lines("losses")} for r in (run, reference))
+        after = (15 * STEPS_AN_EPOCH - stopped) * processes
+        same = (stopped == steps and losses == expected and len(run.lines("losses")) == 60 * processes
+                and {line[1] for line in run.lines("hashes")} == {line[1] for line in reference.lines("hashes")}
+                and len({line[1] for line in reference.lines("hashes")}) == 1)
+        equal, compared = equal + same, compared + after
+        log(f"    {processes} process(es), {workers} workers, stopped after step {stopped}: "
+            f"{'equal' if same else 'NOT equal'}")
+    return {"trials": len(cases), "losses and final weights equal bit for bit": equal, "losses compared": compared}
+
+
+def sigterm(folder: Path, toy: Path, trials: int = 20) -> dict[str, Any]:
+    """SIGTERM to torchrun at a random moment: saved, at most the step at hand lost, all gone within 20 s."""
+    draw, slowest, good = random.Random(1), 0.0, 0
+    for trial in range(trials):
+        run = Run(folder / str(trial), toy, "--epochs", 100, "--workers", 2 * (trial % 2), processes=2)
+        run.wait_for_steps(draw.randint(1, 10))
+        time.sleep(draw.uniform(0, 0.3))
+        run.process.send_signal(signal.SIGTERM)
+        seconds = run.seconds_until_gone()
+        slowest = max(slowest, seconds)
+        well = seconds < 20 and run.saved_steps() >= run.steps and "stopped by a signal, saved" in run.said
+        if not well:
+            log(f"    trial {trial}: {seconds:.1f} s, {run.saved_steps()} of {run.steps} steps saved\n{run.said}")
+        good += well
+    return {"trials": trials, "saved, nothing logged is lost, gone in 20 s": good, "slowest (s)": round(slowest, 1)}
+
+
+def processes(folder: Path, toy: Path, trials: int = 9) -> dict[str, Any]:
+    """NaN, an exception or kill -9 on one of two processes: both gone, the cause said last, the checkpoint stands."""
+    draw, good, slowest, restarted = random.Random(2), 0, 0.0, 0
+    last_words = {"nan": r"train\.py: loss or gradient is not finite in epoch \d+, iteration \d+, on refs .*",
+                  "raise": r"RuntimeError: a fault built in", "kill": r"Signal 9 \(SIGKILL\) received by PID \d+"}
+    for trial in range(trials):
+        kind, rank, step = ("nan", "raise", "kill")[trial % 3], draw.randint(0, 1), draw.randint(2, 10)
+        run = Run(folder / str(trial), toy, "--epochs", 4, "--save_every", 1, "--workers", 2 * (trial % 2), processes=2,
+                  FAULT=f"{kind}:{rank}:{step}")
+        run.wait_for_steps(step - 1)   # the fault comes in the next one
+        seconds = run.seconds_until_gone()
+        slowest = max(slowest, seconds)
+        last = run.said.rstrip("=\n ").splitlines()[-1]
+        finite = all(tensor.isfinite().all() for tensor in read_checkpoint(
+            run.folder / "checkpoints/model_last_t.pth")["model"].values())
+        good += bool(re.search(last_words[kind], last)) and finite and run.saved_steps() == step - 1 and seconds < 30
+        if kind != "nan":
+            run = Run(folder / f"again{trial}", toy, "--epochs", 4, "--save_every", 1, processes=2, restarts=1,
+                      FAULT=f"{kind}:{rank}:{step}")
+            run.seconds_until_gone()
+            restarted += "finished: best val" in run.said and f"iteration {(step - 1) % STEPS_AN_EPOCH};" in run.said
+    return {"trials": trials, "all gone, cause said last, checkpoint stands": good, "slowest (s)": round(slowest, 1),
+            "with --max-restarts": trials - trials // 3, "went on and finished": restarted}
+
+
+class _Calls:
+    def __init__(self, function: Callable, *arguments: object):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        return self.function, self.arguments
+
+
+def pickles(folder: Path, toy: Path, trials: int = 10) -> dict[str, Any]:
+    """Pickles that would create a file if loaded, as refs and as checkpoints: refused, and the file is not there."""
+    canary = folder / "canary"
+    touch = f"open({str(canary)!r}, 'w')"
+    calls = [_Calls(os.system, f"touch {canary}"), _Calls(exec, touch), _Calls(eval, touch),
+             _Calls(open, str(canary), "w"), _Calls(os.mkdir, str(canary)), _Calls(subprocess.Popen, ["touch", canary]),
+             _Calls(getattr, Path, "touch"), _Calls(Path.touch, canary), _Calls(__import__, "antigravity"),
+             _Calls(io.FileIO, str(canary), "w")][:trials]
+    refused = 0
+    for number, call in enumerate(calls):
+        refs, checkpoint = folder / "refs.p", folder / f"{number}.pth"
+        refs.write_bytes(pickle.dumps([{"ref_id": call}], protocol=number % 5))
+        torch.save({"model": {}, "args": call}, checkpoint, _use_new_zipfile_serialization=number % 2 == 0)
+        for load, path in ((load_plain_pickle, refs), (read_checkpoint, checkpoint)):
+            try:
+                load(path)
+            except UserError:
+                refused += 1
+    return {"trials": 2 * len(calls), "refused": refused, "canary files": int(canary.exists())}
+
+
+def checkpoints(folder: Path, toy: Path, trials: int = 100) -> dict[str, Any]:
+    """Checkpoints cut short, with a bit flipped or a page of zeros, with and without their SHA-256: refused.
+
+    Without it, a bit in what pads the archive may flip unseen, which changes nothing: this is counted apart.
+    """
+    draw, refused, harmless = random.Random(3), 0, 0
+    whole = folder / "whole.pth"
+    weights = {str(i): torch.randn(64, 64) for i in range(30)}
+    save_checkpoint(whole, {"model": weights, "epoch": 1})
+    content = whole.read_bytes()
+    for trial in range(trials):
+        damaged = bytearray(content)
+        place = draw.randrange(len(content))
+        if trial % 4 == 0:
+            del damaged[place:]
+        elif trial % 4 == 1:
+            damaged[place:place + 4096] = bytes(4096)
+        else:
+            damaged[place] ^= 1 << draw.randrange(8)
+        path = folder / f"{trial}.pth"
+        path.write_bytes(damaged)
+        if trial % 2:
+            (folder / f"{trial}.pth.sha256").write_text((folder / "whole.pth.sha256").read_text())
+        try:
+            loaded = read_checkpoint(path)
+            harmless += all(torch.equal(loaded["model"][name], weight) for name, weight in weights.items())
+        except UserError:
+            refused += 1
+    return {"trials": trials, "refused": refused, "damaged in padding alone, and loaded whole": harmless}
+
+
+def soak(folder: Path, toy: Path, trials: int = 500) -> dict[str, Any]:
+    """A long run: memory, open files and threads of the first process from step 50 on."""
+    run = Run(folder / "run", toy, "--epochs", -(-trials // STEPS_AN_EPOCH), "--workers", 2, "--save_every", 25,
+              GAUGES="gauges")
+    run.seconds_until_gone(1800)
+    gauges = [tuple(map(int, line)) for line in run.lines("gauges")]
+    settled = [gauge for gauge in gauges if gauge[0] > 50]
+    tenth = max(1, len(settled) // 10)
+    first, last = (sum(g[1] for g in part) / len(part) for part in (settled[:tenth], settled[-tenth:]))
+    return {"steps": len(gauges), "memory at first (MiB)": round(first / 1024),
+            "memory at last (MiB)": round(last / 1024), "growth (%)": round(100 * (last / first - 1), 2),
+            "open files": sorted({g[2] for g in settled}), "threads": sorted({g[3] for g in settled})}
+
+
+SCENARIOS = {scenario.__name__: scenario
+             for scenario in (saving, checkpoints, pickles, processes, sigterm, resume, soak)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="which of these, default all:\n" + "\n".join(
+        f"{name}: {scenario.__doc__}" for name, scenario in SCENARIOS.items()))
+    parser.add_argument("--trials", type=int, help="instead of each scenario's own number (soak: steps)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    args = parser.parse_args()
+    torch.set_num_threads(1)   # forked children cannot use this process's other threads
+    with user_errors("torture.py"):
+        if unknown := sorted(set(args.scenarios) - set(SCENARIOS)):
+            raise UserError(f"no scenario {', '.join(unknown)}: choose from {', '.join(SCENARIOS)}")
+        figures: dict[str, Any] = {}
+        with tempfile.TemporaryDirectory() as temporary:
+            toy = Path(temporary) / "toy"
+            make_toy_rrsisd(toy, images=20, size=64, seed=3)
+            for name in args.scenarios or SCENARIOS:
+                folder = Path(temporary) / name
+                folder.mkdir()
+                begun = time.monotonic()
+                trials = {"trials": args.trials} if args.trials else {}
+                figures[name] = SCENARIOS[name](folder, toy, **trials)
+                figures[name]["seconds"] = round(time.monotonic() - begun)
+                log(f"{name}: {json.dumps(figures[name])}")
+        if args.json:
+            write_json(args.json, figures)
+
+
+if __name__ == "__main__":
+    main()

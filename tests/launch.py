@@ -1,0 +1,66 @@
+"""Starts the project's scripts as a user or a launcher does."""
+import multiprocessing
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_script(script: str, *flags: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess:
+    """What `python SCRIPT FLAGS…` does in `cwd`: processes of its own, but forked, as PyTorch is loaded here already.
+
+    Several find each other by the variables that launchers set; their outputs come one after the other.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def child(rank: int, outputs: list[Path]) -> None:
+        for number, path in enumerate(outputs, start=1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        if processes > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes),
+                              MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.chdir(cwd)
+        sys.argv = [script, *map(str, flags)]
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [[Path(folder, f"{kind}{rank}") for kind in ("stdout", "stderr")] for rank in range(processes)]
+        children = [multiprocessing.get_context("fork").Process(target=child, args=(rank, outputs[rank]))
+                    for rank in range(processes)]
+        for process in children:
+            process.start()
+        for process in children:
+            process.join(300)
+            process.kill()
+        said = ["".join(path.read_text() for path in paths) for paths in zip(*outputs, strict=True)]
+    statuses = [process.exitcode for process in children]
+    return subprocess.CompletedProcess([script, *flags], max(statuses, key=abs), *said)
+
+
+def torchrun(script: str, *flags: object, cwd: Path, processes: int) -> subprocess.CompletedProcess:
+    """The script in several processes under torchrun, with `cwd` as working directory."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
+               ROOT / script, *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True,
+                          timeout=300)
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes of a run started with RUN=FOLDER in its environment, its loaders' workers included (Linux only)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"RUN={folder}\0".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found

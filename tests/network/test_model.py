@@ -1,0 +1,195 @@
+"""The whole network: samples do not mix, what trains gets a gradient, sizes are kept or refused."""
+import pytest
+import torch
+
+from args import get_parser
+from lib.losses import segmentation_loss
+from lib.segmentation import SWIN_VARIANTS, ModelConfig
+from lib.swin import PatchMerging, WindowAttention
+from lib.training.optimizer import freeze_text
+from lib.windows import MASKED, pad_and_shift, shift_mask, split_windows, unshift_and_crop
+from tests.conftest import make_inputs
+from tools.plain import join_windows
+from utils import UserError
+
+MODELS = ["rmsin", "lavt", "lavt_one"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_batched_equals_single(nano, model):
+    network, (image, token_ids, token_mask) = nano(model).double(), make_inputs(3, 64)
+    image = image.double()
+    together = network(image, token_ids, token_mask)
+    alone = [network(image[i:i + 1], token_ids[i:i + 1], token_mask[i:i + 1]) for i in range(3)]
+    assert together.shape == (3, 2, 64, 64)
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_trained_parameter_gets_a_gradient(nano, model):
+    network = nano(model, text={**nano().text_encoder.config.to_diff_dict(), "num_hidden_layers": 12}).train()
+    freeze_text(network, layers=10, embeddings=False)
+    image, token_ids, token_mask = make_inputs(2, 64)
+    target = (image[:, 0] > 0).long()
+    segmentation_loss(network(image, token_ids, token_mask), target, dice_weight=0.1).backward()
+
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    without = {name for name, parameter in network.named_parameters() if parameter.grad is None}
+    assert without == frozen
+    # The listed exceptions: what nothing reads after the last stage, and what the published recipe does not train.
+    modules = {".".join(name.split(".")[:3 if name.startswith("backbone") else 4]) for name in frozen}
+    last = ["backbone.stages.3"]
+    assert modules == {*last, "text_encoder.bert.embeddings.word_embeddings",
+                       "text_encoder.bert.embeddings.position_embeddings",
+                       "text_encoder.bert.embeddings.token_type_embeddings", "text_encoder.bert.embeddings.LayerNorm",
+                       "text_encoder.bert.encoder.layer"}
+    assert {name.split(".")[4] for name in frozen if "encoder.layer" in name} == {"10", "11"}
+    assert {name.split(".")[3] for name in frozen if name.startswith("backbone")} == (
+        {"language_gate", "visual_gate", "intra_scale"} if model == "rmsin" else {"language_gate"})
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_berts_dropouts_while_training_are_the_recipes(nano, model):
+    """`lavt`'s text encoder is a module of its own in the original program, which never sets it to training."""
+    args, network = get_parser().parse_args(["--model", model]), nano(model, fusion_drop=0.0)
+    freeze_text(network, args.bert_layers, args.train_embeddings, args.bert_dropout)
+    network.train()
+    active = [module for module in network.text_encoder.modules()
+              if isinstance(module, torch.nn.Dropout) and module.p > 0 and module.training]
+    layers = network.text_encoder.config.num_hidden_layers
+    assert len(active) == (0 if model == "lavt" else 1 + 3 * layers)   # embeddings; attention, two outputs a layer
+    assert network.backbone.training and network.decoder.training
+    _, token_ids, token_mask = make_inputs(2, 64)
+    words = [network.text_encoder(token_ids, token_mask) for _ in range(2)]
+    assert torch.equal(*words) == (model == "lavt")
+    assert not network.eval().text_encoder.training
+
+
+def test_the_sentence_matters(nano):
+    for model in MODELS:
+        network, (image, token_ids, token_mask) = nano(model), make_inputs(2, 64)
+        other = token_ids.flip(0)
+        assert not torch.equal(network(image, token_ids, token_mask), network(image, other, token_mask.flip(0)))
+
+
+def test_rmsin_belongs_to_its_size(nano):
+    with pytest.raises(UserError, match=r"built for images of 64×64 px and was given 96×64 px"):
+        nano("rmsin")(*make_inputs(1, (96, 64)))
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 160])
+def test_rmsin_at_every_multiple_of_32(nano, size):
+    assert nano("rmsin", img_size=size)(*make_inputs(1, size)).shape == (1, 2, size, size)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (70, 53), (33, 97), (128, 40)])
+def test_lavt_takes_any_size(nano, size):
+    assert nano("lavt")(*make_inputs(1, size)).shape == (1, 2, *size)
+
+
+def test_patch_merging_pads_odd_maps_and_orders_its_corners():
+    merging = PatchMerging(1)
+    merging.norm, merging.reduction = torch.nn.Identity(), torch.nn.Identity()
+    x = torch.arange(6.0).view(1, 2, 3, 1)                       # rows 0 1 2 and 3 4 5
+    assert merging(x)[0, 0].tolist() == [[0, 3, 1, 4], [2, 5, 0, 0]]
+
+
+def test_windows_come_back_where_they_were():
+    x = torch.randn(2, 6, 9, 5)
+    windows = split_windows(x, 3)
+    assert windows.shape == (2, 6, 9, 5)
+    assert torch.equal(windows[0, 1], x[0, :3, 3:6].reshape(9, 5))   # row-major: the second is to the right
+    assert torch.equal(join_windows(windows, 3, 6, 9), x)
+
+
+@pytest.mark.parametrize(("side", "padded", "shift"),
+                         [(7, 8, 2), (8, 8, 2), (7, 8, 0), (8, 8, 0), (1, 8, 4), (3, 8, 4)])
+def test_padding_and_shifting_at_once_are_pad_and_roll(side, padded, shift):
+    """In values and gradients, there and back; also of a map smaller than the shift."""
+    x = torch.randn(2, side, 8, 3, dtype=torch.float64, requires_grad=True)
+    padding = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    weighting = torch.randn(2, padded, 8, 3, dtype=torch.float64)
+    rolled = torch.cat([x, padding.expand(2, padded - side, 8, 3)], dim=1).roll((-shift, -shift), (1, 2))
+    results = []
+    for there, back in ((pad_and_shift(x, padding, padded, 8, shift), lambda y: unshift_and_crop(y, side, 8, shift)),
+                        (rolled, lambda y: y.roll((shift, shift), (1, 2))[:, :side])):
+        again = back(there * weighting)
+        loss = (there * weighting).square().sum() + (again ** 3).sum() + 0 * padding.sum()
+        results.append((there, again, *torch.autograd.grad(loss, (x, padding))))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_the_shift_mask_separates_three_bands_each_way():
+    mask = shift_mask(8, 4, 4, torch.device("cpu"), torch.float32)   # 2 windows, one above the other; shift 2
+    assert mask.shape == (2, 16, 16)
+    top, bottom = mask[0].view(4, 4, 4, 4), mask[1].view(4, 4, 4, 4)
+    assert (top[:, :2, :, :2] == 0).all() and (top[:, :2, :, 2:] == MASKED).all()   # columns only
+    assert (bottom[:2, :2, :2, :2] == 0).all() and (bottom[:2, :2, 2:, :2] == MASKED).all()
+
+
+def test_a_padding_token_is_the_bias_of_its_projections():
+    """Projecting before padding is the same as padding before projecting."""
+    torch.manual_seed(0)
+    attention = WindowAttention(8, 2, 4, shifted=False).double()
+    torch.nn.init.normal_(attention.qkv.bias)
+    x = torch.randn(1, 3, 4, 8, dtype=torch.float64)
+    padded = torch.cat([x, torch.zeros(1, 1, 4, 8, dtype=torch.float64)], dim=1)
+    torch.testing.assert_close(attention(x), attention(padded)[:, :3])
+
+
+def test_drop_path_grows_linearly_over_all_blocks(nano):
+    with torch.device("meta"):
+        stages = nano("lavt", swin_type="tiny", window=7).backbone.stages
+    rates = [block.drop_path.p for stage in stages for block in stage.blocks]
+    assert rates == pytest.approx([0.3 * i / 11 for i in range(12)])
+
+
+def test_the_variants():
+    rows = {name: (row.width, row.depths, row.heads, row.window, row.drop_path) for name, row in SWIN_VARIANTS.items()}
+    assert rows == {
+        "nano": (32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 0.0),
+        "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7, 0.3),
+        "small": (96, (2, 2, 18, 2), (3, 6, 12, 24), 7, 0.3),
+        "base": (128, (2, 2, 18, 2), (4, 8, 16, 32), 7, 0.3),
+        "large": (192, (2, 2, 18, 2), (6, 12, 24, 48), 7, 0.3),
+    }
+
+
+@pytest.mark.parametrize(("flags", "window"), [
+    ("--swin_type tiny", 7), ("--swin_type tiny --window12", 12), ("--model lavt", 7), ("", 12),
+    ("--model lavt --pretrained_swin_weights x/swin_base_patch4_window12_384_22k.pth", 12),
+    ("--model lavt --pretrained_swin_weights swin_base_window12/weights.pth", 12),
+    ("--pretrained_swin_weights=", 7), ("--swin_type nano", 4)])
+def test_the_window_follows_the_flag_or_the_swin_files_name(flags, window):
+    assert ModelConfig.from_args(get_parser().parse_args(flags.split())).window == window
+
+
+def test_a_config_survives_a_checkpoint():
+    config = ModelConfig.from_args(get_parser().parse_args(["--mha", "1-2-4-8"]))
+    assert ModelConfig.from_dict(config.to_dict()) == config
+
+
+def test_heads_must_divide_the_width(nano):
+    with pytest.raises(UserError, match="3 heads in a stage of 32"):
+        nano("lavt", fusion_heads=(3, 1, 1, 1))
+
+
+def test_the_position_bias_kept_in_evaluation_follows_the_weights(nano):
+    """Kept between passes of one size; made anew after loading, after training, and for inference tensors."""
+    inputs, network = make_inputs(1, 64), nano("lavt")
+    attention = network.backbone.stages[0].blocks[1].attn
+    with torch.no_grad():
+        first = network(*inputs)
+        kept = attention.kept_bias.value
+        assert torch.equal(network(*inputs), first) and attention.kept_bias.value is kept
+        changed = {name: value * torch.arange(len(value))[:, None] if "bias_table" in name else value
+                   for name, value in network.state_dict().items()}
+        network.load_state_dict(changed)
+        second = network(*inputs)
+        assert not torch.equal(second, first)
+    network(*inputs).sum().backward()
+    assert attention.kept_bias.value is None and attention.relative_position_bias_table.grad is not None
+    with torch.inference_mode():
+        fresh = nano("lavt")
+        fresh.load_state_dict(changed)
+        torch.testing.assert_close(fresh(*inputs), second)

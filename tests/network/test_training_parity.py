@@ -1,0 +1,128 @@
+"""Three training steps equal those of the published programs: loss, schedule, gradients, groups, changes, statistics.
+
+In float64 and with every dropout and drop path at 0, as the goldens were made. Parameters are compared under their
+official names; what is not trained here (see `NOT_TRAINED`) was not changed there either."""
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import StochasticDepth
+
+from args import get_parser
+from bert import BertConfig
+from lib.checkpoint.official_layout import from_official, official_name
+from lib.losses import segmentation_loss
+from lib.segmentation import ModelConfig, build
+from lib.training.optimizer import freeze_text, make_optimizer, parameter_groups
+from tests.network.parity import fill
+
+FOLDER = Path(__file__).parent / "parity"
+TOLERANCE, NEGLIGIBLE = 1e-6, 1e-9  # relative error; norms below this share of the largest are not compared
+
+# Biases that a normalisation cancels have no gradient but rounding noise: up to 5e-15 of the largest gradient in the
+# goldens, where the smallest real gradient has 2e-13. Adam moves them by lr · noise / eps beside their weight decay.
+VANISHING, ADAM_EPS = 1e-14, 1e-8
+
+NOT_TRAINED = re.compile(r"embeddings\.|encoder\.layer\.1[01]\."
+                         r"|^backbone\.layers\.3\.(res_gate|visual_gate|visual_residual)")
+
+
+def published_name(name: str, model: str) -> str:
+    """The official name of a parameter; `lavt` keeps its text encoder beside the model."""
+    official = official_name(name)
+    return official.replace("text_encoder.", "bert_model.", 1) if model == "lavt" else official
+
+
+def published_norms(golden: np.lib.npyio.NpzFile, kind: str) -> dict[str, float]:
+    """{official name: norm} of one kind ("grad", "delta", "bn"), less what is not trained here."""
+    return {key: norm for key, norm in zip(golden[f"{kind}_keys"].tolist(), golden[f"{kind}_norms"].tolist(),
+                                           strict=True) if not NOT_TRAINED.search(key)}
+
+
+def assert_norms(ours: dict[str, float], golden: dict[str, float], noise: dict[str, float] | None = None) -> None:
+    """Each published norm is ours, up to TOLERANCE and the named parameters' noise; and we have no others."""
+    assert ours.keys() == golden.keys()
+    floor = NEGLIGIBLE * max(golden.values())
+    wrong = {key: (ours[key], norm) for key, norm in golden.items()
+             if norm > floor and abs(ours[key] - norm) > TOLERANCE * norm + (noise or {}).get(key, 0.0)}
+    assert not wrong
+
+
+@pytest.mark.parametrize("case", ["rmsin_tiny_train", "lavt_tiny_train"])
+def test_three_steps_equal_the_published_program(case):
+    golden = np.load(FOLDER / f"{case}.npz")
+    meta = json.loads(str(golden["meta"]))
+    model_name, total = meta["model"], meta["steps_per_epoch"] * meta["epochs"]
+    text = BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).to_diff_dict()
+    model = build(ModelConfig(model_name, meta["swin_type"], meta["window_size"], meta["img_size"], (1, 1, 1, 1), 0.0,
+                              text))
+    spec = json.loads((FOLDER / f"{model_name}_tiny.keys.json").read_text())
+    model.load_state_dict(from_official(fill.checkpoint(spec)))
+    model.double().train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout | StochasticDepth):
+            module.p = 0.0
+
+    args = get_parser().parse_args(["--model", model_name, "--swin_type", meta["swin_type"], "--lr", str(meta["lr"])])
+    freeze_text(model, args.bert_layers, args.train_embeddings)
+    optimizer, schedule = make_optimizer(model, args.lr, args.weight_decay, total)
+    names = {parameter: published_name(name, model_name) for name, parameter in model.named_parameters()}
+    trained = {parameter: name for parameter, name in names.items() if parameter.requires_grad}
+    before = {parameter: parameter.detach().clone() for parameter in trained}
+
+    losses, rates = [], []
+    for step in range(meta["steps"]):
+        image, token_ids, token_mask, target = fill.inputs(f"{meta['case']}/{step}", meta["batch"], meta["img_size"])
+        loss = segmentation_loss(model(image.double(), token_ids, token_mask), target, args.dice_weight)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if step == 0:
+            gradients = {name: parameter.grad.norm().item() for parameter, name in trained.items()}
+        rates.append(schedule.get_last_lr()[0])
+        losses.append(loss.item())
+        optimizer.step()
+        schedule.step()
+
+    np.testing.assert_allclose(losses, golden["losses"], rtol=TOLERANCE)
+    np.testing.assert_allclose(rates, golden["lrs"], rtol=TOLERANCE)
+    published_gradients = published_norms(golden, "grad")
+    assert_norms(gradients, published_gradients)
+    vanishing = VANISHING * max(published_gradients.values())
+    noise = {key: sum(rates) * norm / ADAM_EPS for key, norm in published_gradients.items() if norm < vanishing}
+    assert all(gradients[key] < vanishing for key in noise)
+    changes = {name: (parameter.detach() - before[parameter]).norm().item() for parameter, name in trained.items()}
+    assert_norms(changes, published_norms(golden, "delta"), noise)
+    unchanged = [norm for key, norm in zip(golden["delta_keys"].tolist(), golden["delta_norms"], strict=True)
+                 if NOT_TRAINED.search(key)]
+    assert max(unchanged) == 0   # what is left out here did not move there
+
+    statistics = {published_name(name, model_name): value.norm().item() for name, value in model.named_buffers()
+                  if "running" in name}
+    statistics = {name: norm for name, norm in statistics.items() if not NOT_TRAINED.search(name)}
+    assert_norms(statistics, published_norms(golden, "bn"))
+
+    groups = {names[parameter]: number for number, group in enumerate(optimizer.param_groups)
+              for parameter in group["params"]}
+    published = dict(zip(golden["group_keys"].tolist(), golden["group_ids"].tolist(), strict=True))
+    assert groups == {name: number for name, number in published.items() if not NOT_TRAINED.search(name)}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == golden["group_decay"].tolist()
+    assert set(golden["no_grad_keys"].tolist()) == {name for parameter, name in names.items()
+                                                    if not parameter.requires_grad and name.startswith("backbone")}
+
+
+@pytest.mark.parametrize("case", ["rmsin_tiny_train", "lavt_tiny_train"])
+def test_what_trains_and_its_groups_are_the_published_ones(case):
+    golden = np.load(FOLDER / f"{case}.npz")
+    model_name = json.loads(str(golden["meta"]))["model"]
+    args = get_parser().parse_args(["--model", model_name, "--swin_type", "tiny"])
+    with torch.device("meta"):
+        model = build(ModelConfig.from_args(args))
+    freeze_text(model, args.bert_layers, args.train_embeddings)
+    names = {parameter: published_name(name, model_name) for name, parameter in model.named_parameters()}
+    groups = {names[parameter]: number for number, group in enumerate(parameter_groups(model))
+              for parameter in group["params"]}
+    published = dict(zip(golden["group_keys"].tolist(), golden["group_ids"].tolist(), strict=True))
+    assert groups == {name: number for name, number in published.items() if not NOT_TRAINED.search(name)}

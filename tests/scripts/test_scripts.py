@@ -1,0 +1,229 @@
+"""train.py and test.py as a user runs them: one epoch and an evaluation, several processes, mistakes."""
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.launch import ROOT, run_script, torchrun
+
+
+def training_flags(toy: Path) -> list:
+    return ["--refer_data_root", toy, "--swin_type", "nano", "--img_size", 64, "--ck_bert", toy / "bert",
+            "--bert_tokenizer", toy / "bert", "--lr", 3e-4, "--workers", 0]
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory) -> Path:
+    """A folder in which train.py ran for one epoch."""
+    folder = tmp_path_factory.mktemp("run")
+    done = run_script("train.py", *training_flags(toy), "--epochs", 1, "--batch-size", 8, "--model_id", "toy",
+                      "--tensorboard", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def evaluate(folder: Path, toy: Path, name: str, *flags: object, processes: int = 1) -> dict:
+    done = run_script("test.py", "--refer_data_root", toy, "--resume", "checkpoints/model_best_toy.pth",
+                      "--split", "val", "--workers", 0, "--results", f"{name}.json", *flags, cwd=folder,
+                      processes=processes)
+    assert done.returncode == 0, done.stderr
+    return {"printed": done.stdout, **json.loads((folder / f"{name}.json").read_text())}
+
+
+def test_training_logs_and_saves(trained, toy):
+    (entry,) = [json.loads(line) for line in (trained / "models/toy/log.jsonl").read_text().splitlines()]
+    assert {"epoch", "lr", "loss", "val", "images_per_second", "peak_memory_mib"} <= entry.keys()
+    assert entry["val"].keys() == {"mIoU", "oIoU", "boundary_IoU", "precision"}
+    saved = torch.load(trained / "checkpoints/model_last_toy.pth", weights_only=True)
+    assert {"model", "optimizer", "lr_scheduler", "epoch", "args", "config", "tokenizer"} <= saved.keys()
+    assert type(saved["args"]) is dict and saved["epoch"] == 0
+    assert (trained / "checkpoints/model_best_toy.pth").is_file()
+
+
+def test_training_leaves_a_record_of_the_run(trained):
+    (start,) = json.loads((trained / "models/toy/run.json").read_text())["starts"]
+    assert "train.py" in start["command"] and "--model_id toy" in start["command"] and start["processes"] == 1
+    (entry,) = [json.loads(line) for line in (trained / "models/toy/log.jsonl").read_text().splitlines()]
+    board = EventAccumulator(str(trained / "models/toy/tensorboard")).Reload()
+    assert [event.value for event in board.Scalars("val/mIoU")] == pytest.approx([entry["val"]["mIoU"]])
+    assert len(board.Tags()["images"]) == 4
+    assert Image.open(trained / "models/toy/curves.png").format == "PNG"
+
+
+def test_the_logs_number_is_the_final_number(trained, toy):
+    (entry,) = [json.loads(line) for line in (trained / "models/toy/log.jsonl").read_text().splitlines()]
+    results = evaluate(trained, toy, "again", "--batch-size", 8)
+    assert results["mIoU"] == entry["val"]["mIoU"] and results["oIoU"] == entry["val"]["oIoU"]
+    assert "Mean IoU is %.2f" % results["mIoU"] in results["printed"]
+
+
+def test_every_sample_once_at_any_number_of_processes_and_batch_size(trained, toy):
+    reference = evaluate(trained, toy, "one", "--batch-size", 1)
+    assert len(reference["samples"]) == reference["sentences"] == 4 and reference["images"] == 2
+    for processes, batch in [(1, 8), (2, 1), (2, 8), (3, 1), (3, 3)]:
+        other = evaluate(trained, toy, f"{processes}-{batch}", "--batch-size", batch, processes=processes)
+        assert other["samples"] == reference["samples"], (processes, batch)
+        assert other["mIoU"] == reference["mIoU"]
+
+
+def test_shuffled_sentences_change_what_is_read_and_nothing_else(trained, toy):
+    true, shuffled = evaluate(trained, toy, "true"), evaluate(trained, toy, "shuffled", "--shuffle_sentences")
+    assert [s["sent_id"] for s in true["samples"]] == [s["sent_id"] for s in shuffled["samples"]]
+    assert sorted(s["sentence"] for s in true["samples"]) == sorted(s["sentence"] for s in shuffled["samples"])
+    assert [s["sentence"] for s in true["samples"]] != [s["sentence"] for s in shuffled["samples"]]
+
+
+def test_results_break_down_and_predictions_score_the_same(trained, toy):
+    results = evaluate(trained, toy, "all", "--eval_ori_size", "--save_predictions", "masks", "--prediction_pngs",
+                       "--markdown", "--report", "report", "--report_samples", 3, "--report_attention", processes=2)
+    assert "| rmsin |" in results["printed"] and "original size" in results["printed"]
+    assert results["original_size"]["mIoU"] == results["mIoU"]   # the toy set's images have the network's size
+    for rows in results["breakdowns"].values():
+        assert sum(row["samples"] for row in rows) == 4
+    assert len(list((trained / "masks").glob("*.png"))) == 4
+    again = run_script("tools/score_predictions.py", "--predictions", "masks", "--refer_data_root", toy, "--split",
+                       "val", "--results", "scored.json", cwd=trained)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((trained / "scored.json").read_text())["samples"] == results["samples"]
+    page = (trained / "report/index.html").read_text()
+    data = json.loads(page.split('type="application/json"')[1].split(">", 1)[1].split("</script>")[0])
+    assert data["mIoU"] == results["mIoU"] and len(data["gallery"]) == 3
+    assert next(word["word"] for word in data["gallery"][0]["attention"]) == "[CLS]"
+
+
+def test_results_say_what_they_depend_on(trained, toy):
+    results = evaluate(trained, toy, "provenance")
+    checkpoint = trained / "checkpoints/model_best_toy.pth"
+    assert results["checkpoint"]["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert results["annotations"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (
+        toy / "rrsisd/refs(unc).p", toy / "rrsisd/instances.json")}
+    assert results["versions"]["torch"] == torch.__version__.split("+")[0] and results["device"].startswith("cpu")
+    assert results["flags"]["split"] == "val"
+
+
+def test_deterministic_runs_are_equal_bit_for_bit(toy, tmp_path):
+    logs = []
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        done = run_script("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "d",
+                   "--deterministic", "--random_box_share", 0.5, cwd=tmp_path / folder)
+        assert done.returncode == 0, done.stderr
+        entries = map(json.loads, (tmp_path / folder / "models/d/log.jsonl").read_text().splitlines())
+        timed = ("train_seconds", "images_per_second", "peak_memory_mib")
+        logs.append([{key: value for key, value in entry.items() if key not in timed} for entry in entries])
+    assert len(logs[0]) == 2 and logs[0] == logs[1]
+
+
+def test_two_processes_train_together(toy, tmp_path):
+    done = torchrun("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 4, "--model_id", "two",
+                    cwd=tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "BatchNorm is not synchronised" in done.stdout and "2 process(es) on cpu" in done.stdout
+    assert done.stdout.count("finished:") == 1   # one process speaks
+    assert len((tmp_path / "models/two/log.jsonl").read_text().splitlines()) == 2
+
+
+def test_training_goes_on_from_a_checkpoint(trained, toy, tmp_path):
+    command = ["train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "on", "--resume",
+               trained / "checkpoints/model_last_toy.pth"]
+    refused(run_script(*command, cwd=tmp_path), "epochs was 1, is 2", "--allow_changed_flags")
+    done = run_script(*command, "--allow_changed_flags", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "going on with epoch 1, iteration 0" in done.stdout
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "models/on/log.jsonl").read_text().splitlines()] == [1]
+
+
+def test_a_signal_saves_and_says_try_again(toy, tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *map(str, training_flags(toy)), "--epochs", "500",
+               "--batch-size", "8", "--print-freq", "1", "--model_id", "s", "--resume", "auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for beginning in ("a new run begins", "going on from"):
+        training = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+        said = ""
+        while "images/s" not in said:
+            said += training.stdout.readline()
+        training.send_signal(signal.SIGTERM)
+        said += training.communicate(timeout=60)[0]
+        assert training.returncode == 75, said
+        assert beginning in said and "stopped by a signal, saved" in said
+        assert torch.load(tmp_path / "checkpoints/model_last_s.pth", weights_only=True)["progress"]["step"] >= 0
+
+
+def refused(done: subprocess.CompletedProcess, *parts: str) -> None:
+    """Ended with status 2 and one line that holds the parts."""
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    for part in parts:
+        assert part in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(("script", "flags", "parts"), [
+    ("train.py", "--dataset rrsisd --model_id RMSIN --epochs 40 --img_size 480",
+     ["refer/data", "refer/data/README.md"]),
+    ("test.py", "--swin_type base --dataset rrsisd --resume ./your_checkpoints_path --split val --workers 4 "
+     "--window12 --img_size 480", ["checkpoint your_checkpoints_path does not exist", "README.md"]),
+    ("train.py", "--model lavt --dataset refcoco --model_id refcoco --batch-size 3 --lr 0.00005 --wd 1e-2 "
+     "--swin_type base --pretrained_swin_weights ./pretrained_weights/swin_base_patch4_window12_384_22k.pth "
+     "--epochs 40 --img_size 480", ["refer/data", "refer/data/README.md"]),
+    ("test.py", "--model lavt --swin_type base --dataset refcoco --split val --resume ./checkpoints/refcoco.pth "
+     "--workers 4 --ddp_trained_weights --window12 --img_size 480", ["checkpoints/refcoco.pth does not exist"]),
+])
+def test_published_commands_stop_for_want_of_files(script, flags, parts, tmp_path):
+    refused(run_script(script, *flags.split(), cwd=tmp_path), *parts)
+
+
+def test_missing_weights_are_named_with_their_source(toy, tmp_path):
+    refused(run_script("train.py", "--refer_data_root", toy, cwd=tmp_path),
+            "bert-base-uncased", "pretrained_weights/README.md")
+    refused(run_script("train.py", "--refer_data_root", toy, "--ck_bert", toy / "bert", "--bert_tokenizer",
+                       toy / "bert", cwd=tmp_path),
+            "swin_base_patch4_window12_384_22k.pth does not exist", "pretrained_weights/README.md")
+
+
+def test_mistakes_in_evaluation(trained, toy, tmp_path):
+    checkpoint = trained / "checkpoints/model_best_toy.pth"
+
+    def test(*flags):
+        return run_script("test.py", "--resume", checkpoint, "--workers", 1, *flags, cwd=tmp_path)
+
+    refused(run_script("test.py", cwd=tmp_path), "--resume FILE is needed")
+    refused(test("--refer_data_root", tmp_path), f"{tmp_path}/rrsisd")
+    refused(test("--refer_data_root", toy, "--split", "testA"), "testA", "val")
+    refused(test("--refer_data_root", toy, "--model", "lavt"), "--model lavt was given", "trained with rmsin")
+    (tmp_path / "file").write_text("[3]")
+    for flag, path in [("--results", "/proc/none/r.json"), ("--report", "file"), ("--save_predictions", "file/x")]:
+        refused(test("--refer_data_root", toy, flag, path), "cannot be written")
+    refused(test("--refer_data_root", toy, "--report", "r", "--probe", "file"), "--probe file cannot be read")
+
+    broken = tmp_path / "broken"
+    shutil.copytree(toy, broken)
+    refs = pickle.loads((broken / "rrsisd/refs(unc).p").read_bytes())
+    ref = next(ref for ref in refs if ref["split"] == "val")
+    (broken / "images/rrsisd/JPEGImages" / ref["file_name"]).unlink()
+    refused(test("--refer_data_root", broken, "--split", "val"), f"ref {ref['ref_id']}: its image", "is missing")
+
+
+def test_an_empty_mask_is_counted_and_not_fatal(trained, toy, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(toy, copy)
+    refs = pickle.loads((copy / "rrsisd/refs(unc).p").read_bytes())
+    ref = next(ref for ref in refs if ref["split"] == "val")
+    instances = json.loads((copy / "rrsisd/instances.json").read_text())
+    for annotation in instances["annotations"]:
+        if annotation["id"] == ref["ann_id"]:
+            annotation["segmentation"] = []
+    (copy / "rrsisd/instances.json").write_text(json.dumps(instances))
+    shutil.copytree(trained, tmp_path / "run")
+    results = evaluate(tmp_path / "run", copy, "empty")
+    assert results["empty_masks"] == 1 and "1 of 4 samples have an empty mask" in results["printed"]
+    assert next(s for s in results["samples"] if s["ref_id"] == ref["ref_id"])["intersection"] == 0

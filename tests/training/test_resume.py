@@ -1,0 +1,151 @@
+"""A run that goes on is the run that was not interrupted; what would make it another one is refused."""
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+import distributed
+import train
+from args import get_parser
+from lib.checkpoint import read_checkpoint, save_checkpoint
+from lib.training.resume import DECISIVE, Progress, find_checkpoint, refuse_changes
+from utils import UserError
+
+STEPS = 4  # batches of 8 in the toy set's 32 training refs
+
+
+@pytest.fixture(autouse=True)
+def a_folder_and_signals_of_its_own(tmp_path, monkeypatch):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    monkeypatch.chdir(tmp_path)
+    yield
+    distributed._signals.clear()
+    torch.use_deterministic_algorithms(False)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def arguments(toy: Path, *flags: object):
+    return get_parser().parse_args([str(flag) for flag in (
+        "--refer_data_root", toy, "--swin_type", "nano", "--img_size", 64, "--ck_bert", toy / "bert",
+        "--bert_tokenizer", toy / "bert", "--batch-size", 8, "--epochs", 2, "--fusion_drop", 0.1, "--model_id", "m",
+        "--random_box_share", 0.5, "--deterministic", "--device", "cpu", "--workers", 0, *flags)])
+
+
+def stop_after(monkeypatch, steps: int) -> None:
+    """A signal that arrives during the given step of this process."""
+    calls = []
+
+    def requested() -> bool:
+        calls.append(1)
+        return len(calls) >= steps
+
+    monkeypatch.setattr(distributed, "stop_requested", requested)
+
+
+def equal(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "models/m/log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("steps", "workers"), [(2, 0), (STEPS, 0), (STEPS + 3, 0), (3, 2)])
+def test_an_interrupted_run_ends_in_the_same_bits(toy, tmp_path, monkeypatch, steps, workers):
+    """Interrupted within an epoch, after its last batch but before validation, and in the second epoch."""
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    train.run(arguments(toy))
+
+    monkeypatch.chdir(tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "validate", lambda *_: {"mIoU": 0.0, "oIoU": 0.0, "precision": {}})
+        stop_after(patch, steps + steps // (STEPS + 1))   # the check after each validation counts too
+        with pytest.raises(train.Interrupted):
+            train.run(arguments(toy, "--workers", workers))
+    stopped = read_checkpoint("checkpoints/model_last_m.pth")["progress"]
+    assert stopped["epoch"] * STEPS + stopped["step"] == steps
+    train.run(arguments(toy, "--resume", "auto", "--workers", workers))
+
+    whole, parts = (read_checkpoint(tmp_path / folder / "checkpoints/model_last_m.pth")
+                    for folder in ("whole", "parts"))
+    for key in ("model", "optimizer", "lr_scheduler", "generators", "epoch"):
+        assert equal(whole[key], parts[key]), key
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_auto_begins_anew_and_passes_over_a_damaged_file(tmp_path, capsys):
+    assert find_checkpoint(tmp_path, "m") == ("", {})
+    save_checkpoint(tmp_path / "model_best_m.pth", {"model": {}, "progress": Progress(epoch=3).to_dict()})
+    save_checkpoint(tmp_path / "model_last_m.pth", {"model": {}, "progress": Progress(epoch=4).to_dict()})
+    os.utime(tmp_path / "model_best_m.pth", (0, 0))
+    assert find_checkpoint(tmp_path, "m")[1]["progress"]["epoch"] == 4
+    (tmp_path / "model_last_m.pth").write_bytes(b"half")
+    path, checkpoint = find_checkpoint(tmp_path, "m")
+    assert path.endswith("model_best_m.pth") and checkpoint["progress"]["epoch"] == 3
+    assert "passed over: checkpoint" in capsys.readouterr().out
+
+
+def stored(toy, world_size=1, **changes) -> dict:
+    return {"args": {**vars(arguments(toy)), **changes}, "world_size": world_size}
+
+
+@pytest.mark.parametrize(("flag", "value"), [("lr", 1.0), ("dataset", "refcoco"), ("model", "lavt"), ("seed", 1)])
+def test_flags_that_change_the_result_are_refused(toy, flag, value):
+    with pytest.raises(UserError, match=rf"{flag} was {value!r}, is .*--allow_changed_flags"):
+        refuse_changes(arguments(toy), stored(toy, **{flag: value}), "c.pth", 1)
+
+
+def test_flags_that_do_not_may_differ(toy):
+    assert {"workers", "output_dir", "print_freq", "device"}.isdisjoint(DECISIVE)
+    refuse_changes(arguments(toy), stored(toy, workers=9, output_dir="x"), "c.pth", 1)
+
+
+def test_another_number_of_processes_keeps_the_global_batch_or_is_refused(toy):
+    args = arguments(toy)
+    refuse_changes(args, stored(toy, world_size=1), "c.pth", 4)
+    assert args.batch_size == 2
+    with pytest.raises(UserError, match="batches of 8 cannot be shared by 3 processes"):
+        refuse_changes(arguments(toy), stored(toy), "c.pth", 3)
+    with pytest.raises(UserError, match="batch_size was 8, is 4"):
+        refuse_changes(arguments(toy, "--batch-size", 4), stored(toy), "c.pth", 1)
+
+
+def spoil(monkeypatch, *steps: int) -> None:
+    """Makes the loss of the given training steps NaN."""
+    whole, calls = train.segmentation_loss, []
+
+    def loss(logits, target, dice_weight):
+        calls.append(1)
+        return whole(logits, target, dice_weight) * (float("nan") if len(calls) in steps else 1.0)
+
+    monkeypatch.setattr(train, "segmentation_loss", loss)
+
+
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_refs(toy, monkeypatch, amp):
+    spoil(monkeypatch, 3)
+    with pytest.raises(UserError, match=r"not finite in epoch 0, iteration 2, on refs \d+(, \d+){7}; stopped before"):
+        train.run(arguments(toy, "--save_every", 1, "--amp", amp))
+    checkpoint = read_checkpoint("checkpoints/model_last_m.pth")   # the last one stands
+    assert checkpoint["progress"]["step"] == 2
+    assert all(value.isfinite().all() for value in checkpoint["model"].values())
+
+
+def test_a_few_such_batches_may_be_left_out(toy, monkeypatch):
+    spoil(monkeypatch, 2, 3)
+    train.run(arguments(toy, "--epochs", 1, "--skip_nonfinite", 2))
+    (entry,) = [json.loads(line) for line in Path("models/m/log.jsonl").read_text().splitlines()]
+    assert entry["skipped"] == 2
+    assert all(value.isfinite().all() for value in read_checkpoint("checkpoints/model_last_m.pth")["model"].values())
