@@ -1,15 +1,14 @@
-"""Every flag of train.py and test.py, and the recipe of each model. Nothing is parsed at import."""
+"""Every flag of the scripts, in groups, and the recipe of each model. Nothing here imports torch."""
 import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from lib.segmentation import MODELS, STRIDE, SWIN_VARIANTS
-from lib.training.update import AMP_DTYPES
+from lib.segmentation import MODELS, PARTS, STRIDE, SWIN_VARIANTS
 
 DATASETS = ("rrsisd", "refcoco", "refcoco+", "refcocog", "refclef")
 DEFAULT_SWIN_FILE = "pretrained_weights/swin_base_patch4_window12_384_22k.pth"  # ImageNet-22k, base, window 12
 
-# What a flag stands for when it is not given, by model (DESIGN: the published training scripts).
+# What a flag stands for when it is not given, by model: the recipes of the original training scripts.
 RECIPES: dict[str, dict[str, Any]] = {
     "rmsin": {"model_id": "RMSIN", "dataset": "rrsisd", "lr": 3e-5, "batch_size": 2, "dice_weight": 0.1,
               "random_box_share": 0.2, "bert_dropout": True},
@@ -66,150 +65,204 @@ class RecipeParser(argparse.ArgumentParser):
 
     def fill_in(self, args: argparse.Namespace) -> None:
         """The recipe for what was not given; then what must fit together."""
-        for name, value in RECIPES[args.model].items():
-            if getattr(args, name) is None:
+        for name, value in {**RECIPES[args.model], **MODELS[args.model]}.items():
+            if getattr(args, name, "not a flag of this script") is None:
                 setattr(args, name, value)
         if args.pretrained_swin_weights is None:
             takes_default = args.model == "rmsin" and args.swin_type == "base"
             args.pretrained_swin_weights = DEFAULT_SWIN_FILE if takes_default else ""
-        if args.model == "rmsin" and args.img_size % STRIDE:
+        if PARTS["cross_scale"][args.cross_scale].fixed_size and args.img_size % STRIDE:
             nearest = max(1, round(args.img_size / STRIDE)) * STRIDE
-            self.error(f"--img_size {args.img_size}: rmsin needs a multiple of {STRIDE}, {nearest} for example")
+            self.error(f"--img_size {args.img_size}: {args.model} needs a multiple of {STRIDE}, {nearest} for example")
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def get_parser() -> RecipeParser:
-    """The parser of train.py and test.py; published flags keep their names and defaults."""
+# The flags of the original scripts, which had one parser: each script accepts all of them and lists those it reads.
+PUBLISHED = {
+    "--amsgrad", "--batch-size", "--bert_tokenizer", "--ck_bert", "--dataset", "--ddp_trained_weights", "--device",
+    "--epochs", "--fusion_drop", "--img_size", "--local_rank", "--lr", "--mha", "--model", "--model_id", "--output-dir",
+    "--pin_mem", "--pretrained_swin_weights", "--print-freq", "--refer_data_root", "--resume", "--split", "--splitBy",
+    "--swin_type", "--weight-decay", "--window12", "--workers",
+}
+
+
+class Group:
+    """A group of flags of a parser. In one that is not `shown`, only published flags are accepted, and not listed."""
+
+    def __init__(self, parser: argparse.ArgumentParser, title: str, shown: bool):
+        self.shown, self.target = shown, parser.add_argument_group(title) if shown else parser
+
+    def add(self, *names: str, **settings: Any) -> None:
+        """As `ArgumentParser.add_argument`."""
+        if self.shown:
+            self.target.add_argument(*names, **settings)
+        elif PUBLISHED.intersection(names):
+            self.target.add_argument(*names, **{**settings, "help": argparse.SUPPRESS})
+
+
+def add_network(group: Group) -> None:
+    """What the network is, and what it starts from."""
+    group.add("--model", default="rmsin", choices=MODELS, help="default: rmsin")
+    group.add("--swin_type", default="base", choices=sorted(SWIN_VARIANTS), help="default: base")
+    group.add("--window12", action="store_true",
+              help="attention windows of 12×12 tokens instead of 7×7;\n"
+                   "implied by a Swin file whose path contains window12")
+    group.add("--img_size", default=480, type=positive, metavar="PIXELS",
+              help="side to which image and mask are resized (default: 480); rmsin: a multiple of 32")
+    group.add("--mha", default="", type=heads, metavar="A-B-C-D",
+              help="heads of the pixel-word attention in the four stages (default: one each)")
+    group.add("--fusion_drop", default=0.0, type=share, metavar="RATE",
+              help="dropout in the pixel-word attention (default: 0)")
+    group.add("--ck_bert", default="bert-base-uncased", metavar="FOLDER|NAME",
+              help="text encoder: a folder with config.json and weights, or a hub name;\n"
+                   "a folder without weights starts from random ones (default: bert-base-uncased)")
+    group.add("--bert_tokenizer", default="bert-base-uncased", metavar="FOLDER|NAME",
+              help="tokenizer: a folder with vocab.txt, or a hub name (default: bert-base-uncased)")
+    group.add("--pretrained_swin_weights", metavar="FILE",
+              help="classification checkpoint that the backbone starts from; '' for random weights\n"
+                   f"(default: {DEFAULT_SWIN_FILE}\nfor rmsin with --swin_type base, else none)")
+    for place, rows in PARTS.items():
+        of_models = ", ".join(f"{parts[place]} for {model}" for model, parts in MODELS.items())
+        group.add(f"--{place}", choices=rows, help=f"part of the network (default: {of_models})")
+
+
+def add_data(group: Group) -> None:
+    """Where samples come from."""
+    group.add("--refer_data_root", default="./refer/data/", metavar="FOLDER",
+              help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
+    group.add("--dataset", choices=DATASETS, help="default: rrsisd for rmsin, refcoco for lavt")
+    group.add("--splitBy", default="unc", help="whose division of the data set: unc (default), umd, google, …")
+    group.add("--published_masks", action="store_true",
+              help="pixels in several parts of a mask count as background, as in the published code;\n"
+                   "without it the parts are united")
+    group.add("--packed", default="", metavar="FILE",
+              help="read images and masks from what tools/pack_dataset.py wrote; the same samples, faster")
+    group.add("-b", "--batch-size", type=positive, metavar="N",
+              help="samples a process (default: 2 for rmsin, 8 for lavt)")
+    group.add("-j", "--workers", default=8, type=int, metavar="N",
+              help="loader processes of each training process (default: 8)")
+    group.add("--pin_mem", action="store_true", help="page-locked host memory for faster copies to a GPU")
+
+
+def add_training(group: Group) -> None:
+    """The recipe of a training run."""
+    group.add("--epochs", default=40, type=positive, metavar="N", help="default: 40")
+    group.add("--lr", type=float, help="at the start (default: 3e-5 for rmsin, 5e-5 for lavt)")
+    group.add("--warmup_iters", default=0, type=int, metavar="N",
+              help="iterations over which lr rises linearly from 0 (default: 0, as published)")
+    group.add("--wd", "--weight-decay", dest="weight_decay", default=1e-2, type=float, metavar="RATE",
+              help="AdamW's weight decay (default: 0.01)")
+    group.add("--amsgrad", action="store_true", help="AdamW's AMSGrad variant")
+    group.add("--dice_weight", type=share, metavar="SHARE",
+              help="share of the Dice loss, the rest is cross-entropy (default: 0.1 for rmsin, 0 for lavt)")
+    group.add("--random_box_share", type=share, metavar="SHARE",
+              help="share of the training refs whose images get black squares\n"
+                   "(default: 0.2 for rmsin, 0 for lavt)")
+    group.add("--bert_layers", default=10, type=int, metavar="N",
+              help="how many of BERT's layers train, from the first (default: 10, as published)")
+    group.add("--train_embeddings", action="store_true", help="train BERT's embeddings too")
+    group.add("--bert_dropout", action=argparse.BooleanOptionalAction,
+              help="BERT's dropouts in training (default: on for rmsin and lavt_one, off for lavt)")
+    group.add("--published_validation", action="store_true",
+              help="choose the best epoch on one random sentence a ref, as in the published code;\n"
+                   "without it on all sentences")
+    group.add("--deterministic", action="store_true",
+              help="the same command on the same machine gives the same losses, bit for bit (slower)")
+    group.add("--accumulate", default=1, type=positive, metavar="N",
+              help="batches an optimiser update (default: 1); an iteration of the schedule is an update")
+    group.add("--checkpoint_activations", action="store_true",
+              help="keep only the inputs of Swin's blocks and compute the rest again: less memory, slower")
+    group.add("--compile", action="store_true",
+              help="compile the network with torch.compile: a slow start, then faster on GPUs")
+    group.add("--init_from", default="", metavar="FILE",
+              help="start from the weights of any checkpoint, this project's or an original one. Parts of the\n"
+                   "network that differ from the checkpoint's start fresh and are listed; everything else must fit")
+
+
+def add_saving(group: Group) -> None:
+    """What a training run leaves behind, and how it goes on."""
+    group.add("--model_id", default=None, metavar="NAME",
+              help="names the checkpoints and the folder models/NAME\n"
+                   "(default: RMSIN for rmsin, lavt for lavt and lavt_one)")
+    group.add("--output-dir", default="./checkpoints/", metavar="FOLDER",
+              help="where checkpoints go (default: ./checkpoints/)")
+    group.add("--allow_changed_flags", action="store_true",
+              help="go on with --resume although flags that change the result differ")
+    group.add("--save_every", default=0, type=int, metavar="N",
+              help="also save model_last every N iterations (default: 0, after each epoch only)")
+    group.add("--skip_nonfinite", default=0, type=int, metavar="N",
+              help="leave out up to N batches whose loss or gradient is not finite (default: 0, stop)")
+    group.add("--print-freq", default=10, type=positive, metavar="N", help="iterations between log lines")
+    group.add("--tensorboard", action="store_true",
+              help="also write curves and sample pictures for TensorBoard, to models/NAME/tensorboard")
+    group.add("--wandb", action="store_true",
+              help="also send flags and each epoch's figures to Weights & Biases")
+
+
+def add_run(group: Group) -> None:
+    """What training and evaluation have in common."""
+    group.add("--seed", default=2401, type=int, help="default: 2401")
+    group.add("--resume", default="", metavar="FILE|auto",
+              help="train.py: go on from it, or with auto from this run's newest valid checkpoint\n"
+                   "if there is one; test.py: evaluate it")
+    group.add("--skip_bad_images", action="store_true",
+              help="an image that is missing or broken: train on another ref in its place, leave it out of\n"
+                   "the evaluation; each is logged and counted (default: stop and name it)")
+    group.add("--timeout", default=600, type=positive, metavar="SECONDS",
+              help="how long a process waits for the others before it gives up (default: 600)")
+    group.add("--device", default=None,
+              help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
+    group.add("--local_rank", "--local-rank", default=0, type=int, help=argparse.SUPPRESS)
+    group.add("--amp", default="off", choices=("off", "bf16", "fp16"),
+              help="precision of the network: bf16 or fp16 where that is safe, float32 elsewhere\n"
+                   "(default: off, float32 throughout)")
+
+
+def add_inference(group: Group) -> None:
+    """What inference alone takes."""
+    group.add("--fuse", action="store_true", help="fold BatchNorms into the convolutions before them: faster")
+
+
+def add_evaluation(group: Group) -> None:
+    """What test.py reports."""
+    group.add("--split", default="test", help="what test.py evaluates (default: test)")
+    group.add("--ddp_trained_weights", action="store_true",
+              help="accepted as published: the prefixes that this told test.py about are found without it")
+    group.add("--results", metavar="FILE",
+              help="write metrics, their 95 %% intervals, tables per category, kind of expression, object\n"
+                   "size and sentence length, and each sample's pixel counts as JSON")
+    group.add("--eval_ori_size", action="store_true",
+              help="also report the metrics at the masks' original size, the logits resized to it")
+    group.add("--latex", action="store_true", help="also print the paper's table: Prec@X, oIoU, mIoU")
+    group.add("--markdown", action="store_true", help="the same in Markdown")
+    group.add("--save_predictions", metavar="FOLDER",
+              help="write predictions.json, COCO RLEs at the network's size (--eval_ori_size: the original);\n"
+                   "tools/score_predictions.py scores it")
+    group.add("--prediction_pngs", action="store_true", help="with --save_predictions: also a PNG each")
+    group.add("--report", metavar="FOLDER",
+              help="write index.html, a page by itself with tables, curves and a gallery of samples")
+    group.add("--report_samples", default=200, type=positive, metavar="N",
+              help="most samples in the gallery, evenly spread over the order by IoU (default: 200)")
+    group.add("--report_attention", action="store_true",
+              help="with --report: show what each pixel attends to, a small picture a word")
+    group.add("--probe", metavar="FILE", help="with --report: show what tools/probe_language.py wrote")
+    group.add("--shuffle_sentences", action="store_true",
+              help="control: each ref gets another ref's sentence; a model that reads must score far less")
+
+
+GROUPS = {"network": add_network, "data": add_data, "training recipe": add_training, "training run": add_saving,
+          "run": add_run, "inference": add_inference, "evaluation": add_evaluation}
+TRAINING = ("network", "data", "training recipe", "training run", "run")   # train.py's groups
+EVALUATION = ("network", "data", "run", "inference", "evaluation")         # test.py's
+INFERENCE = ("network", "run", "inference")                                # of what reads no data set
+
+
+def get_parser(*groups: str) -> RecipeParser:
+    """The parser with these groups of flags, names of `GROUPS`; with all of them if none is named."""
     parser = RecipeParser(description="Referring image segmentation: RMSIN and LAVT",
                           formatter_class=argparse.RawTextHelpFormatter)
-
-    network = parser.add_argument_group("network")
-    network.add_argument("--model", default="rmsin", choices=MODELS, help="default: rmsin")
-    network.add_argument("--swin_type", default="base", choices=sorted(SWIN_VARIANTS), help="default: base")
-    network.add_argument("--window12", action="store_true",
-                         help="attention windows of 12×12 tokens instead of 7×7;\n"
-                              "implied by a Swin file whose path contains window12")
-    network.add_argument("--img_size", default=480, type=positive, metavar="PIXELS",
-                         help="side to which image and mask are resized (default: 480); rmsin: a multiple of 32")
-    network.add_argument("--mha", default="", type=heads, metavar="A-B-C-D",
-                         help="heads of the pixel-word attention in the four stages (default: one each)")
-    network.add_argument("--fusion_drop", default=0.0, type=share, metavar="RATE",
-                         help="dropout in the pixel-word attention (default: 0)")
-    network.add_argument("--ck_bert", default="bert-base-uncased", metavar="FOLDER|NAME",
-                         help="text encoder: a folder with config.json and weights, or a hub name;\n"
-                              "a folder without weights starts from random ones (default: bert-base-uncased)")
-    network.add_argument("--bert_tokenizer", default="bert-base-uncased", metavar="FOLDER|NAME",
-                         help="tokenizer: a folder with vocab.txt, or a hub name (default: bert-base-uncased)")
-    network.add_argument("--pretrained_swin_weights", metavar="FILE",
-                         help="classification checkpoint that the backbone starts from; '' for random weights\n"
-                              f"(default: {DEFAULT_SWIN_FILE}\nfor rmsin with --swin_type base, else none)")
-
-    data = parser.add_argument_group("data")
-    data.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
-                      help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
-    data.add_argument("--dataset", choices=DATASETS, help="default: rrsisd for rmsin, refcoco for lavt")
-    data.add_argument("--splitBy", default="unc", help="whose division of the data set: unc (default), umd, google, …")
-    data.add_argument("--split", default="test", help="what test.py evaluates (default: test)")
-    data.add_argument("--published_masks", action="store_true",
-                      help="pixels in several parts of a mask count as background, as in the published code;\n"
-                           "without it the parts are united")
-    data.add_argument("--packed", default="", metavar="FILE",
-                      help="read images and masks from what tools/pack_dataset.py wrote; the same samples, faster")
-    data.add_argument("-j", "--workers", default=8, type=int, metavar="N",
-                      help="loader processes of each training process (default: 8)")
-    data.add_argument("--pin_mem", action="store_true", help="page-locked host memory for faster copies to a GPU")
-
-    recipe = parser.add_argument_group("training recipe (train.py)")
-    recipe.add_argument("--epochs", default=40, type=positive, metavar="N", help="default: 40")
-    recipe.add_argument("-b", "--batch-size", type=positive, metavar="N",
-                        help="samples a process (default: 2 for rmsin, 8 for lavt)")
-    recipe.add_argument("--lr", type=float, help="at the start (default: 3e-5 for rmsin, 5e-5 for lavt)")
-    recipe.add_argument("--warmup_iters", default=0, type=int, metavar="N",
-                        help="iterations over which lr rises linearly from 0 (default: 0, as published)")
-    recipe.add_argument("--wd", "--weight-decay", dest="weight_decay", default=1e-2, type=float, metavar="RATE",
-                        help="AdamW's weight decay (default: 0.01)")
-    recipe.add_argument("--amsgrad", action="store_true", help="AdamW's AMSGrad variant")
-    recipe.add_argument("--dice_weight", type=share, metavar="SHARE",
-                        help="share of the Dice loss, the rest is cross-entropy (default: 0.1 for rmsin, 0 for lavt)")
-    recipe.add_argument("--random_box_share", type=share, metavar="SHARE",
-                        help="share of the training refs whose images get black squares\n"
-                             "(default: 0.2 for rmsin, 0 for lavt)")
-    recipe.add_argument("--bert_layers", default=10, type=int, metavar="N",
-                        help="how many of BERT's layers train, from the first (default: 10, as published)")
-    recipe.add_argument("--train_embeddings", action="store_true", help="train BERT's embeddings too")
-    recipe.add_argument("--bert_dropout", action=argparse.BooleanOptionalAction,
-                        help="BERT's dropouts in training (default: on for rmsin and lavt_one, off for lavt)")
-    recipe.add_argument("--published_validation", action="store_true",
-                        help="choose the best epoch on one random sentence a ref, as in the published code;\n"
-                             "without it on all sentences")
-    recipe.add_argument("--seed", default=2401, type=int, help="default: 2401")
-    recipe.add_argument("--deterministic", action="store_true",
-                        help="the same command on the same machine gives the same losses, bit for bit (slower)")
-
-    run = parser.add_argument_group("run")
-    run.add_argument("--model_id", default=None, metavar="NAME",
-                     help="names the checkpoints and the folder models/NAME\n"
-                          "(default: RMSIN for rmsin, lavt for lavt and lavt_one)")
-    run.add_argument("--output-dir", default="./checkpoints/", metavar="FOLDER",
-                     help="where checkpoints go (default: ./checkpoints/)")
-    run.add_argument("--resume", default="", metavar="FILE|auto",
-                     help="train.py: go on from it, or with auto from this run's newest valid checkpoint\n"
-                          "if there is one; test.py: evaluate it")
-    run.add_argument("--allow_changed_flags", action="store_true",
-                     help="go on with --resume although flags that change the result differ")
-    run.add_argument("--save_every", default=0, type=int, metavar="N",
-                     help="also save model_last every N iterations (default: 0, after each epoch only)")
-    run.add_argument("--skip_nonfinite", default=0, type=int, metavar="N",
-                     help="leave out up to N batches whose loss or gradient is not finite (default: 0, stop)")
-    run.add_argument("--skip_bad_images", action="store_true",
-                     help="an image that is missing or broken: train on another ref in its place, leave it out of\n"
-                          "the evaluation; each is logged and counted (default: stop and name it)")
-    run.add_argument("--timeout", default=600, type=positive, metavar="SECONDS",
-                     help="how long a process waits for the others before it gives up (default: 600)")
-    run.add_argument("--device", default=None,
-                     help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
-    run.add_argument("--print-freq", default=10, type=positive, metavar="N", help="iterations between log lines")
-    run.add_argument("--tensorboard", action="store_true",
-                     help="also write curves and sample pictures for TensorBoard, to models/NAME/tensorboard")
-    run.add_argument("--wandb", action="store_true",
-                     help="also send flags and each epoch's figures to Weights & Biases")
-    run.add_argument("--local_rank", "--local-rank", default=0, type=int, help=argparse.SUPPRESS)
-    run.add_argument("--ddp_trained_weights", action="store_true",
-                     help="accepted as published: the prefixes that this told test.py about are found without it")
-
-    speed = parser.add_argument_group("speed and memory")
-    speed.add_argument("--amp", default="off", choices=tuple(AMP_DTYPES),
-                       help="precision of the network: bf16 or fp16 where that is safe, float32 elsewhere\n"
-                            "(default: off, float32 throughout)")
-    speed.add_argument("--accumulate", default=1, type=positive, metavar="N",
-                       help="batches an optimiser update (default: 1); an iteration of the schedule is an update")
-    speed.add_argument("--checkpoint_activations", action="store_true",
-                       help="keep only the inputs of Swin's blocks and compute the rest again: less memory, slower")
-    speed.add_argument("--compile", action="store_true",
-                       help="compile Swin's blocks with torch.compile: a slow start, then faster on GPUs")
-
-    test = parser.add_argument_group("evaluation (test.py)")
-    test.add_argument("--fuse", action="store_true", help="fold BatchNorms into the convolutions before them: faster")
-    test.add_argument("--results", metavar="FILE",
-                      help="write metrics, their 95 %% intervals, tables per category, kind of expression, object\n"
-                           "size and sentence length, and each sample's pixel counts as JSON")
-    test.add_argument("--eval_ori_size", action="store_true",
-                      help="also report the metrics at the masks' original size, the logits resized to it")
-    test.add_argument("--latex", action="store_true", help="also print the paper's table: Prec@X, oIoU, mIoU")
-    test.add_argument("--markdown", action="store_true", help="the same in Markdown")
-    test.add_argument("--save_predictions", metavar="FOLDER",
-                      help="write predictions.json, COCO RLEs at the network's size (--eval_ori_size: the original);\n"
-                           "tools/score_predictions.py scores it")
-    test.add_argument("--prediction_pngs", action="store_true", help="with --save_predictions: also a PNG each")
-    test.add_argument("--report", metavar="FOLDER",
-                      help="write index.html, a page by itself with tables, curves and a gallery of samples")
-    test.add_argument("--report_samples", default=200, type=positive, metavar="N",
-                      help="most samples in the gallery, evenly spread over the order by IoU (default: 200)")
-    test.add_argument("--report_attention", action="store_true",
-                      help="with --report: show what each pixel attends to, a small picture a word")
-    test.add_argument("--probe", metavar="FILE", help="with --report: show what tools/probe_language.py wrote")
-    test.add_argument("--shuffle_sentences", action="store_true",
-                      help="control: each ref gets another ref's sentence; a model that reads must score far less")
+    for title, add in GROUPS.items():
+        add(Group(parser, title, shown=not groups or title in groups))
     return parser

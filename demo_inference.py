@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 import distributed
 import utils
-from args import RecipeParser, get_parser, positive, share
+from args import INFERENCE, RecipeParser, get_parser, positive, share
 from lib.evaluation.predictions import encode_mask
 from lib.predictor import Predictor, Segmentation
 from lib.report.pictures import overlay, polygons, read_picture, save_mask
@@ -26,7 +26,7 @@ def tile_overlap(text: str) -> float:
 
 def parser() -> RecipeParser:
     """The flags of the network and the run, and the images and sentences."""
-    flags = get_parser()
+    flags = get_parser(*INFERENCE)
     flags.description = __doc__
     demo = flags.add_argument_group("demo")
     demo.add_argument("--image", nargs="+", required=True, metavar="FILE|FOLDER",

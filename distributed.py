@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,9 +17,10 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from utils import UserError, rank, world_size
+from utils import UserError, log, rank, world_size
 
 T = TypeVar("T")
 
@@ -181,6 +183,27 @@ def gather_objects(value: T) -> list[T]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model as a training step calls it: with several processes, gradients and BatchNorm are synchronised."""
+    if world_size() == 1:
+        return model
+    # The router's depthwise weights have an axis of length 1, whose stride means nothing.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    if device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return DistributedDataParallel(model, device_ids=[device.index], gradient_as_bucket_view=True,
+                                       broadcast_buffers=False)
+    log("BatchNorm is not synchronised: SyncBatchNorm needs GPUs; each CPU process normalises its own batch")
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Gives the buffers of the first process's model to all others."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 # Signals

@@ -1,12 +1,10 @@
 """What every script needs: user errors, seeds, memory, log lines, files. Imports nothing else of the project."""
 import atexit
-import ctypes
 import gc
 import hashlib
 import json
 import os
 import platform
-import random
 import resource
 import sys
 import time
@@ -14,12 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-import torch
-import torch.distributed as dist
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -30,51 +29,18 @@ class UserError(ValueError):
 
 def rank() -> int:
     """This process's number among all of the run, 0 without distributed training."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return _process_group().get_rank() if _process_group() else 0
 
 
 def world_size() -> int:
     """Number of processes of the run, 1 without distributed training."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return _process_group().get_world_size() if _process_group() else 1
 
 
-# Seeds
-
-def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seeds Python, NumPy and torch; each process draws its own stream.
-
-    `deterministic` makes torch choose algorithms that give the same bits every time. Operations that have none
-    (some on GPUs; none that this project uses on CPUs) warn.
-    """
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
-    random.seed(seed + rank())
-    np.random.seed((seed + rank()) % 2 ** 32)
-    torch.manual_seed(seed + rank())
-
-
-def generator_states(device: torch.device) -> dict[str, Any]:
-    """The state of every generator that training draws from, as plain data and tensors."""
-    kind, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    states = {"python": [kind, list(internal), gauss],
-              "numpy": [name, keys.tolist(), position, has_gauss, cached], "torch": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def restore_generators(states: dict[str, Any], device: torch.device) -> None:
-    """Sets every generator as `generator_states` found it."""
-    kind, internal, gauss = states["python"]
-    random.setstate((kind, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(states["torch"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
+def _process_group() -> ModuleType | None:
+    """torch.distributed if a process group was made; this module does not import torch, which takes seconds."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
 
 
 # Garbage: Python's collector stops the program when it likes, on each process at another step.
@@ -102,27 +68,6 @@ def rare_garbage_collection() -> Iterator[None]:
     finally:
         gc.enable()
         gc.unfreeze()
-
-
-# Processes that compute on the CPU
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3   # of malloc.h
-
-
-def set_up_cpu(device: torch.device) -> None:
-    """Two settings that make computing on the CPU faster; for other devices does nothing. Call it before computing.
-
-    Freed memory is kept, up to the peak: glibc would hand large blocks back to the system, which must clear every page
-    of them for the next pass. Float32 numbers below 10⁻³⁸ become 0: CPUs compute slowly with them, and the shifted
-    windows' mask makes many, e⁻¹⁰⁰.
-    """
-    if device.type != "cpu":
-        return
-    torch.set_flush_denormal(True)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)   # glibc's
-    if mallopt:
-        mallopt(M_MMAP_THRESHOLD, 2 ** 31 - 1)
-        mallopt(M_TRIM_THRESHOLD, -1)
 
 
 # Log lines
@@ -178,17 +123,19 @@ def sha256_of(path: str | Path) -> str:
             hashlib.sha256(file.read()).hexdigest()
 
 
-def describe_run(device: torch.device) -> dict[str, Any]:
+def describe_run(device: "torch.device") -> dict[str, Any]:
     """What figures depend on besides code, data and flags: package versions, the device, the number of processes."""
+    import torch
     packages = ("torch", "torchvision", "transformers", "tokenizers", "pycocotools", "numpy", "Pillow")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {"versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
             "device": f"{device.type}: {name}", "processes": world_size()}
 
 
-def peak_memory_mib(device: torch.device) -> int:
+def peak_memory_mib(device: "torch.device") -> int:
     """Most memory held at once, in MiB: of the GPU, or of this process when it runs on the CPU."""
     if device.type == "cuda":
+        import torch
         return torch.cuda.max_memory_allocated(device) >> 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak >> (20 if sys.platform == "darwin" else 10)

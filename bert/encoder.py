@@ -3,11 +3,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig, BertModel
 
-from utils import UserError, importing_much
-
-with importing_much():
-    from transformers import BertConfig, BertModel
+from utils import UserError
 
 BASE_UNCASED = "bert-base-uncased"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

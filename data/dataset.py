@@ -189,6 +189,14 @@ class EvalSet(ReferDataset):
         """The ref of a sample."""
         return self.refs[self.samples[index][0]]
 
+    def picture(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """A sample's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size. Raises `BadImage`."""
+        return load_image_and_mask(self.refer, self.ref_of(index))
+
+    def original_mask(self, index: int) -> np.ndarray:
+        """A sample's mask (H, W) uint8 of 0 and 1 in its own size."""
+        return self.refer.getMask(self.ref_of(index))["mask"]
+
     def describe(self, index: int) -> dict[str, Any]:
         """What `identify` says of a sample, with the sentence that the network was shown."""
         ref_index, sentence_index = self.samples[index]

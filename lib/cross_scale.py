@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.accelerate.attention import attend
 from lib.swin import init_swin_weights
 
 HEADS, KEY_WIDTH, VALUE_WIDTH = 8, 32, 64  # per head
@@ -68,18 +67,19 @@ class CrossScaleAttention(nn.Module):
         self.bn_out = nn.BatchNorm2d(width)
         self.conv_out = nn.Conv2d(width, width, 1)
 
+    def scales(self, z: Tensor) -> list[Tensor]:
+        """The map itself, at a half and at a third of its size: (B, E, g, g) -> three maps"""
+        z = self.bn_in(z)
+        return [z, self.down2(z), self.down3(z)]
+
     def forward(self, z: Tensor) -> Tensor:
         batch, _, side, _ = z.shape
-        z0 = self.bn_in(z)
-        with torch.autocast("cpu", enabled=False):   # in bfloat16 PyTorch's gradient of so small maps is wrong on CPUs
-            wide = z0.to(self.down3[0].weight.dtype)
-            scales = [z0, self.down2(wide), self.down3(wide)]
-        tokens = torch.cat([scale.flatten(2) for scale in scales], dim=2).transpose(1, 2)   # (B, A, E)
+        tokens = torch.cat([scale.flatten(2) for scale in self.scales(z)], dim=2).transpose(1, 2)   # (B, A, E)
 
         qkv = self.qkv_bn(self.qkv(tokens).flatten(0, 1))                                   # over all B·A rows
         qkv = qkv.view(batch, -1, HEADS, 2 * KEY_WIDTH + VALUE_WIDTH).transpose(1, 2)       # (B, h, A, 128)
         query, key, value = qkv.split([KEY_WIDTH, KEY_WIDTH, VALUE_WIDTH], dim=-1)
-        attended = attend(query, key, value)                                                # (B, h, A, 64)
+        attended = F.scaled_dot_product_attention(query, key, value)                        # (B, h, A, 64)
 
         # (B, A, 512) read as (B, 512, A), not transposed.
         attended = attended.transpose(1, 2).reshape(batch, HEADS * VALUE_WIDTH, -1)
@@ -122,12 +122,11 @@ class ScaleFusion(nn.Module):
 
     def forward(self, own: Tensor, shared: Tensor) -> Tensor:
         size = own.shape[-2:]
-        shared = shared.contiguous(memory_format=torch.channels_last)   # as the stages' maps lie in memory
         # Not F.hardsigmoid: its gradient is rounded to float32 even in float64.
         gate = F.relu6(self.global_gate(shared) + 3) / 6
         gate = F.interpolate(gate, size, mode="bilinear", align_corners=False)
         shift = F.interpolate(self.global_embedding(shared), size, mode="bilinear", align_corners=False)
-        return torch.addcmul(shift, self.local_embedding(own), gate)
+        return self.local_embedding(own) * gate + shift
 
 
 class CrossScale(nn.Module):
@@ -148,8 +147,8 @@ class CrossScale(nn.Module):
         self.fusions = nn.ModuleList(ScaleFusion(width) for width in widths)
         self.apply(init_swin_weights)   # the original keeps CIM inside the backbone, whose initialiser reaches it
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Four maps (B, C, H, W), finest first -> four maps of the same shapes"""
+    def forward(self, features: list[Tensor], words: Tensor, word_mask: Tensor) -> list[Tensor]:
+        """Four maps (B, C, H, W), finest first -> four maps of the same shapes; the words are not read"""
         pooled = [F.adaptive_avg_pool2d(feature, self.side) for feature in features]
         z = self.block(self.reduce(torch.cat(pooled, dim=1)))
         shared = self.expand(self.bn(z)).split(self.widths, dim=1)

@@ -4,10 +4,14 @@ Shapes: B batch, C_i H_i W_i the maps of the stages, finest first, M = C_4 / 2 h
 """
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.accelerate.winograd import Conv3x3
+
+def plain_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A 3 × 3 convolution, padding 1, without bias."""
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
 
 
 class Level(nn.Module):
@@ -15,14 +19,14 @@ class Level(nn.Module):
 
     def __init__(self, coarse_width: int, fine_width: int, hidden: int, second_conv: Callable[[int, int], nn.Module]):
         super().__init__()
-        self.conv1 = Conv3x3(coarse_width + fine_width, hidden)
+        self.conv1 = plain_conv(coarse_width + fine_width, hidden)
         self.bn1 = nn.BatchNorm2d(hidden)
         self.conv2 = second_conv(hidden, hidden)
         self.bn2 = nn.BatchNorm2d(hidden)
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=True)
-        x = self.bn1(self.conv1(coarse, fine)).relu()
+        x = self.bn1(self.conv1(torch.cat([coarse, fine], dim=1))).relu()
         return self.bn2(self.conv2(x)).relu()
 
 
@@ -32,7 +36,7 @@ class Decoder(nn.Module):
     `second_conv(in, out)` makes the second convolution of each level: plain in LAVT, rotated (ARC) in RMSIN.
     """
 
-    def __init__(self, widths: list[int], second_conv: Callable[[int, int], nn.Module] = Conv3x3, classes: int = 2):
+    def __init__(self, widths: list[int], second_conv: Callable[[int, int], nn.Module] = plain_conv, classes: int = 2):
         super().__init__()
         hidden = widths[-1] // 2
         coarse_widths = [widths[-1]] + [hidden] * (len(widths) - 2)

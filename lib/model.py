@@ -11,7 +11,8 @@ from utils import UserError
 class ReferringSegmenter(nn.Module):
     """RMSIN when it has a `cross_scale` module, LAVT when it has none.
 
-    `image_size` is the side in pixels that `cross_scale` was built for; LAVT takes any size.
+    `cross_scale(features, words, word_mask)` lets the four maps interact before the decoder reads them. `image_size`
+    is the side in pixels that the network was built for, or None if it takes any size, as LAVT does.
     """
 
     def __init__(self, text_encoder: nn.Module, backbone: nn.Module, decoder: nn.Module,
@@ -25,13 +26,13 @@ class ReferringSegmenter(nn.Module):
 
     def encode(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> list[Tensor]:
         """The four language-aware maps (B, C, H, W) that the decoder reads, finest first."""
-        if self.cross_scale is not None and image.shape[-2:] != (self.image_size, self.image_size):
-            height, width = image.shape[-2:]
-            raise UserError(f"this RMSIN was built for images of {self.image_size}×{self.image_size} px and was given "
-                            f"{height}×{width} px: resize the image, or build and train with another --img_size")
+        height, width = image.shape[-2:]
+        if self.image_size is not None and (height, width) != (self.image_size, self.image_size):
+            raise UserError(f"this network was built for images of {self.image_size}×{self.image_size} px and was "
+                            f"given {height}×{width} px: resize the image, or build and train with another --img_size")
         words = self.text_encoder(token_ids, token_mask)         # (B, N, L)
         features = self.backbone(image, words, token_mask)
-        return features if self.cross_scale is None else self.cross_scale(features)
+        return features if self.cross_scale is None else self.cross_scale(features, words, token_mask)
 
     def forward(self, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """Logits of background (class 0) and the referred object (class 1).
@@ -40,6 +41,5 @@ class ReferringSegmenter(nn.Module):
         token_mask (B, N) int64, mask 1 for real tokens -> (B, 2, S, S') float. Raises `UserError` when an
         RMSIN is given another size than it was built for.
         """
-        # Two channels that lie last in memory would take PyTorch four times as long.
-        logits = self.decoder(self.encode(image, token_ids, token_mask)).contiguous()
+        logits = self.decoder(self.encode(image, token_ids, token_mask))
         return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=True)

@@ -18,10 +18,9 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from bert import tokenize
-from lib.accelerate.inference import fuse, keep_weights_in
+from lib.accelerate import accelerate, autocast, prepare_for_inference
 from lib.checkpoint import restore
 from lib.report.pictures import array_to_picture, read_picture, to_rgb
-from lib.training.update import autocast
 from transforms import normalize
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -53,10 +52,8 @@ class Predictor:
         self.model, config, self.tokenizer = restore(str(checkpoint), args)
         self.size_px, self.amp = config.img_size, amp
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model.to(self.device)
-        if fast:
-            fuse(self.model)
-        keep_weights_in(self.model, amp)
+        accelerate(self.model.to(self.device), self.device)
+        prepare_for_inference(self.model, amp, fold_batchnorm=fast)
 
     def segment(self, image: Picture, sentence: str, threshold: float = 0.5) -> np.ndarray:
         """The mask of the object meant: (H, W) bool, where its probability is above the threshold (0 to 1)."""

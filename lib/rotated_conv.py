@@ -8,11 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.accelerate.derived import Kept
-from lib.accelerate.winograd import add_bias, compute_dtype, convolve, tiles, transforms
-
 MAX_ANGLE_RAD = math.radians(40)
-FEW_TILES = 40   # of a map: transforming a kernel that serves just one sample costs more than it saves
 
 # Rows (new tap, old tap, then the factors of 1, cos θ, sin θ, cos θ·sin θ) of the 9 × 9 matrix that rotates a
 # 3 × 3 kernel, by bilinear interpolation between the taps of its ring; taps are numbered row by row.
@@ -65,9 +61,7 @@ class Router(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.norm(self.depthwise(x).permute(0, 2, 3, 1)).relu().permute(0, 3, 1, 2)
-        # First the rows' means, by pooling: `mean` alone takes up to six times as long where channels lie last.
-        x = F.avg_pool2d(x, (1, x.shape[-1])).mean(dim=(2, 3))                         # (B, I)
+        x = self.norm(self.depthwise(x).permute(0, 2, 3, 1)).relu().mean(dim=(1, 2))   # (B, I)
         scale = self.scale(self.dropout(x)).sigmoid()
         angle_rad = F.softsign(self.angle(self.dropout(x))) * MAX_ANGLE_RAD
         return scale, angle_rad
@@ -76,8 +70,7 @@ class Router(nn.Module):
 class AdaptiveRotatedConv(nn.Module):
     """A 3 × 3 convolution, padding 1, whose kernel is turned and scaled for each sample by what it shows.
 
-    (B, I, H, W) -> (B, O, H, W). At angle 0 and scale 1 it is a plain convolution. It has no bias of its own;
-    `lib.accelerate.inference` gives it the one of a BatchNorm.
+    (B, I, H, W) -> (B, O, H, W). At angle 0 and scale 1 it is a plain convolution. It has no bias.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernels: int = 1):
@@ -85,9 +78,7 @@ class AdaptiveRotatedConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(kernels, out_channels, in_channels, 3, 3))
         for kernel in self.weight:
             nn.init.kaiming_normal_(kernel, mode="fan_out", nonlinearity="relu")
-        self.register_buffer("bias", None, persistent=False)   # (O,)
         self.router = Router(in_channels, kernels)
-        self.kept_taps = Kept()
         basis = torch.stack([rotation_basis(ROTATE_POSITIVE), rotation_basis(ROTATE_NEGATIVE)])
         self.register_buffer("rotation_basis", basis, persistent=False)   # (2, 4, 9, 9)
 
@@ -95,44 +86,24 @@ class AdaptiveRotatedConv(nn.Module):
         """The matrices that turn a flattened kernel: (B, K) -> (B, K, 9, 9)."""
         cos, sin = angle_rad.cos(), angle_rad.sin()
         terms = torch.stack([torch.ones_like(cos), cos, sin, cos * sin], dim=-1)   # (B, K, 4)
-        both = torch.einsum("bkt,stij->sbkij", terms, self.rotation_basis.to(terms.dtype))
-        return torch.where((angle_rad >= 0)[..., None, None], both[0], both[1])
+        positive, negative = torch.einsum("bkt,stij->sbkij", terms, self.rotation_basis.to(terms.dtype))
+        return torch.where((angle_rad >= 0)[..., None, None], positive, negative)
 
-    def rotated_weight(self, scale: Tensor, angle_rad: Tensor, dtype: torch.dtype) -> Tensor:
-        """Each sample's own kernel, Σ over K of scale · rotated weight: (B, K), (B, K) -> (B, O, I, 3, 3)."""
-        weight = self.combine(torch.eye(9, device=scale.device), scale, angle_rad, dtype)   # (9, B, I, O)
-        return weight.permute(1, 3, 2, 0).unflatten(-1, (3, 3))
+    def rotated_weight(self, scale: Tensor, angle_rad: Tensor) -> Tensor:
+        """Each sample's own kernel, Σ over K of scale · rotated weight: (B, K), (B, K) -> (B, O, I, 3, 3).
 
-    def combine(self, rows: Tensor, scale: Tensor, angle_rad: Tensor, dtype: torch.dtype) -> Tensor:
-        """`rows` (P, 9), each a linear function of a kernel's taps, of each sample's own kernel: -> (P, B, I, O).
-
-        Where `dtype` is coarser than the weight's, only the taps are rounded to it, as those of any kernel. What turns
-        them comes in two parts, a rounded one and the rest: an error there would turn the whole kernel.
+        In the weight's own precision also under autocast: an angle rounded to bfloat16 turns the whole kernel.
         """
         with torch.autocast(self.weight.device.type, enabled=False):
             scale, angle_rad = scale.to(self.weight.dtype), angle_rad.to(self.weight.dtype)
-            rotation = scale[..., None, None] * self.rotation(angle_rad)             # (B, K, 9, 9)
-            rows = (rows.to(self.weight.dtype) @ rotation).permute(2, 0, 1, 3).flatten(2).flatten(0, 1)   # (P·B, K·9)
-            parts = [rows.to(dtype)]
-            if dtype != rows.dtype:
-                parts.append((rows - parts[0]).to(dtype))
-            taps = self.kept_taps.get(self.weight, dtype, lambda: self.taps(dtype).repeat(len(parts), 1))
-            outputs, inputs = self.weight.shape[1:3]
-            return (torch.cat(parts, dim=1) @ taps).view(-1, len(scale), inputs, outputs)
-
-    def taps(self, dtype: torch.dtype) -> Tensor:
-        """The weight as (K · 9, I · O)."""
-        return self.weight.permute(0, 3, 4, 2, 1).flatten(3).flatten(0, 2).to(dtype)
+            turn = scale[..., None, None] * self.rotation(angle_rad)                         # (B, K, 9, 9)
+            weight = torch.einsum("bkij,koaj->boai", turn, self.weight.flatten(3))           # (B, O, I, 9)
+        return weight.unflatten(-1, (3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         scale, angle_rad = self.router(x)
-        dtype = compute_dtype(self.weight)
-        batch, _, height, width = x.shape
-        if x.device.type == "cpu" and tiles(height, width) > FEW_TILES:
-            rows = transforms(self.weight.dtype)[1]
-            return add_bias(convolve([x], self.combine(rows, scale, angle_rad, dtype)), self.bias)
+        weight = self.rotated_weight(scale, angle_rad)
         # One convolution for the whole batch: the samples are groups.
-        weight = self.rotated_weight(scale, angle_rad, dtype)
-        bias = None if self.bias is None else self.bias.repeat(batch)
-        x = F.conv2d(x.reshape(1, -1, height, width), weight.flatten(0, 1), bias, padding=1, groups=batch)
+        batch, _, height, width = x.shape
+        x = F.conv2d(x.reshape(1, -1, height, width), weight.flatten(0, 1), padding=1, groups=batch)
         return x.view(batch, -1, height, width)

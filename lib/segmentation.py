@@ -1,21 +1,24 @@
-"""The table of variants and the one builder. The only file of `lib/` that reads command-line arguments."""
+"""Tables of models, Swin variants and parts; the settings of a network; the one builder.
+
+Nothing here imports torch before a network is built, so that flags, and a mistake in one, are answered at once.
+"""
+from __future__ import annotations
+
 from argparse import Namespace
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer
-from torch import nn
-
-from bert import BertConfig, TextEncoder, load_text_config, load_tokenizer, tokenizer_from_text
-from lib.accelerate.winograd import Conv3x3
-from lib.backbone import Backbone
-from lib.cross_scale import CrossScale
-from lib.decoder import Decoder
-from lib.model import ReferringSegmenter
-from lib.rotated_conv import AdaptiveRotatedConv
 from utils import UserError
 
-MODELS = ("rmsin", "lavt", "lavt_one")
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lib.backbone import Stage
+    from lib.model import ReferringSegmenter
+    from lib.swin import SwinBlock
+
 STRIDE = 32  # pixels of the image per token of the coarsest map
 
 
@@ -29,6 +32,11 @@ class SwinVariant:
     window: int = 7
     drop_path: float = 0.3
 
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each stage."""
+        return [self.width * 2 ** stage for stage in range(len(self.depths))]
+
 
 SWIN_VARIANTS = {
     "nano": SwinVariant(32, (2, 2, 2, 2), (1, 2, 4, 8), window=4, drop_path=0.0),  # for the demo and the tests
@@ -40,10 +48,52 @@ SWIN_VARIANTS = {
 
 
 @dataclass(frozen=True)
+class Part:
+    """A row of `PARTS`: a class (or a function that makes a module) of a file of lib/, as FILE:NAME; None for no part.
+
+    The weights of a `fixed_size` part belong to one size of image, a multiple of `STRIDE`.
+    """
+
+    source: str | None
+    fixed_size: bool = False
+
+    def load(self) -> Callable[..., nn.Module]:
+        """What makes the module; for no part, what makes None."""
+        if self.source is None:
+            return lambda *_: None
+        file, name = self.source.split(":")
+        return getattr(import_module(f"lib.{file}"), name)
+
+
+# What may stand in each place of the network. A place is also a flag, whose choices are the names in its row.
+PARTS: dict[str, dict[str, Part]] = {
+    "fusion": {"pwam": Part("language_fusion:PixelWordAttention")},
+    "intra_scale": {"none": Part(None), "iim": Part("intra_scale:IntraScale")},
+    "cross_scale": {"none": Part(None), "cim": Part("cross_scale:CrossScale", fixed_size=True)},
+    "decoder_conv": {"plain": Part("decoder:plain_conv"), "arc": Part("rotated_conv:AdaptiveRotatedConv")},
+}
+
+# Where the state dict keeps the entries of each place.
+ENTRIES = {"fusion": r"backbone\.stages\.\d+\.fusion\.", "cross_scale": r"cross_scale\.",
+           "intra_scale": r"backbone\.stages\.\d+\.(intra_scale|visual_gate)\.",
+           "decoder_conv": r"decoder\.levels\.\d+\.conv2\."}
+
+# The parts of each model. `lavt` and `lavt_one` are one network; their original checkpoints differ in their layout.
+MODELS: dict[str, dict[str, str]] = {
+    "rmsin": {"fusion": "pwam", "intra_scale": "iim", "cross_scale": "cim", "decoder_conv": "arc"},
+    "lavt": {"fusion": "pwam", "intra_scale": "none", "cross_scale": "none", "decoder_conv": "plain"},
+    "lavt_one": {"fusion": "pwam", "intra_scale": "none", "cross_scale": "none", "decoder_conv": "plain"},
+}
+
+FLAGS = {"window": "window12", "fusion_heads": "mha", "text": "ck_bert"}   # of fields that have another name
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """All that it takes to build a network again, as plain data; a checkpoint carries it.
 
-    `text` is the text encoder's configuration as `BertConfig.to_diff_dict` gives it.
+    `text` is the text encoder's configuration as `BertConfig.to_diff_dict` gives it. A part that is not named is the
+    model's. Each field has a flag (see `flag_of`), which a run that goes on may not change.
     """
 
     model: str
@@ -53,25 +103,52 @@ class ModelConfig:
     fusion_heads: tuple[int, ...]
     fusion_drop: float
     text: dict[str, Any]
+    fusion: str = ""
+    intra_scale: str = ""
+    cross_scale: str = ""
+    decoder_conv: str = ""
+
+    def __post_init__(self) -> None:
+        for place, name in MODELS[self.model].items():
+            if not getattr(self, place):
+                object.__setattr__(self, place, name)
 
     @classmethod
-    def from_args(cls, args: Namespace) -> "ModelConfig":
+    def from_args(cls, args: Namespace) -> ModelConfig:
         """What the flags ask for; reads the text encoder's config.json when `--ck_bert` is a folder.
 
         Raises `UserError` for a text encoder that cannot be found.
         """
-        return cls(model=args.model, swin_type=args.swin_type, window=window_of(args), img_size=args.img_size,
-                   fusion_heads=fusion_heads(args.mha), fusion_drop=args.fusion_drop,
-                   text=load_text_config(args.ck_bert).to_diff_dict())
+        from bert import load_text_config
+        return cls(**settings_of(args), text=load_text_config(args.ck_bert).to_diff_dict())
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """The inverse of `to_dict`."""
         return cls(**{**values, "fusion_heads": tuple(values["fusion_heads"])})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data only, fit for a checkpoint or JSON."""
         return {**asdict(self), "fusion_heads": list(self.fusion_heads)}
+
+    def part(self, place: str) -> Part:
+        """The row of `PARTS` that this network has in a place."""
+        return PARTS[place][getattr(self, place)]
+
+
+def flag_of(field: str) -> str:
+    """The name in the namespace of flags of a field of `ModelConfig`."""
+    return FLAGS.get(field, field)
+
+
+NETWORK_FLAGS = tuple(flag_of(field.name) for field in fields(ModelConfig) if field.name != "text")
+
+
+def settings_of(args: Namespace) -> dict[str, Any]:
+    """The fields of `ModelConfig` that the flags name, all but `text`."""
+    return {"model": args.model, "swin_type": args.swin_type, "window": window_of(args), "img_size": args.img_size,
+            "fusion_heads": fusion_heads(args.mha), "fusion_drop": args.fusion_drop,
+            **{place: getattr(args, place) for place in PARTS}}
 
 
 def window_of(args: Namespace) -> int:
@@ -87,81 +164,33 @@ def fusion_heads(mha: str) -> tuple[int, ...]:
 
 
 def build(config: ModelConfig) -> ReferringSegmenter:
-    """The network that `config` describes, with fresh weights."""
-    variant = SWIN_VARIANTS[config.swin_type]
-    is_rmsin = config.model == "rmsin"
-    if is_rmsin and config.img_size % STRIDE:
-        raise UserError(f"--img_size {config.img_size}: rmsin needs a multiple of {STRIDE}")
-    widths = [variant.width * 2 ** stage for stage in range(len(variant.depths))]
-    for width, heads in zip(widths, config.fusion_heads, strict=True):
+    """The network that `config` describes, with fresh weights. Raises `UserError` if its numbers do not fit."""
+    from bert import BertConfig, TextEncoder
+    from lib.backbone import Backbone, Stage
+    from lib.decoder import Decoder
+    from lib.model import ReferringSegmenter
+
+    variant, fixed_size = SWIN_VARIANTS[config.swin_type], config.part("cross_scale").fixed_size
+    if fixed_size and config.img_size % STRIDE:
+        raise UserError(f"--img_size {config.img_size}: {config.model} needs a multiple of {STRIDE}")
+    for width, heads in zip(variant.widths, config.fusion_heads, strict=True):
         if width % heads:
             raise UserError(f"--mha asks for {heads} heads in a stage of {width} channels, which it does not divide")
-
     text_encoder = TextEncoder(BertConfig.from_dict(config.text))
-    backbone = Backbone(widths, list(variant.depths), list(variant.heads), config.window, text_encoder.width,
-                        list(config.fusion_heads), config.fusion_drop, is_rmsin, variant.drop_path)
-    cross_scale = CrossScale(widths, config.img_size // STRIDE) if is_rmsin else None
-    decoder = Decoder(widths, AdaptiveRotatedConv if is_rmsin else Conv3x3)
-    return ReferringSegmenter(text_encoder, backbone, decoder, cross_scale, config.img_size if is_rmsin else None)
+    fusion, intra_scale = config.part("fusion").load(), config.part("intra_scale").load()
+
+    def make_stage(blocks: list[SwinBlock], number: int) -> Stage:
+        width = variant.widths[number]
+        attention = fusion(width, text_encoder.width, config.fusion_heads[number], config.fusion_drop)
+        return Stage(blocks, attention, intra_scale(), width, last=number == len(variant.widths) - 1)
+
+    backbone = Backbone(variant.widths, list(variant.depths), list(variant.heads), config.window, variant.drop_path,
+                        make_stage)
+    cross_scale = config.part("cross_scale").load()(variant.widths, config.img_size // STRIDE)
+    decoder = Decoder(variant.widths, config.part("decoder_conv").load())
+    return ReferringSegmenter(text_encoder, backbone, decoder, cross_scale, config.img_size if fixed_size else None)
 
 
-def build_model(args: Namespace) -> nn.Module:
+def build_model(args: Namespace) -> ReferringSegmenter:
     """The network that the flags describe, with fresh weights: `model(image, token_ids, token_mask) -> logits`."""
     return build(ModelConfig.from_args(args))
-
-
-def describe_model(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a checkpoint says of its network, so that nothing else is needed to build and feed it again."""
-    return {"config": config.to_dict(), "tokenizer": tokenizer.to_str()}
-
-
-def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[ModelConfig, Tokenizer]:
-    """The network's settings and tokenizer: those that `checkpoint` carries, or else those that the flags name.
-
-    Raises `UserError` when a flag contradicts the checkpoint, when neither says what is needed, and
-    when the tokenizer knows more words than the text encoder.
-    """
-    if args is None and not {"config", "tokenizer"} <= checkpoint.keys():
-        raise UserError("the checkpoint does not say what network and tokenizer it belongs to, as published ones do "
-                        "not: give the flags that describe it (args.py)")
-    if "config" in checkpoint:
-        config = ModelConfig.from_dict(checkpoint["config"])
-        if args:
-            refuse_contradictions(args, config)
-    else:
-        config = ModelConfig.from_args(args)
-        refuse_other_heads(config, checkpoint.get("args"))
-    if "tokenizer" in checkpoint:
-        return config, tokenizer_from_text(checkpoint["tokenizer"])
-    tokenizer = load_tokenizer(args.bert_tokenizer)
-    words = BertConfig.from_dict(config.text).vocab_size
-    if tokenizer.get_vocab_size() > words:
-        raise UserError(f"--bert_tokenizer {args.bert_tokenizer} has {tokenizer.get_vocab_size()} tokens, more than "
-                        f"the {words} of the text encoder: give the tokenizer that belongs to it")
-    return config, tokenizer
-
-
-def refuse_other_heads(config: ModelConfig, saved: Any) -> None:
-    """Raises `UserError` if a published file's saved flags, where it has them, name other heads of PWAM than `config`.
-
-    Weights do not show their heads: with others they load and give wrong masks.
-    """
-    saved = saved if isinstance(saved, dict) else vars(saved) if isinstance(saved, Namespace) else {}
-    if "mha" in saved and fusion_heads(saved["mha"] or "") != config.fusion_heads:
-        raise UserError(f"the checkpoint was trained with --mha '{saved['mha']}', the flags say "
-                        f"'{'-'.join(map(str, config.fusion_heads))}': give --mha as it was trained")
-
-
-def refuse_contradictions(args: Namespace, config: ModelConfig) -> None:
-    """Raises `UserError` naming both values if a flag on the command line differs from the checkpoint's setting."""
-    given = {
-        "model": ("--model", args.model, config.model),
-        "swin_type": ("--swin_type", args.swin_type, config.swin_type),
-        "img_size": ("--img_size", args.img_size, config.img_size),
-        "mha": ("--mha", fusion_heads(args.mha), config.fusion_heads),
-        "window12": ("--window12: window", 12, config.window),
-    }
-    for name, (flag, asked, stored) in given.items():
-        if name in args.given and asked != stored:
-            raise UserError(f"{flag} {asked} was given, but the checkpoint was trained with {stored}: leave the flag "
-                            "out, or give another checkpoint")

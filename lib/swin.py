@@ -1,7 +1,7 @@
 """Swin Transformer blocks for dense prediction (Liu et al., ICCV 2021): vision only.
 
-Shapes: B batch, H W a map's height and width, C channels, w window side, n windows of a map,
-h heads, d = C / h channels per head. Maps are channels-last, (B, H, W, C).
+Shapes: B batch, H W a map's height and width, H' W' the same padded to whole windows, C channels, w window side,
+n windows of a map, h heads, d = C / h channels per head. Maps are channels-last, (B, H, W, C).
 """
 from collections import OrderedDict
 
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
 from torchvision.ops import StochasticDepth
 
-from lib.accelerate.attention import attend
-from lib.accelerate.derived import Kept
-from lib.windows import pad_and_shift, relative_position_index, shift_mask, unshift_and_crop
+from lib.windows import join_windows, padded_size, relative_position_index, split_windows
 
 
 class PatchEmbed(nn.Module):
@@ -48,7 +46,7 @@ class PatchMerging(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention inside windows, shifted or not, with a relative position bias.
+    """Multi-head self-attention inside windows, shifted or not, with a relative position bias (equation 4).
 
     The map is zero-padded to whole windows *before* the cyclic shift, and the window never shrinks to
     the map; padding tokens take part as keys, as in the semantic-segmentation Swin.
@@ -62,7 +60,6 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
-        self.kept_bias = Kept()
 
     def position_bias(self) -> Tensor:
         """(h, w², w²)"""
@@ -70,36 +67,31 @@ class WindowAttention(nn.Module):
         bias = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
         return bias.view(area, area, self.heads).permute(2, 0, 1)
 
-    def bias(self, height: int, width: int) -> Tensor:
-        """What is added to the scores of a padded map: (1, h, w², w²), or (1, n·h, w², w²) where windows differ."""
-        bias = self.position_bias()[None]
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, H, W, C), mask (n, w², w²) of 0 and −100, used where the windows are shifted -> (B, H, W, C)"""
+        height, width = x.shape[1:3]
+        padded_height, padded_width = padded_size(height, width, self.window)
+        x = F.pad(x, (0, 0, 0, padded_width - width, 0, padded_height - height))
         if self.shift:
-            mask = shift_mask(height, width, self.window, bias.device, bias.dtype)
-            bias = (bias + mask[:, None]).flatten(0, 1)[None]
-        return bias.contiguous()
+            x = x.roll((-self.shift, -self.shift), (1, 2))
+        x = self.attend(split_windows(x, self.window), mask if self.shift else None)
+        x = join_windows(x, self.window, padded_height, padded_width)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), (1, 2))
+        return x[:, :height, :width]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H, W, C)"""
-        batch, height, width, channels = x.shape
-        window, heads, area = self.window, self.heads, self.window ** 2
-        rows, columns = -(-height // window), -(-width // window)
-        padded_height, padded_width = rows * window, columns * window
-
-        # The query, key and value of a padding token are just the bias.
-        qkv = pad_and_shift(self.qkv(x), self.qkv.bias, padded_height, padded_width, self.shift)
-        # Where windows differ in their mask they count as heads, so that the batch shares it: (B, n·h, w², d);
-        # elsewhere they count as samples, and share the bias: (B·n, h, w², d).
-        qkv = qkv.view(batch, rows, window, columns, window, 3, heads, channels // heads)
-        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)                                  # (3, B, rows, columns, h, w, w, d)
-        groups = (batch, -1) if self.shift else (-1, heads)
-        query, key, value = qkv.reshape(3, *groups, area, channels // heads)
-        bias = self.kept_bias.get(self.relative_position_bias_table, (padded_height, padded_width, qkv.dtype),
-                                  lambda: self.bias(padded_height, padded_width).to(qkv.dtype))
-        x = attend(query, key, value, bias)
-
-        x = x.view(batch, rows, columns, heads, window, window, channels // heads)
-        x = x.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, padded_height, padded_width, channels)
-        return self.proj(unshift_and_crop(x, height, width, self.shift))
+    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention inside each window: (B, n, w², C), mask (n, w², w²) or None -> (B, n, w², C)"""
+        windows, area, channels = x.shape[1:]
+        bias = self.position_bias().expand(windows, -1, -1, -1)                        # (n, h, w², w²)
+        if mask is not None:
+            bias = bias + mask[:, None]
+        # The windows of a map count as heads, so that the samples of a batch share their bias.
+        qkv = self.qkv(x).view(-1, windows, area, 3, self.heads, channels // self.heads)
+        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)                # each (B, n·h, w², d)
+        x = F.scaled_dot_product_attention(query, key, value, bias.flatten(0, 1)[None])
+        x = x.unflatten(1, (windows, self.heads)).transpose(2, 3).flatten(3)           # (B, n, w², C)
+        return self.proj(x)
 
 
 class Mlp(nn.Sequential):
@@ -110,7 +102,10 @@ class Mlp(nn.Sequential):
 
 
 class SwinBlock(nn.Module):
-    """Window attention and MLP, each a pre-norm residual branch under drop path. (B, H, W, C) -> same."""
+    """Window attention and MLP, each a pre-norm residual branch under drop path: (B, H, W, C) -> same (equation 3).
+
+    `mask` is that of shifted windows, (n, w², w²).
+    """
 
     def __init__(self, width: int, heads: int, window: int, shifted: bool, drop_path: float):
         super().__init__()
@@ -120,8 +115,8 @@ class SwinBlock(nn.Module):
         self.mlp = Mlp(width)
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), mask))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 

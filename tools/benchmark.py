@@ -32,8 +32,8 @@ import distributed
 import utils
 from args import get_parser
 from distributed import user_errors
+from lib.accelerate import AMP_DTYPES, set_up_cpu
 from lib.accelerate.onednn import has_bfloat16
-from lib.training.update import AMP_DTYPES
 from tools.workloads import WORKLOADS
 from utils import UserError, log
 
@@ -79,7 +79,7 @@ def serve(connection: Connection, args: Namespace, task: str, plain: bool) -> No
         if plain:
             gc.unfreeze()   # see utils.importing_much
         else:
-            utils.set_up_cpu(device)
+            set_up_cpu(device)
         run, images = WORKLOADS[task](args, device, plain)
         for _ in range(args.warm_up):
             run()

@@ -14,8 +14,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import distributed
-from args import RecipeParser, get_parser
+from args import EVALUATION, RecipeParser, get_parser
 from data import EvalSet
+from lib.accelerate import accelerate
 from lib.checkpoint import restore
 from lib.evaluation.metrics import count_pixels, predict
 from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, overlay, sheet
@@ -29,7 +30,7 @@ CAPTION_CHARACTERS, CAPTION_LINES = 80, 2   # that fit below three panels
 
 def parser() -> RecipeParser:
     """test.py's flags and two more."""
-    flags = get_parser()
+    flags = get_parser(*EVALUATION)
     flags.description = __doc__.splitlines()[0]
     ours = flags.add_argument_group("contact sheet")
     ours.add_argument("--out", default="contact_sheet.png", metavar="FILE", help="PNG to write")
@@ -50,7 +51,7 @@ def run(args: Namespace) -> None:
         raise UserError(f"--samples {args.samples}: give a number of at least 1")
     device = distributed.init_processes(args.device, args.local_rank)
     model, config, tokenizer = restore(args.resume, args)
-    model.to(device)
+    accelerate(model.to(device), device)
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     dataset = EvalSet(refer, args.split, tokenizer, config.img_size)
 

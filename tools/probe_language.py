@@ -20,15 +20,15 @@ from torch import Tensor
 
 import distributed
 import utils
-from args import RecipeParser, get_parser, positive
+from args import EVALUATION, RecipeParser, get_parser, positive
 from bert import tokenize
 from data import EvalSet
+from lib.accelerate import accelerate, autocast
 from lib.checkpoint import restore
 from lib.evaluation.expressions import category_words, without_attributes, without_positions, words_of
 from lib.evaluation.metrics import count_pixels, predict
 from lib.evaluation.tables import ratio_intervals
 from lib.model import ReferringSegmenter
-from lib.training.update import autocast
 from refer.refer import REFER
 from transforms import normalize
 
@@ -38,7 +38,7 @@ SHOWN_WORDS, FEWEST_TIMES = 30, 3   # of the table of words
 
 def parser() -> RecipeParser:
     """test.py's flags and two more."""
-    flags = get_parser()
+    flags = get_parser(*EVALUATION)
     flags.description = __doc__
     probe = flags.add_argument_group("probe")
     probe.add_argument("--out", default="probe.json", metavar="FILE",
@@ -124,7 +124,7 @@ def run(args: Namespace) -> None:
     """Probes this process's share of the samples; the first process says and writes what all found."""
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
     model, config, tokenizer = restore(args.resume, args)
-    model.to(device)
+    accelerate(model.to(device), device)
     mask_token = "[MASK]" if tokenizer.token_to_id("[MASK]") is not None else "[UNK]"
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     common = (refer, args.split, tokenizer, config.img_size)

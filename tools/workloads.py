@@ -12,15 +12,14 @@ from torch import Tensor
 
 from bert import load_tokenizer
 from data import TrainSet, train_loader
-from lib.accelerate.inference import fuse, keep_weights_in
+from lib.accelerate import accelerate, autocast, prepare_for_inference
 from lib.evaluation.metrics import evaluate
 from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
 from lib.segmentation import build_model
-from lib.training.optimizer import freeze_text, make_optimizer
-from lib.training.update import Updater, autocast
+from lib.training.optimizer import freeze_text, make_optimizer, recompute_activations
+from lib.training.update import Updater
 from refer.refer import REFER
-from tools.plain import make_plain
 from transforms import normalize
 from utils import UserError
 
@@ -41,18 +40,17 @@ def make_batch(args: Namespace, size: int, device: torch.device) -> dict[str, Te
 def fresh_model(args: Namespace, device: torch.device, plain: bool) -> ReferringSegmenter:
     """The network that the flags ask for, with the same weights each time."""
     torch.manual_seed(0)
-    model = build_model(args)
-    return (make_plain(model) if plain else model).to(device)
+    model = build_model(args).to(device)
+    return model if plain else accelerate(model, device)
 
 
 def forward(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
     """A function that runs one forward pass in evaluation mode, and the images in it."""
     model, batch = fresh_model(args, device, plain).eval(), make_batch(args, args.batch_size, device)
     if not plain:
-        speed_up(model, args)
-        if args.fuse:
-            fuse(model)
-        keep_weights_in(model, args.amp)
+        prepare_for_inference(model, args.amp, args.fuse)
+        if args.compile:
+            model.compile()
 
     @torch.inference_mode()
     def run() -> None:
@@ -66,8 +64,11 @@ def train(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[
     model, batch = fresh_model(args, device, plain).train(), make_batch(args, args.batch_size, device)
     if plain:
         return plain_train(model, batch, args), args.batch_size
-    speed_up(model, args)
     freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout)
+    if args.checkpoint_activations:
+        recompute_activations(model)
+    if args.compile:
+        model.compile()
     optimizer, schedule = make_optimizer(model, args.lr, args.weight_decay, 10_000)
     updater = Updater(model, optimizer, schedule, device, args.amp)
 
@@ -102,7 +103,7 @@ def evaluation(args: Namespace, device: torch.device, plain: bool) -> tuple[Call
     size = 1 if plain else min(images, args.batch_size)
     batches = [make_batch(args, size, device) for _ in range(images // size)]
     if not plain:
-        keep_weights_in(fuse(model) if args.fuse else model, args.amp)
+        prepare_for_inference(model, args.amp, args.fuse)
     return lambda: evaluate(model, batches, device, "off" if plain else args.amp), images // size * size
 
 
@@ -135,13 +136,6 @@ def plain_load(dataset: TrainSet, count: int) -> None:
         pixels = TF.normalize(TF.to_tensor(TF.resize(image, size)), IMAGENET_MEAN, IMAGENET_STD)
         target = torch.as_tensor(TF.pil_to_tensor(TF.resize(mask, size, InterpolationMode.NEAREST)), dtype=torch.int64)
         torch.stack([pixels]), torch.stack([target])
-
-
-def speed_up(model: ReferringSegmenter, args: Namespace) -> None:
-    """What the flags ask for beyond the fast network itself."""
-    model.backbone.recompute_blocks = args.checkpoint_activations
-    if args.compile:
-        model.backbone.compile_blocks()
 
 
 WORKLOADS = {"forward": forward, "train": train, "evaluation": evaluation, "loading": loading}

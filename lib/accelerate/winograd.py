@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.accelerate.derived import Kept
+from lib.accelerate.derived import DerivedTensor
 
 OUT, IN = 4, 6                       # side of a tile of the result, and of the input that it depends on
 # With infinity the six points. The largest rounding error is a quarter of that with the usual 0, ±1, ±2.
@@ -117,35 +117,27 @@ def convolve(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
     """The precision of the products: autocast's, or the weight's."""
-    device = weight.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
 
 
-def add_bias(y: Tensor, bias: Tensor | None) -> Tensor:
-    """(B, O, H, W) plus (O,), in the map's precision."""
-    return y if bias is None else y + bias.to(y.dtype)[:, None, None]
-
-
-class Conv3x3(nn.Conv2d):
-    """`nn.Conv2d`, 3 × 3 and padding 1, with a faster way on CPUs; of one map, or of several joined along the channels.
+class WinogradConv2d(nn.Conv2d):
+    """A 3 × 3 convolution with padding 1 and stride 1, of one map or of several joined along their channels.
 
     (B, I_i, H, W), I channels in all -> (B, O, H, W)
     """
 
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = False):
-        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
-        self.kept = Kept()
+    def begin(self) -> None:
+        """Called once, when a module becomes one of this class."""
+        self.derived_weight = DerivedTensor()
 
     def transformed(self, dtype: torch.dtype) -> Tensor:
         """(36, 1, I, O)"""
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with torch.autocast("cpu", enabled=False):
             taps = self.weight.permute(1, 2, 3, 0).flatten(1, 2)                   # (I, 9, O)
             weight = transforms(taps.dtype)[1] @ taps
         return weight.transpose(0, 1).to(dtype).contiguous()[:, None]
 
     def forward(self, *maps: Tensor) -> Tensor:
-        if self.weight.device.type != "cpu":
-            return super().forward(torch.cat(maps, dim=1))
         dtype = compute_dtype(self.weight)
-        y = convolve(maps, self.kept.get(self.weight, dtype, lambda: self.transformed(dtype)))
-        return add_bias(y, self.bias)
+        y = convolve(maps, self.derived_weight.get(self.weight, dtype, lambda: self.transformed(dtype)))
+        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]

@@ -18,9 +18,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from lib.checkpoint.settings import model_settings
 from lib.checkpoint.strict_loading import load_weights
 from lib.model import ReferringSegmenter
-from lib.segmentation import ModelConfig, build, model_settings
+from lib.segmentation import ModelConfig, build
 from utils import UserError, sha256_of
 
 Checkpoint = dict[str, Any]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.training.update import autocast
+from lib.accelerate import autocast
 from transforms import normalize
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -82,7 +82,7 @@ def evaluate(model: nn.Module, batches: Iterable[dict[str, Tensor]], device: tor
     """Pixel counts of every sample in `batches` (see `data.dataset`), the model in evaluation mode meanwhile.
 
     -> (samples, 6) int64 on `device`: index and `COUNTS`. One process's share only; `distributed.gather_rows` brings
-    the shares together. `amp` names the precision (see `lib.training.update.autocast`). `observe` is called for
+    the shares together. `amp` names the precision (see `lib.accelerate.autocast`). `observe` is called for
     each batch with the samples' indices and logits (B, 2, S, S).
     """
     was_training = model.training

@@ -1,7 +1,9 @@
-"""What is trained, by which optimiser and schedule: the published recipe (DESIGN section 3)."""
+"""What is trained, by which optimiser and schedule: the original recipe."""
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from lib.model import ReferringSegmenter
 
@@ -17,6 +19,13 @@ def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropou
     for layer in bert.encoder.layer[:layers]:
         layer.requires_grad_(True)
     bert.embeddings.requires_grad_(embeddings)
+
+
+def recompute_activations(model: ReferringSegmenter) -> None:
+    """Lets the backward pass compute what is inside a Swin block again: only the blocks' inputs are kept for it."""
+    for stage in model.backbone.stages:
+        for block in stage.blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def parameter_groups(model: ReferringSegmenter) -> list[dict[str, Any]]:

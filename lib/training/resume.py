@@ -1,45 +1,19 @@
 """Where a training run stands, so that it can go on as if it had not been interrupted."""
 from argparse import Namespace
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from distributed import gather_objects
 from lib.checkpoint import digest_file, read_checkpoint
 from lib.checkpoint.official_layout import is_official
+from lib.segmentation import NETWORK_FLAGS
+from lib.training.state import run_files
 from utils import UserError, log, set_aside
 
 # Flags that change what is computed; the others (paths, workers, log lines) may differ when a run goes on.
-DECISIVE = ("model", "swin_type", "window12", "img_size", "mha", "fusion_drop", "dataset", "splitBy", "published_masks",
-            "published_validation", "epochs", "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad",
-            "dice_weight", "random_box_share", "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp",
-            "accumulate")
-
-
-@dataclass
-class Progress:
-    """The next thing to do is batch `step` of `epoch`; what the epoch's figures and the best epoch are so far."""
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    empty_masks: int = 0
-    seconds: float = 0.0
-    skipped: int = 0  # batches of the whole run left out for a loss that was not finite
-    best_oIoU: float = -1.0
-
-    def next_epoch(self) -> None:
-        """Moves on to the first batch of the next epoch."""
-        self.epoch, self.step, self.loss_sum, self.empty_masks, self.seconds = self.epoch + 1, 0, 0.0, 0, 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for a checkpoint."""
-        return asdict(self)
-
-
-def run_files(folder: Path, model_id: str) -> list[Path]:
-    """The last and the best checkpoint of a run, there or not."""
-    return [folder / f"model_{kind}_{model_id}.pth" for kind in ("last", "best")]
+DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "published_masks", "published_validation", "epochs", "batch_size",
+            "lr", "warmup_iters", "weight_decay", "amsgrad", "dice_weight", "random_box_share", "bert_layers",
+            "train_embeddings", "bert_dropout", "seed", "amp", "accumulate")
 
 
 def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:
@@ -47,7 +21,7 @@ def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:
 
     A damaged one is named in the log and passed over.
     """
-    files = [path for path in run_files(folder, model_id) if path.is_file()]
+    files = [path for path in run_files(folder, model_id).values() if path.is_file()]
     for path in sorted(files, key=lambda path: -path.stat().st_mtime_ns):
         try:
             checkpoint = read_checkpoint(path)
@@ -85,7 +59,7 @@ def choose_start(resume: str, folder: Path, model_id: str, restarted: bool) -> t
 
 def set_earlier_run_aside(resume: str, folder: Path, model_id: str) -> None:
     """Renames the checkpoints that an earlier run of this name left, unless this run goes on with them."""
-    files = run_files(folder, model_id)
+    files = list(run_files(folder, model_id).values())
     if resume == "auto" or (resume and Path(resume).resolve() in [path.resolve() for path in files]):
         return
     for path in files:

@@ -3,19 +3,11 @@
 Reading a number from a GPU stops the program until the GPU has done all its work. So whether a gradient was finite
 stays on the device: a bad update is left out there, and read later.
 """
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def autocast(device: torch.device, amp: str) -> torch.autocast | nullcontext:
-    """The context in which the network computes in the precision that `--amp` names."""
-    dtype = AMP_DTYPES[amp]
-    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+from lib.accelerate import autocast
 
 
 class Updater:

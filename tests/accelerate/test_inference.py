@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.accelerate.inference import fuse, keep_weights_in
+from lib.accelerate import accelerate, prepare_for_inference
 from lib.accelerate.onednn import has_bfloat16, pack_products
 from lib.language_fusion import Gate
 from lib.swin import Mlp
@@ -11,7 +11,8 @@ from tests.conftest import make_inputs
 
 
 @pytest.mark.parametrize("model", ["rmsin", "lavt"])
-def test_a_fused_network_gives_the_same_logits(nano, model):
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_a_fused_network_gives_the_same_logits(nano, model, accelerated):
     network = nano(model).double()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):   # statistics of a trained network: not 0 and 1
@@ -21,14 +22,16 @@ def test_a_fused_network_gives_the_same_logits(nano, model):
     image, token_ids, token_mask = make_inputs(3, 64)
     before = network(image.double(), token_ids, token_mask)
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    after = fuse(network)(image.double(), token_ids, token_mask)
+    if accelerated:
+        accelerate(network, torch.device("cpu"))
+    after = prepare_for_inference(network, fold_batchnorm=True)(image.double(), token_ids, token_mask)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) <= norms - 6
     torch.testing.assert_close(before, after, rtol=1e-10, atol=1e-12)
 
 
 def test_training_is_refused(nano):
     with pytest.raises(ValueError, match="still learns"):
-        fuse(nano().train())
+        prepare_for_inference(nano().train())
 
 
 @pytest.mark.skipif(not has_bfloat16(), reason="this CPU or PyTorch has no packed bfloat16 products")
@@ -40,7 +43,7 @@ def test_weights_kept_in_bfloat16_err_no_more_than_autocast(nano, model):
     exact = network(image, token_ids, token_mask)
     with torch.autocast("cpu", torch.bfloat16):
         converted = network(image, token_ids, token_mask)
-        kept = keep_weights_in(network, "bf16")(image, token_ids, token_mask)
+        kept = prepare_for_inference(accelerate(network, torch.device("cpu")), "bf16")(image, token_ids, token_mask)
     assert kept.dtype == torch.bfloat16
     assert (kept - exact).norm() < 1.2 * (converted - exact).norm() < 0.1 * exact.norm()
 
@@ -72,5 +75,5 @@ def test_a_packed_1_x_1_convolution_is_that_convolution(bias):
 def test_without_an_amp_weights_stay(nano):
     network = nano()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    for name, value in keep_weights_in(network, "off").state_dict().items():
+    for name, value in prepare_for_inference(network, "off").state_dict().items():
         assert torch.equal(value, before[name]) and value.dtype == before[name].dtype

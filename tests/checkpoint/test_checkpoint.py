@@ -16,8 +16,9 @@ from args import get_parser
 from bert import load_tokenizer
 from lib.checkpoint import load_checkpoint, load_swin_weights, read_checkpoint, save_checkpoint
 from lib.checkpoint.official_layout import IGNORED, NAMES, from_official, native_name, official_name, to_official
+from lib.checkpoint.settings import describe_model, model_settings, refuse_other_heads
 from lib.checkpoint.swin_weights import resize_bias_table
-from lib.segmentation import ModelConfig, build_model, describe_model, model_settings, refuse_other_heads
+from lib.segmentation import ModelConfig, build_model
 from tests.launch import ROOT, run_script
 from tests.network.parity import fill
 from utils import UserError

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import distributed
 import train
 import utils
+from args import TRAINING, get_parser
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "hang": signal.SIGSTOP}
 _steps = 0
@@ -58,7 +59,7 @@ def loss_with_fault(logits: torch.Tensor, target: torch.Tensor, dice_weight: flo
 
 
 def wrap(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """train.wrap, remembering the model."""
+    """distributed.wrap, remembering the model."""
     _models.append(model)
     return original_wrap(model, device)
 
@@ -74,6 +75,7 @@ def end_processes() -> None:
 
 
 if __name__ == "__main__":
-    segmentation_loss, original_wrap, original_end = train.segmentation_loss, train.wrap, distributed.end_processes
-    train.segmentation_loss, train.wrap, distributed.end_processes = loss_with_fault, wrap, end_processes
-    train.main()
+    segmentation_loss = train.segmentation_loss
+    original_wrap, original_end = distributed.wrap, distributed.end_processes
+    train.segmentation_loss, distributed.wrap, distributed.end_processes = loss_with_fault, wrap, end_processes
+    train.main(get_parser(*TRAINING).parse_args())

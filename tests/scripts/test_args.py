@@ -1,9 +1,13 @@
 """Flags, their defaults, the recipes of the models, and the published commands."""
+import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
-from args import DEFAULT_SWIN_FILE, get_parser
+from args import DEFAULT_SWIN_FILE, EVALUATION, TRAINING, get_parser
+from tests.launch import ROOT
 
 PUBLISHED_FLAGS = [
     "--amsgrad", "-b", "--batch-size", "--bert_tokenizer", "--ck_bert", "--dataset", "--ddp_trained_weights",
@@ -20,7 +24,8 @@ OWN_FLAGS = [
     "--allow_changed_flags", "--save_every", "--skip_nonfinite", "--skip_bad_images", "--timeout",
     "--amp", "--accumulate", "--checkpoint_activations", "--compile", "--packed", "--fuse",
     "--tensorboard", "--wandb", "--eval_ori_size", "--latex", "--markdown", "--save_predictions", "--prediction_pngs",
-    "--report", "--report_samples", "--report_attention", "--probe",
+    "--report", "--report_samples", "--report_attention", "--probe", "--init_from",
+    "--fusion", "--intra_scale", "--cross_scale", "--decoder_conv",
 ]
 
 PUBLISHED_COMMANDS = [
@@ -103,3 +108,24 @@ def test_help_names_every_flag():
     text = get_parser().format_help()
     hidden = {"--local_rank", "--local-rank"}
     assert all(flag in text for flag in {*PUBLISHED_FLAGS, *OWN_FLAGS} - hidden)
+
+
+@pytest.mark.parametrize("groups", [TRAINING, EVALUATION], ids=["train.py", "test.py"])
+def test_each_script_accepts_every_published_flag_and_lists_those_it_reads(groups):
+    parser, shown = get_parser(*groups), get_parser(*groups).format_help()
+    accepted = {option for action in parser._actions for option in action.option_strings}
+    assert accepted >= set(PUBLISHED_FLAGS)
+    assert ("--weight-decay" in shown) == ("--epochs" in shown) == ("--save_every" in accepted) == (groups == TRAINING)
+    assert ("--split " in shown) == ("--results" in accepted) == (groups == EVALUATION)
+
+
+def test_help_and_a_mistyped_flag_do_not_wait_for_torch():
+    """Flags, models and data sets are named without importing it."""
+    program = "import sys; from args import get_parser; get_parser(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    for script in ("train.py", "test.py"):
+        done = subprocess.run([sys.executable, "-X", "importtime", script, "--ephocs", "3"], cwd=ROOT,
+                              capture_output=True, text=True)
+        assert done.returncode == 2 and "unrecognized arguments: --ephocs" in done.stderr
+        assert not re.search(r"\| +torch$", done.stderr, re.M)

@@ -9,9 +9,9 @@ from pycocotools import mask as coco_mask
 
 import demo_inference
 from bert import load_tokenizer
-from lib.checkpoint import save_checkpoint
+from lib.checkpoint import describe_model, save_checkpoint
 from lib.report.pictures import polygons
-from lib.segmentation import ModelConfig, describe_model
+from lib.segmentation import ModelConfig
 from tools import contact_sheet
 
 

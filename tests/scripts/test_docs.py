@@ -13,8 +13,8 @@ import torch
 from args import get_parser
 from bert import load_tokenizer
 from data.toy import make_toy_rrsisd
-from lib.checkpoint import save_checkpoint
-from lib.segmentation import ModelConfig, build, describe_model
+from lib.checkpoint import describe_model, save_checkpoint
+from lib.segmentation import ModelConfig, build
 from tests.launch import ROOT, run_script
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

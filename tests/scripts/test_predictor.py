@@ -6,9 +6,9 @@ from PIL import Image
 
 from args import get_parser
 from bert import load_tokenizer
-from lib.checkpoint import read_checkpoint, save_checkpoint
+from lib.checkpoint import describe_model, read_checkpoint, save_checkpoint
 from lib.predictor import Predictor, starts, tent
-from lib.segmentation import ModelConfig, build, describe_model
+from lib.segmentation import ModelConfig, build
 from utils import UserError
 
 

@@ -4,8 +4,8 @@ import json
 import pytest
 import torch
 
-from lib.checkpoint import save_checkpoint
-from lib.segmentation import ModelConfig, describe_model
+from lib.checkpoint import describe_model, save_checkpoint
+from lib.segmentation import ModelConfig
 from tools import probe_language
 from tools.probe_language import ORIGINAL, WORST_WORD, masked, summarize, variants
 

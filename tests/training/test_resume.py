@@ -11,7 +11,8 @@ import distributed
 import train
 from args import get_parser
 from lib.checkpoint import read_checkpoint, save_checkpoint
-from lib.training.resume import DECISIVE, Progress, find_checkpoint, refuse_changes
+from lib.training.resume import DECISIVE, find_checkpoint, refuse_changes
+from lib.training.state import Progress
 from utils import UserError
 
 STEPS = 4  # batches of 8 in the toy set's 32 training refs

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import utils
 from args import get_parser
 from data import EvalSet
 from lib.training import run_record
+from lib.training.generators import generator_states
 from lib.training.resume import DECISIVE
 from lib.training.run_record import RunRecord, append_json_line, draw_curves, git_state, pick_samples, read_log
 from utils import UserError
@@ -214,11 +214,11 @@ def test_samples_are_spread_over_the_split_and_readable():
 
 
 def test_recording_draws_no_random_numbers_and_leaves_the_model_training(folder, val_set):
-    before, model = utils.generator_states(CPU), AllTrue().train()
+    before, model = generator_states(CPU), AllTrue().train()
     record = RunRecord(folder, FLAGS, CPU, True, False)
     with record.begin(False, 0, val_set):
         record.epoch(entry(0), model)
-    after = utils.generator_states(CPU)
+    after = generator_states(CPU)
     assert torch.equal(before.pop("torch"), after.pop("torch")) and before == after and model.training
 
 

@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch import nn
 
+from lib.accelerate import autocast
 from lib.training.optimizer import freeze_text, make_optimizer
-from lib.training.update import Updater, autocast
+from lib.training.update import Updater
 from tests.conftest import make_inputs
 
 

@@ -1,0 +1,51 @@
+"""PWAM's language on CPUs: projected word by word and normalised before it is mixed for the pixels.
+
+Shapes: as in lib/language_fusion.py.
+"""
+import torch
+from torch import Tensor
+
+from lib.accelerate.attention import attention_shares
+from lib.language_fusion import PADDING_SCORE, PixelWordAttention, instance_norm
+
+
+def normalized_mix(shares: Tensor, values: Tensor, eps: float = 1e-5) -> Tensor:
+    """`instance_norm` of the values mixed by the shares: (B, h, P, N), (B, h, N, C) -> (B, P, C).
+
+    The mix is linear in a few words: its mean and variance over the pixels follow from those of the shares, and
+    scaling the words' values scales the mix.
+    """
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    with torch.autocast("cpu", enabled=False):
+        shares, wide = shares.to(dtype), values.to(dtype)
+        mean = shares.mean(dim=2, keepdim=True)
+        wide = (wide - mean @ wide).flatten(1, 2)                                   # (B, h · N, C)
+        shares = (shares - mean).transpose(1, 2).flatten(2)                         # (B, P, h · N)
+        covariance = shares.mT @ shares / shares.shape[1]
+        variance = (wide * (covariance @ wide)).sum(dim=1, keepdim=True).clamp_min(0)
+        wide = wide * torch.rsqrt(variance + eps)
+    return shares.to(values.dtype) @ wide.to(values.dtype)
+
+
+class FastPixelWordAttention(PixelWordAttention):
+    """The same numbers, without a projection or a normalisation of a whole map."""
+
+    def language(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        """x (B, P, C), words (B, N, L), word_mask (B, N) of 0 and 1 -> (B, P, C)"""
+        return normalized_mix(self.shares(x, words, word_mask), self.projected_values(words, word_mask))
+
+    def shares(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        """How much each pixel attends to each word: arguments of `language` -> (B, h, P, N), summing to 1 over N."""
+        query = self.split_heads(instance_norm(self.query(x)))
+        padding = (1.0 - word_mask.to(query.dtype)) * PADDING_SCORE                 # (B, N)
+        return attention_shares(query, self.split_heads(self.key(words)), padding[:, None, None], x.shape[-1] ** -0.5)
+
+    def projected_values(self, words: Tensor, word_mask: Tensor) -> Tensor:
+        """Each head's values after `language_project`, which is linear and so may come before the mix.
+
+        (B, N, L), (B, N) -> (B, h, N, C). The bias, here once for each head, falls out of `normalized_mix`.
+        """
+        values = (self.value(words) * word_mask[..., None])[:, None]
+        own = torch.eye(self.heads, dtype=values.dtype, device=values.device)
+        own = own.repeat_interleave(values.shape[-1] // self.heads, dim=1)[:, None]   # (h, 1, C)
+        return self.language_project(values * own)

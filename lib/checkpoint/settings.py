@@ -1,0 +1,60 @@
+"""What a checkpoint says of its network, and whether the flags agree."""
+from argparse import Namespace
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from bert import BertConfig, load_tokenizer, tokenizer_from_text
+from lib.segmentation import ModelConfig, flag_of, fusion_heads, settings_of
+from utils import UserError
+
+
+def describe_model(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a checkpoint says of its network, so that nothing else is needed to build and feed it again."""
+    return {"config": config.to_dict(), "tokenizer": tokenizer.to_str()}
+
+
+def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[ModelConfig, Tokenizer]:
+    """The network's settings and tokenizer: those that `checkpoint` carries, or else those that the flags name.
+
+    Raises `UserError` when a flag contradicts the checkpoint, when neither says what is needed, and
+    when the tokenizer knows more words than the text encoder.
+    """
+    if args is None and not {"config", "tokenizer"} <= checkpoint.keys():
+        raise UserError("the checkpoint does not say what network and tokenizer it belongs to, as published ones do "
+                        "not: give the flags that describe it (args.py)")
+    if "config" in checkpoint:
+        config = ModelConfig.from_dict(checkpoint["config"])
+        if args:
+            refuse_contradictions(args, config)
+    else:
+        config = ModelConfig.from_args(args)
+        refuse_other_heads(config, checkpoint.get("args"))
+    if "tokenizer" in checkpoint:
+        return config, tokenizer_from_text(checkpoint["tokenizer"])
+    tokenizer = load_tokenizer(args.bert_tokenizer)
+    words = BertConfig.from_dict(config.text).vocab_size
+    if tokenizer.get_vocab_size() > words:
+        raise UserError(f"--bert_tokenizer {args.bert_tokenizer} has {tokenizer.get_vocab_size()} tokens, more than "
+                        f"the {words} of the text encoder: give the tokenizer that belongs to it")
+    return config, tokenizer
+
+
+def refuse_other_heads(config: ModelConfig, saved: Any) -> None:
+    """Raises `UserError` if a published file's saved flags, where it has them, name other heads of PWAM than `config`.
+
+    Weights do not show their heads: with others they load and give wrong masks.
+    """
+    saved = saved if isinstance(saved, dict) else vars(saved) if isinstance(saved, Namespace) else {}
+    if "mha" in saved and fusion_heads(saved["mha"] or "") != config.fusion_heads:
+        raise UserError(f"the checkpoint was trained with --mha '{saved['mha']}', the flags say "
+                        f"'{'-'.join(map(str, config.fusion_heads))}': give --mha as it was trained")
+
+
+def refuse_contradictions(args: Namespace, config: ModelConfig) -> None:
+    """Raises `UserError` naming both values if a flag on the command line differs from the checkpoint's setting."""
+    for field, asked in settings_of(args).items():
+        if flag_of(field) in args.given and asked != getattr(config, field):
+            flag = "--window12: window" if field == "window" else f"--{flag_of(field)}"
+            raise UserError(f"{flag} {asked} was given, but the checkpoint was trained with {getattr(config, field)}: "
+                            "leave the flag out, or give another checkpoint")

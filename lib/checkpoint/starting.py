@@ -1,0 +1,97 @@
+"""The network that a training run begins with: where its settings and its weights come from."""
+import re
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from torch import nn
+
+from bert import load_text_weights, load_tokenizer, tokenizer_from_text
+from lib.checkpoint.files import read_checkpoint
+from lib.checkpoint.official_layout import from_official, is_official
+from lib.checkpoint.settings import model_settings
+from lib.checkpoint.strict_loading import (
+    State,
+    by_module,
+    infer_config,
+    load_weights,
+    refuse_misfits,
+    shape_of,
+    suggestion,
+)
+from lib.checkpoint.swin_weights import load_swin_weights
+from lib.model import ReferringSegmenter
+from lib.segmentation import ENTRIES, MODELS, PARTS, ModelConfig, build, flag_of, settings_of
+from utils import UserError, log
+
+
+def make_network(args: Namespace, resumed: dict[str, Any]) -> tuple[ReferringSegmenter, ModelConfig, Tokenizer]:
+    """The network that the run begins with, its settings and its tokenizer.
+
+    Its weights are those of `resumed`, the contents of `--resume`, or of `--init_from`, or Swin's and BERT's pretrained
+    ones as far as the flags name any.
+    """
+    if args.init_from and args.resume not in ("", "auto"):
+        raise UserError("--init_from starts a new run and --resume goes on with one: give one of them")
+    if args.init_from and not resumed:
+        checkpoint = read_checkpoint(args.init_from)
+        config, tokenizer = settings_to_start(args, checkpoint)
+        model = build(config)
+        log(start_from(model, config, checkpoint, args.init_from))
+        return model, config, tokenizer
+    config, tokenizer = model_settings(args, resumed)
+    model = build(config)
+    if resumed:
+        load_weights(model, resumed, args.resume)
+        return model, config, tokenizer
+    log(load_swin_weights(model.backbone, args.pretrained_swin_weights) if args.pretrained_swin_weights else
+        f"Swin starts from random weights: no --pretrained_swin_weights for --swin_type {args.swin_type}")
+    log(f"BERT starts from {args.ck_bert}" if load_text_weights(model.text_encoder, args.ck_bert) else
+        f"BERT starts from random weights: {args.ck_bert} has a configuration only")
+    return model, config, tokenizer
+
+
+def settings_to_start(args: Namespace, checkpoint: dict[str, Any]) -> tuple[ModelConfig, Tokenizer]:
+    """Settings and tokenizer of a network that starts from `checkpoint`: the file's, where no flag says otherwise.
+
+    A file of an original program does not describe itself: there the flags do. Raises `UserError` as
+    `lib.checkpoint.model_settings` does.
+    """
+    if "config" not in checkpoint:
+        return model_settings(args, checkpoint)
+    stored = ModelConfig.from_dict(checkpoint["config"])
+    changes = {field: value for field, value in settings_of(args).items() if flag_of(field) in args.given}
+    if changes.get("model", stored.model) != stored.model:
+        changes = {**MODELS[changes["model"]], **changes}
+    tokenizer = (load_tokenizer(args.bert_tokenizer) if "bert_tokenizer" in args.given
+                 else tokenizer_from_text(checkpoint["tokenizer"]))
+    return replace(stored, **changes), tokenizer
+
+
+def start_from(model: nn.Module, config: ModelConfig, checkpoint: dict[str, Any], path: str | Path) -> str:
+    """Copies weights of `checkpoint`, the contents of `path`, into `model`, which `config` describes.
+
+    Where the two networks have different parts (see `lib.segmentation.PARTS`), entries that the file lacks or has in
+    another shape start fresh, and entries that only the file has are left out; everything else must fit. Returns one
+    line on what came from where. Raises `UserError` if the weights do not fit.
+    """
+    if "config" in checkpoint:
+        given, stored = checkpoint["model"], ModelConfig.from_dict(checkpoint["config"])
+    else:
+        given = from_official(checkpoint) if is_official(checkpoint) else checkpoint["model"]
+        stored = infer_config(given, checkpoint.get("args"), "bert_model" in checkpoint)
+    changed = [place for place in PARTS if getattr(config, place) != getattr(stored, place)]
+    in_changed_part = re.compile("|".join(ENTRIES[place] for place in changed) or r"(?!)").match
+    needed = model.state_dict()
+    taken: State = {name: value for name, value in given.items() if not in_changed_part(name)
+                    or (name in needed and shape_of(value) == shape_of(needed[name]))}
+    fresh = [name for name in needed if name not in taken and in_changed_part(name)]
+    left_out = [name for name in given if name not in taken]
+    refuse_misfits({**taken, **{name: needed[name] for name in fresh}}, needed, f"--init_from {path}",
+                   suggestion(given, needed))
+    model.load_state_dict({**needed, **taken})
+    notes = [f"{len(names)} entries {what}: {by_module(dict.fromkeys(names))}"
+             for names, what in ((fresh, "start fresh"), (left_out, "of the file are left out")) if names]
+    return "; ".join([f"weights from {path}: {len(taken)} entries loaded", *notes])

@@ -1,0 +1,125 @@
+"""What an evaluation found, brought together over the processes, said and written."""
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distributed import gather_objects, gather_rows
+from lib.evaluation.metrics import compute_metrics, format_metrics
+from lib.evaluation.predictions import Prediction, Recorder
+from lib.model import ReferringSegmenter
+from utils import UserError, describe_run, make_folder, rank, sha256_of
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An evaluation's figures over all processes, by the samples' order.
+
+    `counts` and `original_counts` have a row a sample, index and `lib.evaluation.metrics.COUNTS`, (n, 6) int64, at the
+    network's size and at the masks' own (no rows if that was not asked for); `predictions` has each sample's, or none;
+    `left_out` counts samples whose image could not be read.
+    """
+
+    counts: np.ndarray
+    original_counts: np.ndarray
+    predictions: list[Prediction]
+    left_out: int
+
+    @property
+    def indices(self) -> list[int]:
+        """The samples' places in the data set."""
+        return self.counts[:, 0].tolist()
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """See `lib.evaluation.metrics.compute_metrics`."""
+        return compute_metrics(self.counts[:, 1:])
+
+    @property
+    def original_metrics(self) -> dict[str, Any] | None:
+        """The same at the masks' own size, or None."""
+        return compute_metrics(self.original_counts[:, 1:]) if len(self.original_counts) else None
+
+
+def collect(counts: Tensor, recorder: Recorder, left_out: int) -> Outcome:
+    """The outcome of all processes from each one's share; raises `UserError` if no sample could be read."""
+    counts, original = in_order(gather_rows(counts)), in_order(gather_rows(recorder.rows().to(counts.device)))
+    shares = gather_objects((left_out, recorder.predictions))
+    found = {index: prediction for _, share in shares for index, prediction in share.items()}
+    outcome = Outcome(counts, original, [found[index] for index in counts[:, 0].tolist()] if found else [],
+                      sum(count for count, _ in shares))
+    if not len(counts):
+        raise UserError(f"none of the {outcome.left_out} samples of the split could be read; "
+                        "tools/check_dataset.py says what is wrong with each")
+    return outcome
+
+
+def in_order(rows: Tensor) -> np.ndarray:
+    """Rows whose first column is the sample's index, sorted by it, on the CPU."""
+    return rows[rows[:, 0].argsort()].cpu().numpy()
+
+
+def describe(outcome: Outcome, model: str, styles: list[str]) -> str:
+    """The lines that test.py prints: metrics, what to know about them, the paper's table in some of its styles."""
+    lines = [format_metrics(outcome.metrics)]
+    if outcome.original_metrics:
+        lines.append("at the masks' original size:\n" + format_metrics(outcome.original_metrics))
+    samples = len(outcome.counts)
+    if empty := int((outcome.counts[:, 3] == 0).sum()):
+        lines.append(f"{empty} of {samples} samples have an empty mask: their IoU is 0 whatever is predicted")
+    if outcome.left_out:
+        lines.append(f"{outcome.left_out} of {samples + outcome.left_out} samples were left out for their bad images: "
+                     "others' figures have them")
+    if styles:
+        from lib.evaluation.tables import format_table
+        lines += [format_table([(model, outcome.metrics)], style) for style in styles]
+    return "\n".join(lines)
+
+
+def make_folders(args: Namespace) -> None:
+    """The folders of what test.py is to write, before the evaluation, which would be lost. Raises `UserError`."""
+    for folder in (Path(args.results).parent if args.results else None, args.report, args.save_predictions):
+        if folder and rank() == 0:
+            make_folder(Path(folder))
+
+
+def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, device: torch.device) -> dict[str, Any]:
+    """The contents of `--results`: metrics, intervals, tables, what they depend on, and each sample's counts.
+
+    `dataset` is the `data.EvalSet` that was evaluated.
+    """
+    from lib.evaluation.tables import make_sample, summarize  # scipy takes a while to load, and few runs need it
+    samples = [make_sample(dataset.describe(index), counts, dataset.size_px ** 2)
+               for index, *counts in outcome.counts.tolist()]
+    return {**summarize(samples), "original_size": outcome.original_metrics, "model": model, "split": args.split,
+            "images": len({ref["image_id"] for ref in dataset.refs}), "sentences": len(dataset),
+            "left_out": outcome.left_out, "checkpoint": {"path": str(args.resume), "sha256": sha256_of(args.resume)},
+            "annotations": {path: sha256_of(path) for path in dataset.refer.annotation_files}, "flags": vars(args),
+            **describe_run(device), "samples": samples}
+
+
+def write_outputs(outcome: Outcome, results: dict[str, Any], args: Namespace, network: ReferringSegmenter,
+                  dataset: Any, probe: dict[str, Any] | None) -> list[Path]:
+    """Writes what the flags ask for; returns the files. Raises `UserError` for one that cannot be written.
+
+    `probe` is what the report shows of tools/probe_language.py.
+    """
+    from lib.evaluation.predictions import write_predictions
+    from lib.report import write_evaluation_report
+    from utils import write_json
+    written = []
+    if args.results:
+        write_json(Path(args.results), results)
+        written.append(Path(args.results))
+    if args.save_predictions:
+        write_predictions(Path(args.save_predictions), results["samples"], outcome.predictions, args.prediction_pngs)
+        written.append(Path(args.save_predictions) / "predictions.json")
+    if args.report:
+        written.append(Path(args.report) / "index.html")
+        write_evaluation_report(written[-1], {**results, "probe": probe}, outcome, network, dataset,
+                                args.report_samples, args.amp if args.report_attention else None)
+    return written

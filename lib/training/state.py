@@ -1,0 +1,89 @@
+"""The state of a training run: what changes from step to step besides the network, and what a checkpoint holds."""
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from distributed import gather_objects
+from lib.checkpoint import describe_model, save_checkpoint
+from lib.model import ReferringSegmenter
+from lib.segmentation import ModelConfig
+from lib.training.generators import generator_states, restore_generators
+from lib.training.optimizer import make_optimizer
+from lib.training.update import Updater
+from utils import log, rank, world_size
+
+
+@dataclass
+class Progress:
+    """The next thing to do is batch `step` of `epoch`; what the epoch's figures and the best epoch are so far."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    empty_masks: int = 0
+    seconds: float = 0.0
+    skipped: int = 0  # batches of the whole run left out for a loss that was not finite
+    best_oIoU: float = -1.0
+
+    def next_epoch(self) -> None:
+        """Moves on to the first batch of the next epoch."""
+        self.epoch, self.step, self.loss_sum, self.empty_masks, self.seconds = self.epoch + 1, 0, 0.0, 0, 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return asdict(self)
+
+
+def run_files(folder: Path, model_id: str) -> dict[str, Path]:
+    """The last and the best checkpoint of a run, there or not."""
+    return {kind: folder / f"model_{kind}_{model_id}.pth" for kind in ("last", "best")}
+
+
+class TrainingState:
+    """Optimiser, schedule, scaler, progress and random generators of a run of `model`.
+
+    `wrapped` is the model as a training step calls it (see `distributed.wrap`), `batches` the number of batches of an
+    epoch in this process, `config` and `tokenizer` what describes the network in a checkpoint.
+    """
+
+    def __init__(self, args: Namespace, model: ReferringSegmenter, wrapped: nn.Module, device: torch.device,
+                 batches: int, config: ModelConfig, tokenizer: Tokenizer):
+        self.args, self.model, self.device = args, model, device
+        self.description = describe_model(config, tokenizer)
+        self.files = run_files(Path(args.output_dir), args.model_id)
+        self.optimizer, self.schedule = make_optimizer(
+            model, args.lr, args.weight_decay, args.epochs * batches // args.accumulate, args.warmup_iters,
+            args.amsgrad)
+        self.updater = Updater(wrapped, self.optimizer, self.schedule, device, args.amp, args.accumulate,
+                               args.skip_nonfinite > 0)
+        self.progress = Progress()
+
+    def resume(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on exactly where the run that wrote `checkpoint` stood; its weights are loaded already."""
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.schedule.load_state_dict(checkpoint["lr_scheduler"])
+        if self.updater.scaler and checkpoint.get("scaler"):
+            self.updater.scaler.load_state_dict(checkpoint["scaler"])
+        self.progress = Progress(**checkpoint["progress"])
+        if world_size() == checkpoint["world_size"]:
+            restore_generators(checkpoint["generators"][rank()], self.device)
+        log(f"going on with epoch {self.progress.epoch}, iteration {self.progress.step}; best overall IoU so far "
+            f"{self.progress.best_oIoU:.2f}")
+
+    def save(self, *kinds: str) -> None:
+        """Writes the state as the run's checkpoint of each kind, "last" unless said; every process takes part."""
+        generators = gather_objects(generator_states(self.device))
+        if rank() > 0:
+            return
+        checkpoint = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                      "lr_scheduler": self.schedule.state_dict(),
+                      "epoch": self.progress.epoch - (self.progress.step == 0), "args": vars(self.args),
+                      "progress": self.progress.to_dict(), "world_size": world_size(), "generators": generators,
+                      "scaler": self.updater.scaler.state_dict() if self.updater.scaler else {}, **self.description}
+        for kind in kinds or ("last",):
+            save_checkpoint(self.files[kind], checkpoint)

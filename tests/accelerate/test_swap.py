@@ -1,0 +1,163 @@
+"""`accelerate` swaps classes by exact type, and nothing that a user sees changes: values, gradients, entries."""
+import pytest
+import torch
+from torch import nn
+
+from lib.accelerate import accelerate
+from lib.accelerate.swap import FASTER
+from lib.cross_scale import CrossScaleAttention
+from lib.decoder import Level
+from lib.language_fusion import PixelWordAttention
+from lib.rotated_conv import AdaptiveRotatedConv
+from lib.swin import WindowAttention
+from lib.windows import padded_size, shift_mask
+from tests.conftest import make_inputs
+
+CPU = torch.device("cpu")
+
+
+def maps(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def window_attention(shifted: bool, height: int = 7, width: int = 9) -> tuple:
+    """Two samples of a map that must be padded to whole windows of 4."""
+    attention = WindowAttention(8, 2, 4, shifted)
+    nn.init.normal_(attention.qkv.bias)
+    return attention, (maps(2, height, width, 8), shift_mask(*padded_size(height, width, 4), 4, like=maps(1)))
+
+
+def rotated_conv(side: int) -> tuple:
+    """Angles of both signs; maps of side 28 are transformed by Winograd's algorithm, of side 20 not."""
+    conv = AdaptiveRotatedConv(6, 5, kernels=2)
+    nn.init.normal_(conv.router.angle.weight, std=30)
+    return conv, (maps(4, 6, side, side),)
+
+
+words = (maps(2, 30, 8), maps(2, 5, 12), (torch.arange(5) < torch.tensor([[3], [5]])).long())
+CASES = {   # of every class in the table: a module, and the arguments of its forward pass
+    "windows": lambda: window_attention(shifted=False),
+    "shifted windows": lambda: window_attention(shifted=True),
+    "shifted windows without padding": lambda: window_attention(True, 8, 8),
+    "a map smaller than the shift": lambda: window_attention(True, 1, 1),
+    "PWAM": lambda: (PixelWordAttention(8, 12), words),
+    "PWAM with heads": lambda: (PixelWordAttention(8, 12, heads=4), words),
+    "ARC": lambda: rotated_conv(28),
+    "ARC on a small map": lambda: rotated_conv(20),
+    "decoder level": lambda: (Level(4, 6, 8, lambda i, o: nn.Conv2d(i, o, 3, padding=1, bias=False)),
+                              (maps(2, 4, 3, 5), maps(2, 6, 6, 9))),
+    "decoder level with ARC": lambda: (Level(4, 6, 8, AdaptiveRotatedConv), (maps(2, 4, 3, 5), maps(2, 6, 6, 9))),
+    "cross-scale attention": lambda: (CrossScaleAttention(16, 4), (maps(3, 16, 4, 4),)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_a_faster_module_gives_the_same_values_and_gradients(case, training):
+    torch.manual_seed(0)
+    module, arguments = CASES[case]()
+    module = module.double().train(training)
+    for dropout in (part for part in module.modules() if isinstance(part, nn.Dropout)):
+        dropout.p = 0.0
+    keys, buffers = list(module.state_dict()), {name: b.clone() for name, b in module.named_buffers()}
+    inputs = [x.clone().requires_grad_() if x.is_floating_point() else x for x in arguments]
+    results = []
+    for faster in (False, True):
+        if faster:
+            module.load_state_dict(buffers, strict=False)   # running statistics as before
+            assert type(accelerate(module, CPU)) is FASTER["cpu"][type(module).__mro__[1]]
+        y = module(*inputs)
+        weighting = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+        wanted = [*(x for x in inputs if x.requires_grad), *module.parameters()]
+        results.append((y, torch.autograd.grad((y * weighting).sum(), wanted, allow_unused=True)))
+    assert list(module.state_dict()) == keys
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-9, atol=1e-11)
+    for expected, found in zip(results[0][1], results[1][1], strict=True):
+        if expected is not None:
+            torch.testing.assert_close(torch.zeros_like(expected) if found is None else found, expected,
+                                       rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.inference_mode()
+def test_a_faster_module_rounds_little_in_bfloat16(case):
+    """Winograd's transform costs most of it: 1.6 % where a plain convolution errs by 0.5 %."""
+    torch.manual_seed(0)
+    module, arguments = CASES[case]()
+    arguments = [x.float() if x.is_floating_point() else x for x in arguments]
+    exact = module.eval()(*arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = accelerate(module, CPU)(*arguments)
+    assert (fast - exact).norm() < 2e-2 * exact.norm()
+
+
+@pytest.mark.parametrize(("model", "size"), [("rmsin", 96), ("lavt", (72, 100))])
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_a_faster_network_gives_the_same_logits_and_gradients(nano, model, size, training):
+    """36 windows at the first stage, padding at the others; ARC with angles of both signs."""
+    results = []
+    for faster in (False, True):
+        network = nano(model, 96, fusion_heads=(1, 2, 4, 8)).double()
+        for level in network.decoder.levels:
+            if model == "rmsin":
+                nn.init.normal_(level.conv2.router.angle.weight, std=30)
+        for module in network.train(training).modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        names = set(network.state_dict())
+        if faster:
+            accelerate(network, CPU)
+        assert set(network.state_dict()) == names
+        image, token_ids, token_mask = make_inputs(4, size)
+        logits = network(image.double(), token_ids, token_mask)
+        logits.square().mean().backward()
+        gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+        results.append((logits, torch.cat([gradients[name].flatten() for name in sorted(gradients)])))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-8, atol=1e-12)
+
+
+def test_every_class_of_the_table_is_tested():
+    assert {type(make()[0]) for make in CASES.values()} == set(FASTER["cpu"])
+
+
+def test_a_subclass_runs_as_it_is_written():
+    class Louder(PixelWordAttention):
+        def forward(self, *arguments):
+            return 2 * super().forward(*arguments)
+
+    class ThirdConv(nn.Conv2d):
+        pass
+
+    fusion = Louder(8, 12).double()
+    before = fusion(*words)
+    assert type(accelerate(fusion, CPU)) is Louder and torch.equal(fusion(*words), before)
+    level = accelerate(Level(4, 6, 8, lambda i, o: ThirdConv(i, o, 3, padding=1)), CPU)
+    assert type(level.conv2) is ThirdConv
+
+
+def test_other_devices_keep_the_plain_network(nano):
+    network = nano()
+    types = [type(module) for module in network.modules()]
+    accelerate(network, torch.device("cuda"))
+    assert [type(module) for module in network.modules()] == types
+
+
+def test_the_position_bias_cached_in_evaluation_follows_the_weights(nano):
+    """Cached between passes of one size; derived anew after loading, after training, and for inference tensors."""
+    inputs, network = make_inputs(1, 64), accelerate(nano("lavt"), CPU)
+    attention = network.backbone.stages[0].blocks[1].attn
+    with torch.no_grad():
+        first = network(*inputs)
+        cached = attention.derived_bias.value
+        assert torch.equal(network(*inputs), first) and attention.derived_bias.value is cached
+        changed = {name: value * torch.arange(len(value))[:, None] if "bias_table" in name else value
+                   for name, value in network.state_dict().items()}
+        network.load_state_dict(changed)
+        second = network(*inputs)
+        assert not torch.equal(second, first)
+    network(*inputs).sum().backward()
+    assert attention.derived_bias.value is None and attention.relative_position_bias_table.grad is not None
+    with torch.inference_mode():
+        fresh = accelerate(nano("lavt"), CPU)
+        fresh.load_state_dict(changed)
+        torch.testing.assert_close(fresh(*inputs), second)

@@ -1,0 +1,29 @@
+"""The network is one graph: torch.compile has no reason to leave it, and torch.export writes it down whole."""
+import pytest
+import torch
+
+from tests.conftest import make_inputs
+
+MODELS = ["rmsin", "lavt_one"]
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_forward_pass_is_one_graph(nano, model, training):
+    torch._dynamo.reset()
+    network = nano(model).train(training)
+    explained = torch._dynamo.explain(network)(*make_inputs(2, 64))
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+
+
+@pytest.mark.parametrize("swin_type", ["nano", "tiny"])
+@pytest.mark.parametrize("model", MODELS)
+@torch.no_grad()
+def test_an_exported_network_computes_the_same_on_other_inputs(nano, model, swin_type):
+    network = nano(model, swin_type=swin_type)
+    traced_on = make_inputs(2, 64)
+    other = tuple(x.flip(0) for x in make_inputs(2, 64))
+    expected = network(*other)
+    exported = torch.export.export(network, traced_on, strict=False)
+    torch.testing.assert_close(exported.module()(*other), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(network(*other), expected)   # the export leaves nothing behind
