@@ -67,10 +67,21 @@ class Part:
 
 # What may stand in each place of the network. A place is also a flag, whose choices are the names in its row.
 PARTS: dict[str, dict[str, Part]] = {
-    "fusion": {"pwam": Part("language_fusion:PixelWordAttention")},
-    "intra_scale": {"none": Part(None), "iim": Part("intra_scale:IntraScale")},
-    "cross_scale": {"none": Part(None), "cim": Part("cross_scale:CrossScale", fixed_size=True)},
-    "decoder_conv": {"plain": Part("decoder:plain_conv"), "arc": Part("rotated_conv:AdaptiveRotatedConv")},
+    "fusion": {
+        "pwam": Part("language_fusion:PixelWordAttention"),
+    },
+    "intra_scale": {
+        "none": Part(None),
+        "iim": Part("intra_scale:IntraScale"),
+    },
+    "cross_scale": {
+        "none": Part(None),
+        "cim": Part("cross_scale:CrossScale", fixed_size=True),
+    },
+    "decoder_conv": {
+        "plain": Part("decoder:plain_conv"),
+        "arc": Part("rotated_conv:AdaptiveRotatedConv"),
+    },
 }
 
 # Where the state dict keeps the entries of each place.

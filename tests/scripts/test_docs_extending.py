@@ -8,13 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from args import get_parser
+from bert import load_tokenizer
 from data.toy import make_toy_rrsisd
+from lib.checkpoint import describe_model, save_checkpoint
+from lib.segmentation import ModelConfig, build
 from tests.launch import ROOT
 
 PAGE = (ROOT / "docs/extending.md").read_text()
 PARTS = ("args.py", "train.py", "test.py", "transforms.py", "distributed.py", "utils.py", "pyproject.toml",
-         "tests/__init__.py", "tests/conftest.py", "tests/launch.py", "bert", "data", "lib", "refer", "tools")
+         "tests/__init__.py", "tests/conftest.py", "tests/launch.py", "tests/network/__init__.py", "bert", "data",
+         "lib", "refer", "tools")
 RUN_COMMANDS = """
 import json, shlex, sys
 from pathlib import Path
@@ -30,19 +36,6 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.M | re.S)
 
 
-def edit(folder: Path, diff: str) -> None:
-    """Makes the changes of a diff without line numbers; what it would replace must be there once."""
-    first, rest = diff.split("\n", 1)
-    path = folder / first.removeprefix("--- ")
-    text = path.read_text()
-    for change in rest.split("@@\n"):
-        lines = change.splitlines()
-        before, after = ("\n".join(line[1:] for line in lines if line[0] in signs) for signs in (" -", " +"))
-        assert text.count(before) == 1, f"docs/extending.md, {path.name}: not there once:\n{before}"
-        text = text.replace(before, after)
-    path.write_text(text)
-
-
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory) -> Path:
     """The copy, with the page's files and edits."""
@@ -54,10 +47,12 @@ def extended(tmp_path_factory) -> Path:
                             ignore=lambda path, _: ["data"] if path == str(ROOT / "refer") else [])
         else:
             shutil.copy(ROOT / part, folder / part)
-    for diff in blocks("diff"):
-        edit(folder, diff)
     for text in blocks("python"):
-        (folder / text.split("\n", 1)[0].removeprefix("# ")).write_text(text)
+        path = folder / text.split("\n", 1)[0].removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for diff in blocks("diff"):
+        subprocess.run(["git", "apply", "-"], cwd=folder, input=diff, text=True, check=True)
     make_toy_rrsisd(folder / "quickstart/data", images=10, size=64)   # for its text encoder
     return folder
 
@@ -71,16 +66,38 @@ def python(folder: Path, *words: str, given: str = "") -> str:
     return done.stdout
 
 
+def run_commands(folder: Path, block: str) -> str:
+    """What the commands of a block of the page print in the copy."""
+    return python(folder, "-c", RUN_COMMANDS, given=json.dumps(block.replace("\\\n", " ").splitlines()))
+
+
+def test_the_fusion_module_is_one_file_and_one_row():
+    fusion, *_ = blocks("diff")
+    added = [line for line in fusion.splitlines() if re.match(r"[+-](?![+-])", line)]
+    assert len(added) == 1
+
+
 def test_the_fusion_module_passes_the_tests_that_the_page_gives_it(extended):
-    said = python(extended, "-m", "pytest", "tests/test_gated_fusion.py", "-p", "no:cacheprovider")
-    assert "4 passed" in said
+    said = python(extended, "-m", "pytest", "tests/network/test_gated_fusion.py", "-p", "no:cacheprovider")
+    assert "2 passed" in said
+
+
+def test_the_fusion_module_starts_from_the_network_it_extends(extended):
+    data, gates = extended / "quickstart/data", 2 * 4   # weight and bias in each stage
+    config = ModelConfig.from_args(get_parser().parse_args(
+        ["--swin_type", "nano", "--img_size", "64", "--ck_bert", str(data / "bert")]))
+    save_checkpoint(extended / "quickstart/model_best_quickstart.pth", {
+        "model": build(config).state_dict(), **describe_model(config, load_tokenizer(str(data / "bert")))})
+    said = run_commands(extended, blocks("bash")[0])
+    assert f"{gates} entries start fresh: backbone.stages.0.fusion.gate_project.weight" in said
+    saved = torch.load(extended / "checkpoints/model_best_gated.pth", weights_only=True)
+    assert saved["config"]["fusion"] == "gated"
+    assert saved["model"]["backbone.stages.0.fusion.gate_project.weight"].any()   # it began as zeros
 
 
 def test_the_data_set_is_written_without_faults_and_trains(extended):
     for script in ("make_pictures.py", "write_refer.py"):
         python(extended, script)
-    (commands,) = blocks("bash")
-    lines = commands.replace("\\\n", " ").splitlines()
-    said = python(extended, "-c", RUN_COMMANDS, given=json.dumps(lines))
+    said = run_commands(extended, blocks("bash")[1])
     assert "\n0 faults" in said and "train: 4 refs, 8 sentences, 4 images" in said
     assert (extended / "roofs.png").is_file() and (extended / "models/roofs/log.jsonl").is_file()

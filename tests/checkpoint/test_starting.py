@@ -1,0 +1,77 @@
+"""`--init_from`: a new part starts fresh and is listed; everything else must fit."""
+import pytest
+import torch
+
+from args import get_parser
+from bert import load_tokenizer
+from lib.checkpoint import describe_model
+from lib.checkpoint.official_layout import to_official
+from lib.checkpoint.starting import settings_to_start, start_from
+from lib.segmentation import ModelConfig, build
+from tests.conftest import TEXT
+from utils import UserError
+
+
+def config_of(toy, model: str, **fields) -> ModelConfig:
+    args = get_parser().parse_args(["--model", model, "--swin_type", "nano", "--img_size", "64",
+                                    "--ck_bert", str(toy / "bert")])
+    return ModelConfig(**{**ModelConfig.from_args(args).__dict__, **fields})
+
+
+def checkpoint_of(toy, config: ModelConfig) -> dict:
+    torch.manual_seed(1)
+    return {"model": build(config).state_dict(), **describe_model(config, load_tokenizer(str(toy / "bert")))}
+
+
+def test_settings_are_the_files_where_no_flag_says_otherwise(toy):
+    checkpoint = checkpoint_of(toy, config_of(toy, "lavt"))
+    config, tokenizer = settings_to_start(get_parser().parse_args([]), checkpoint)
+    assert config == config_of(toy, "lavt") and tokenizer.to_str() == checkpoint["tokenizer"]
+    config, _ = settings_to_start(get_parser().parse_args(["--decoder_conv", "arc"]), checkpoint)
+    assert config == config_of(toy, "lavt", decoder_conv="arc")
+    config, _ = settings_to_start(get_parser().parse_args(["--model", "rmsin"]), checkpoint)
+    assert config == config_of(toy, "rmsin")
+
+
+def test_parts_that_differ_start_fresh_and_are_listed(toy):
+    checkpoint, config = checkpoint_of(toy, config_of(toy, "lavt")), config_of(toy, "rmsin")
+    model = build(config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    said = start_from(model, config, checkpoint, "lavt.pth")
+    changed_part = ("cross_scale.", ".intra_scale.", ".visual_gate.", ".conv2.")
+    for name, value in model.state_dict().items():
+        expected = before if any(part in name for part in changed_part) else checkpoint["model"]
+        assert torch.equal(value, expected[name]), name
+    assert "entries start fresh: backbone.stages.0.intra_scale.rounds.0" in said
+    assert "3 entries of the file are left out: decoder.levels.0.conv2.weight" in said
+
+
+def test_an_original_checkpoint_is_a_start_too(toy):
+    config = config_of(toy, "lavt", text={**TEXT, "hidden_size": 64, "num_attention_heads": 1})
+    torch.manual_seed(1)
+    state = build(config).state_dict()
+    extended = ModelConfig(**{**config.__dict__, "decoder_conv": "arc"})
+    model = build(extended)
+    said = start_from(model, extended, to_official(state, split_text=True), "original.pth")
+    name = "backbone.patch_embed.proj.weight"
+    assert torch.equal(model.state_dict()[name], state[name])
+    assert "start fresh" in said
+
+
+@pytest.mark.parametrize("spoil", ["missing", "more", "shape"])
+def test_everything_else_must_fit(toy, spoil):
+    config = config_of(toy, "lavt")
+    checkpoint = checkpoint_of(toy, config)
+    name = "backbone.patch_embed.proj.weight"
+    if spoil == "missing":
+        del checkpoint["model"][name]
+    elif spoil == "more":
+        name = "backbone.stages.0.fusion.gate.weight"   # the part's own row has not changed
+        checkpoint["model"][name] = torch.zeros(1)
+    else:
+        checkpoint["model"][name] = torch.zeros(1)
+    model = build(config)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=rf"--init_from x.pth does not fit.*{name}"):
+        start_from(model, config, checkpoint, "x.pth")
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
