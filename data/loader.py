@@ -73,7 +73,7 @@ def log_problems(batches: Iterable[dict[str, Any]], problems: list[str]) -> Iter
             yield batch
 
 
-def heed_parent_only(worker: int) -> None:
+def ignore_signals_of_launchers(worker: int) -> None:
     """For a worker process: launchers and terminals signal it too, but its parent needs it to finish the step.
 
     Only SIGTERM from the parent itself, which has no more use for it, ends it.
@@ -91,7 +91,7 @@ def heed_parent_only(worker: int) -> None:
 def _loader(dataset: TrainSet | EvalSet, sampler: Sampler, workers: int, pin_memory: bool) -> DataLoader:
     return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
                       persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate,
-                      worker_init_fn=heed_parent_only)
+                      worker_init_fn=ignore_signals_of_launchers)
 
 
 def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: bool, rank: int, world_size: int,

@@ -18,7 +18,7 @@ from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
 from lib.segmentation import build_model
 from lib.training.optimizer import freeze_text, make_optimizer, recompute_activations
-from lib.training.update import Updater
+from lib.training.update_step import Updater
 from refer.refer import REFER
 from transforms import normalize
 from utils import UserError

@@ -6,7 +6,7 @@ import torch
 
 from distributed import any_process, gather_objects
 from lib.training.state import Progress
-from lib.training.update import Updater
+from lib.training.update_step import Updater
 from utils import UserError, log
 
 

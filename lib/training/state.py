@@ -14,7 +14,7 @@ from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig
 from lib.training.generators import generator_states, restore_generators
 from lib.training.optimizer import make_optimizer
-from lib.training.update import Updater
+from lib.training.update_step import Updater
 from utils import log, rank, world_size
 
 

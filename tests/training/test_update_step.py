@@ -5,7 +5,7 @@ from torch import nn
 
 from lib.accelerate import autocast
 from lib.training.optimizer import freeze_text, make_optimizer
-from lib.training.update import Updater
+from lib.training.update_step import Updater
 from tests.conftest import make_inputs
 
 
