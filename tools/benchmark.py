@@ -3,7 +3,7 @@
     python tools/benchmark.py forward train --swin_type base --window12 --img_size 480 --baseline
     python tools/benchmark.py loading --data FOLDER --packed FILE
 
-With --baseline each figure is also taken of the straightforward network (tools/plain.py) and loop: unfused
+With --baseline each figure is also taken of the plain network, without lib.accelerate, and of a plain loop:
 attention, masks built per forward, float32, everything given a gradient, a stop after every step, one image at a time
 in evaluation. Each form has a process of its own, with its own memory; the two take turns, so that a slow minute of
 the machine hits both. Times are medians over the rounds.
