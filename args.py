@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lib.segmentation import MODELS, PARTS, STRIDE, SWIN_VARIANTS
+from refer.layouts import DATASETS
 
-DATASETS = ("rrsisd", "refcoco", "refcoco+", "refcocog", "refclef")
 DEFAULT_SWIN_FILE = "pretrained_weights/swin_base_patch4_window12_384_22k.pth"  # ImageNet-22k, base, window 12
 
 # What a flag stands for when it is not given, by model: the recipes of the original training scripts.
@@ -133,7 +133,8 @@ def add_data(group: Group) -> None:
     group.add("--refer_data_root", default="./refer/data/", metavar="FOLDER",
               help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
     group.add("--dataset", choices=DATASETS, help="default: rrsisd for rmsin, refcoco for lavt")
-    group.add("--splitBy", default="unc", help="whose division of the data set: unc (default), umd, google, …")
+    group.add("--splitBy", default="unc", help="whose division of the data set: umd, google, …\n"
+                                              "(default: unc, or the only one that the data set has)")
     group.add("--published_masks", action="store_true",
               help="pixels in several parts of a mask count as background, as in the published code;\n"
                    "without it the parts are united")

@@ -19,6 +19,7 @@ import transforms
 from bert import tokenize
 from data.packed import PackedRefs
 from distributed import from_first_process
+from refer.masks import BadImage
 from refer.refer import REFER
 from utils import UserError, log
 
@@ -42,24 +43,29 @@ def tokenize_refs(tokenizer: Tokenizer, refs: list[dict[str, Any]]) -> RefTokens
     return RefTokens(refs, *from_first_process(lambda: tokenize(tokenizer, sentences)))
 
 
-class BadImage(UserError):
-    """A ref's image is missing or broken."""
-
-
 def load_image_and_mask(refer: REFER, ref: dict[str, Any]) -> tuple[Image.Image, np.ndarray]:
-    """A ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size. Raises `BadImage`."""
+    """A ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size. Raises `BadImage`.
+
+    A mask that is a picture must have its image's size; one that annotations hold need not (RRSIS-D's quirk).
+    """
     path = Path(refer.image_path(ref))
-    mask = refer.getMask(ref)["mask"]
+    where = refer.where(ref)
     try:
         with Image.open(path) as opened:
             opened.load()
-            return (opened if opened.mode == "RGB" else opened.convert("RGB")), mask   # converting RGB would copy it
+            image = opened if opened.mode == "RGB" else opened.convert("RGB")   # converting RGB would copy it
     except FileNotFoundError as error:
-        raise BadImage(f"ref {ref['ref_id']}: its image {path} is missing; complete the download "
+        raise BadImage(f"{where}: its image {path} is missing; complete the download "
                        "(refer/data/README.md says from where)") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadImage(f"ref {ref['ref_id']}: its image {path} cannot be read ({error}); "
+        raise BadImage(f"{where}: its image {path} cannot be read ({error}); "
                        "fetch that file again") from error
+    mask = refer.getMask(ref)["mask"]
+    if "mask_path" in (annotation := refer.refToAnn[ref["ref_id"]]) and image.size != mask.shape[::-1]:
+        raise BadImage(f"{where}: its mask {annotation['mask_path']} is {mask.shape[1]}×{mask.shape[0]}, its image "
+                       f"{path} {image.width}×{image.height}; a mask picture must have its image's size, fetch both "
+                       "again")
+    return image, mask
 
 
 def identify(refer: REFER, ref: dict[str, Any], sentence_index: int) -> dict[str, Any]:

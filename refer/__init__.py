@@ -3,9 +3,18 @@
     from refer import REFER
     index = REFER("./refer/data", "rrsisd", "unc")
 
-`refer/data/README.md` says how to lay out each data set.
+`refer/data/README.md` says how to lay out each data set. `refer.layouts`, the table of data sets, imports no package:
+so `REFER`, which needs some, is imported when it is asked for.
 """
+from typing import Any
 
-from refer.refer import DATASETS, REFER
+from refer.layouts import DATASETS
 
 __all__ = ["DATASETS", "REFER"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "REFER":
+        from refer.refer import REFER
+        return REFER
+    raise AttributeError(f"module 'refer' has no attribute {name!r}")

@@ -1,24 +1,19 @@
-"""Finds every fault of a data set in one pass: its entries, its masks, its image files.
+"""Finds every fault of a data set in one pass: here those of its entries; `refer.check_files` looks at the pictures.
 
 `REFER` refuses a data set at its first fault; here its checks report and go on, and others are added that it
-leaves to whoever reads a mask or an image. H, W: height and width in pixels; sizes in messages are W×H, as pictures'.
+leaves to whoever reads a mask or an image.
 """
 import os
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from PIL import Image
-from tqdm import tqdm
-
-from refer.masks import decode_segmentation, is_finite
-from refer.refer import REF_FIELDS, REFER, WHERE_TO_GET_IT, Entry, Id, by_id, category_of, split_includes
+from refer.entries import REF_FIELDS, Entry, Id, by_id
+from refer.layouts import DATASETS
+from refer.refer import REFER, category_of, split_includes
 from utils import UserError
 
 
@@ -32,6 +27,7 @@ class Finding:
 
 
 FAULTS = {
+    "malformed line": "a line of a file of lines is not of the form that it must have, so its sample is left out",
     "malformed entry": "a field is missing or of another type; whoever points to such an entry may count as lost, too",
     "repeated id": "an id must stand for one thing: nobody can tell which was meant",
     "unknown annotation": "a ref points to an annotation that is not there, so it has no mask",
@@ -44,6 +40,8 @@ FAULTS = {
     "malformed segmentation": "the mask cannot be decoded",
     "polygon outside its image": "its points lie more than 1 px beyond the border; the mask would be cut off there",
     "empty mask": "no pixel is referred to, so every prediction is wrong",
+    "missing mask": "complete the download (refer/data/README.md says from where)",
+    "no mask": "a picture that cannot be read, or has more than two values: fetch that file again",
     "missing image": "complete the download (refer/data/README.md says from where)",
     "broken image": "fetch that file again (refer/data/README.md says from where)",
     "size mismatch": "image file, its entry and the masks differ in size, so they may not show the same ground",
@@ -64,6 +62,8 @@ NOTES = {
                          "used is the image entry's",
     "other file name": "a ref names another file than its image's entry does: the entry's is used",
     "other split": "a name that its authors do not use: only a --split of that name reads these refs",
+    "ref without sentences": "a known quirk of gRefCOCO: such refs are left out",
+    "long sentence": "the network does not see the words beyond --max_tokens",
     "image in train and elsewhere": "evaluation on it measures memory, too; where it is so as published, figures stay "
                                     "comparable",
     "image in two splits": "none of them train, so nothing leaks",
@@ -71,12 +71,8 @@ NOTES = {
 QUIRKS = {"rrsisd": ("empty mask", "size mismatch")}  # faults that are notes there
 
 # Refs a split (refer/data/README.md), to compare with.
-PUBLISHED_REFS = {
-    ("rrsisd", "unc"): {"train": 12_181, "val": 1_740, "test": 3_481},
-    ("refcoco", "unc"): {"train": 42_404, "val": 3_811, "testA": 1_975, "testB": 1_810},
-    ("refcoco+", "unc"): {"train": 42_278, "val": 3_805, "testA": 1_975, "testB": 1_798},
-    ("refcocog", "umd"): {"train": 42_226, "val": 2_573, "test": 5_023},
-}
+PUBLISHED_REFS = {(name, split_by): dict(counts) for name, layout in DATASETS.items()
+                  for split_by, counts in layout.published_refs.items()}
 # Names of categories, the place of each being its id, to compare with.
 PUBLISHED_CATEGORIES = {
     "rrsisd": ("Expressway-Service-area", "Expressway-toll-station", "airplane", "airport", "baseballfield",
@@ -109,6 +105,7 @@ def well_formed_refs(index: REFER) -> list[Entry]:
 def check_entries(index: REFER) -> Iterator[Finding]:
     """What the annotation files say that `REFER` lets pass. No mask is decoded."""
     refs = well_formed_refs(index)
+    yield from (Finding(kind, False, message) for kind, message in index.notes)
     yield from _repeated_entries(index, refs)
     yield from _categories(index)
     yield from _sentences(refs)
@@ -171,6 +168,8 @@ def _targets(index: REFER, refs: list[Entry]) -> Iterator[Finding]:
             yield Finding("other category", False, f"{where}: the ref's is {ref['category_id']!r}, the annotation's "
                                                    f"{category_of(annotation)!r}")
     for ref in index.Refs.values():
+        if "bbox" not in index.refToAnn[ref["ref_id"]] and index.format != "refer":
+            continue  # other formats need none
         try:
             index.getRefBox(ref)
         except UserError as error:
@@ -219,152 +218,18 @@ def _splits(index: REFER, refs: list[Entry]) -> Iterator[Finding]:
             yield Finding(kind, False, f"{file_name}: {refs_of}")
 
 
-# Masks and image files
+def long_sentences(index: REFER, max_tokens: int, words_of: Callable[[str], list[str]]) -> Iterator[Finding]:
+    """Sentences whose words, [CLS] and [SEP] are more than `max_tokens`, with the words that are cut.
 
-@dataclass(frozen=True)
-class _Job:
-    """One image with its masks: all that a worker needs to know."""
-
-    path: str
-    image: Entry
-    masks: list[tuple[str, Entry]]  # what to call it, the annotation
-    read_file: bool
-    notes: tuple[str, ...]  # kinds that are no faults in this data set
-    usual_size: tuple[int, int] | None  # (H, W)
-
-
-def check_masks_and_images(index: REFER, read_images: bool = True, workers: int = 0) -> Iterator[Finding]:
-    """Decodes every mask that a ref points to and, unless told otherwise, every image that has refs, each once.
-
-    `workers` processes share the work; with 0 this one does it. A bar goes to stderr if that is a terminal.
-    Raises UserError if the folder of images is missing or a worker dies.
+    `words_of` gives a sentence's word pieces.
     """
-    if read_images and not os.path.isdir(index.IMAGE_DIR):
-        raise UserError(f"Missing the images of {index.dataset}: there is no folder {index.IMAGE_DIR}. "
-                        f"{WHERE_TO_GET_IT}; --no_images checks the annotations alone.")
-    jobs = _jobs(index, read_images)
-    with ProcessPoolExecutor(workers) if workers else _InThisProcess() as pool:
-        try:
-            results = pool.map(_check_job, jobs, chunksize=16)
-            for found in tqdm(results, "images", len(jobs), disable=None, leave=False, dynamic_ncols=True):
-                yield from found
-        except BrokenProcessPool as error:
-            raise UserError("A worker process died, perhaps for want of memory: try again with fewer workers "
-                            "(-j 0 uses none).") from error
-
-
-class _InThisProcess:
-    """Stands in for a pool of processes."""
-
-    def __enter__(self) -> "_InThisProcess":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def map(self, function: Callable[[Any], Any], jobs: Iterable[Any], chunksize: int) -> Iterator[Any]:
-        return map(function, jobs)
-
-
-def _jobs(index: REFER, read_images: bool) -> list[_Job]:
-    """One job an image that a ref, or a ref's annotation, points to."""
-    speakers: dict[Id, list[str]] = {}
-    wanted: dict[Id, list[tuple[str, Entry]]] = {}
-    for ref in well_formed_refs(index):
-        speakers.setdefault(ref["ann_id"], []).append(repr(ref["ref_id"]))
-        wanted.setdefault(ref["image_id"], [])
-    for ann_id, ref_ids in speakers.items():
-        if ann_id in index.Anns:
-            annotation = index.Anns[ann_id]
-            name = f"ref {', '.join(ref_ids)}, annotation {ann_id!r}"
-            wanted.setdefault(annotation["image_id"], []).append((name, annotation))
-    notes, usual_size = QUIRKS.get(index.dataset, ()), RRSISD_SIZE if index.dataset == "rrsisd" else None
-    images = ((index.Imgs[image_id], masks) for image_id, masks in wanted.items() if image_id in index.Imgs)
-    return [_Job(os.path.join(index.IMAGE_DIR, image["file_name"]), image, masks, read_images, notes, usual_size)
-            for image, masks in images]
-
-
-def _check_job(job: _Job) -> list[Finding]:
-    found: list[Finding] = []
-
-    def report(kind: str, message: str) -> None:
-        found.append(Finding(kind, kind in FAULTS and kind not in job.notes, message))
-
-    name, height, width = f"image {job.image['id']!r}", job.image.get("height"), job.image.get("width")
-    sizes: dict[str, tuple[int, int]] = {}  # whose: (H, W)
-    if all(isinstance(side, int) and side >= 1 for side in (height, width)):
-        sizes["its entry"] = height, width
-    else:
-        report("malformed entry",
-               f"{name}: its height and width must be numbers of pixels, but are {height!r} and {width!r}")
-    if job.read_file:
-        try:
-            sizes["its file"] = _decoded_size(job.path)
-        except FileNotFoundError:
-            report("missing image", f"{name}: there is no file {job.path}")
-        except Exception as error:  # damaged bytes surface as nearly any exception
-            report("broken image", f"{name}: {job.path} cannot be decoded ({type(error).__name__}: {error})")
-    own_size = sizes.get("its file", sizes.get("its entry"))
-    if job.usual_size and own_size and own_size != job.usual_size:
-        report("not 800×800", f"{name}, {job.path}: {_as_picture(own_size)}")
-
-    for mask_name, annotation in job.masks:
-        try:
-            mask_size = _check_mask(mask_name, annotation, height, width, report)
-        except ValueError as error:
-            report("malformed segmentation", f"{mask_name}: {error}")
-            continue
-        if mask_size and _has_rle(annotation["segmentation"]):
-            sizes[mask_name] = mask_size
-    if len(set(sizes.values())) > 1:
-        report("size mismatch", f"{name}, {job.path}: "
-                                + ", ".join(f"{whose} {_as_picture(size)}" for whose, size in sizes.items()))
-    return found
-
-
-def _decoded_size(path: str) -> tuple[int, int]:
-    """(H, W) of an image file, all of which is decoded as the samples are. Raises whatever Pillow raises."""
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    return image.height, image.width
-
-
-def _check_mask(name: str, annotation: Entry, height: object, width: object,
-                report: Callable[[str, str], None]) -> tuple[int, int] | None:
-    """Reports what is wrong with an annotation's mask, and returns the mask's size (H, W), None without a mask.
-
-    `height` and `width` are the image entry's. Raises ValueError if the segmentation is malformed.
-    """
-    segmentation = annotation.get("segmentation")
-    if segmentation is None:
-        report("malformed entry", f"{name}: its segmentation is missing")
-        return None
-    mask = decode_segmentation(segmentation, height, width)
-    pixels, area = int(np.count_nonzero(mask)), annotation.get("area")
-    if pixels == 0:
-        report("empty mask", name)
-    if is_finite(area) and AREA_SHARE * abs(area - pixels) > max(area, pixels):
-        report("area", f"{name}: area {area}, but its mask has {pixels} pixels")
-    for part in segmentation if isinstance(segmentation, list) else ():
-        if isinstance(part, list) and len(part) >= 6:
-            outside = [(x, y) for x, y in zip(part[::2], part[1::2], strict=True)
-                       if not (-BORDER_PX <= x <= width + BORDER_PX and -BORDER_PX <= y <= height + BORDER_PX)]
-            if outside:
-                report("polygon outside its image", f"{name}: {len(outside)} points, the first ({outside[0][0]:g}, "
-                                                    f"{outside[0][1]:g}), outside {_as_picture((height, width))}")
-                break
-    return mask.shape
-
-
-def _has_rle(segmentation: object) -> bool:
-    """Whether a mask has a size of its own; polygons take the image entry's."""
-    parts = segmentation if isinstance(segmentation, list) else [segmentation]
-    return any(isinstance(part, dict) for part in parts)
-
-
-def _as_picture(size: tuple[int, int]) -> str:
-    """(H, W) as W×H."""
-    return f"{size[1]}×{size[0]}"
+    for ref in index.Refs.values():
+        for sentence in ref["sentences"]:
+            words = words_of(sentence["raw"])
+            if len(words) + 2 > max_tokens:
+                cut = " ".join(words[max_tokens - 1:]).replace(" ##", "") or "[SEP] alone"
+                yield Finding("long sentence", False, f"{index.where(ref)}, sentence {sentence['sent_id']!r}: "
+                                                      f"{len(words) + 2} tokens; beyond {max_tokens}: {cut}")
 
 
 # Summary
@@ -373,9 +238,9 @@ def summarize(index: REFER) -> dict[str, Any]:
     """Counts of what the index holds, as plain data.
 
     `refs`, `sentences` and `images` (those with refs), the same for each of `splits`; `categories` maps names to
-    refs, `categories_by_split` every name, in the file's order, to refs of each split, and `published` splits to refs
-    (None for a data set whose published counts are not known here). `refs_in_file` also counts the refs that faults
-    leave out of the index.
+    refs, `categories_by_split` every name, in the file's order, to refs of each split, `published` splits to refs and
+    `published_sentences` splits to sentences (None where the published counts are not known here). `no_target` counts
+    refs to nothing, `refs_in_file` also the refs that faults leave out of the index.
     """
     refs = list(index.Refs.values())
     splits = list(dict.fromkeys([*index.layout.splits[index.splitBy], *index.split_counts()]))  # published ones first
@@ -387,6 +252,8 @@ def summarize(index: REFER) -> dict[str, Any]:
         "categories_by_split": {name: {split: refs_of[name, split] for split in splits}
                                 for name in index.Cats.values()},
         "published": PUBLISHED_REFS.get((index.dataset, index.splitBy)),
+        "published_sentences": dict(index.layout.published_sentences) or None,
+        "no_target": sum(bool(ref.get("no_target")) for ref in refs),
     }
 
 

@@ -3,11 +3,39 @@ import math
 import reprlib
 
 import numpy as np
+from PIL import Image
 from pycocotools import mask as coco_mask
+
+from utils import UserError
 
 # pycocotools walks an outline pixel by pixel with 32-bit numbers: a wild coordinate would exhaust memory.
 _LARGEST_COORDINATE_PX = 100_000
 _LARGEST_MASK_PX = 2**31 - 1
+
+
+class BadImage(UserError):
+    """A ref's image, or the picture that is its mask, is missing, broken or no mask."""
+
+
+def read_mask_picture(path: str, object_above: int = 0) -> np.ndarray:
+    """A mask stored as a picture: (H, W) uint8 of 0 and 1, 1 where the value exceeds `object_above`.
+
+    Of several channels the first counts. Raises ValueError if there is no such picture, it cannot be read, or it has
+    more than two values.
+    """
+    try:
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened)
+    except FileNotFoundError as error:
+        raise ValueError(f"its mask {path} is missing") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"its mask {path} cannot be read ({error})") from error
+    pixels = pixels if pixels.ndim == 2 else pixels[..., 0]
+    values = np.unique(pixels)
+    if len(values) > 2:
+        raise ValueError(f"its mask {path} has {len(values)} different values: a mask has two at most, so this is "
+                         "some other picture")
+    return (pixels > object_above).astype(np.uint8)
 
 
 def decode_segmentation(

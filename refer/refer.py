@@ -1,62 +1,36 @@
-"""The index over a data set of referring expressions in REFER's layout, with the method names its users know.
+"""The index over a data set of referring expressions, with the method names that users of REFER know.
 
 A *ref* is one referred object with its sentences; it points to one *annotation* (the object's mask and
 box) and to one image. Ids are whatever the files use, int or str. H, W: height and width in pixels.
 """
 
-import json
 import os
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from typing import Any, NoReturn
 
 import numpy as np
 
-from refer.masks import decode_segmentation, is_finite
-from refer.plain_pickle import load_plain_pickle
+from refer import readers
+from refer.entries import (
+    ANNOTATION_FIELDS,
+    CATEGORY_FIELDS,
+    IMAGE_FIELDS,
+    REF_FIELDS,
+    SENTENCE_FIELDS,
+    WHERE_TO_GET_IT,
+    Entry,
+    Id,
+    OnFault,
+    by_id,
+    refuse,
+)
+from refer.layouts import DATASETS, split_by_of
+from refer.masks import BadImage, decode_segmentation, is_finite, read_mask_picture
 from utils import UserError
 
-Id = int | str
 Ids = Id | Iterable[Id]
-Entry = dict[str, Any]  # a ref, annotation, image, category or sentence, exactly as its file has it
-OnFault = Callable[[str, str], None]  # called with the kind of a fault, in a few words, and its message
-
-WHERE_TO_GET_IT = "refer/data/README.md says how to lay out each data set and where to get it"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What sets one data set apart from the others."""
-
-    image_folder: str  # below DATA_ROOT/images
-    splits: Mapping[str, tuple[str, ...]]  # splitBy: the splits its authors published
-    corner_boxes: bool = False  # `bbox` is (x1, y1, x2, y2), not COCO's (x, y, width, height)
-
-
-_COCO = "mscoco/images/train2014"
-_PLAIN = ("train", "val", "test")
-_LETTERED = ("train", "val", "testA", "testB")
-DATASETS: dict[str, Layout] = {
-    "rrsisd": Layout("rrsisd/JPEGImages", {"unc": _PLAIN}, corner_boxes=True),
-    "refcoco": Layout(_COCO, {"unc": _LETTERED, "google": _PLAIN}),
-    "refcoco+": Layout(_COCO, {"unc": _LETTERED}),
-    "refcocog": Layout(_COCO, {"google": ("train", "val"), "umd": _PLAIN}),
-    "refclef": Layout("saiapr_tc-12", {"unc": (*_LETTERED, "testC"), "berkeley": _PLAIN}),
-}
-
-# What the index relies on, field by field. RRSIS-D's annotations spell their category `categories_id`.
-REF_FIELDS = {"ref_id": Id, "ann_id": Id, "image_id": Id, "category_id": Id, "split": str, "sentences": list}
-SENTENCE_FIELDS = {"sent_id": Id, "raw": str, "tokens": list}
-_ANNOTATION = {"id": Id, "image_id": Id}
-_IMAGE = {"id": Id, "file_name": str}
-_CATEGORY = {"id": Id, "name": str}
-
-
-def refuse(kind: str, message: str) -> NoReturn:
-    """What `REFER` does about a fault unless told otherwise."""
-    raise UserError(message)
 
 
 class REFER:
@@ -64,7 +38,9 @@ class REFER:
 
     Attributes:
         ROOT_DIR, DATA_DIR, IMAGE_DIR: folders of this module, of the annotations, of the images (str).
-        data: {"dataset", "refs", "images", "annotations", "categories"}, as read from the files.
+        format: how the files are written, a key of `refer.readers.READERS`. notes: harmless things found in them,
+            (kind, message). annotation_files: paths of the files that the index was read from.
+        data: {"dataset", "refs", "images", "annotations", "categories"}, as the reader found them.
         Refs, Anns, Imgs: id -> entry. Cats: category id -> name. Sents: sentence id -> sentence.
         imgToRefs, imgToAnns, catToRefs: id -> list of entries, for ids that have any.
         refToAnn, annToRef, sentToRef: id -> entry. sentToTokens: sentence id -> list of words.
@@ -76,7 +52,7 @@ class REFER:
         self, data_root: str | os.PathLike, dataset: str = "refcoco", splitBy: str = "unc", drop_overlaps: bool = False,
         on_fault: OnFault = refuse,
     ) -> None:
-        """Reads DATA_ROOT/DATASET/refs(SPLITBY).p and DATA_ROOT/DATASET/instances.json.
+        """Reads the annotation files of DATA_ROOT/DATASET, in whatever format of `refer.readers` they are.
 
         `drop_overlaps` makes masks of several parts as the published code did (see `decode_segmentation`).
 
@@ -89,6 +65,7 @@ class REFER:
         """
         if dataset not in DATASETS:
             raise UserError(f"Unknown data set '{dataset}': choose --dataset from {', '.join(DATASETS)}.")
+        splitBy = split_by_of(dataset, splitBy)
         self.dataset, self.splitBy, self.layout = dataset, splitBy, DATASETS[dataset]
         self.drop_overlaps = drop_overlaps
         if splitBy not in self.layout.splits:
@@ -96,25 +73,21 @@ class REFER:
             raise UserError(f"{dataset} is not split by '{splitBy}': choose --splitBy from {choices}.")
 
         self.ROOT_DIR = os.path.abspath(os.path.dirname(__file__))
-        self.DATA_DIR = os.path.join(data_root, dataset)
-        self.IMAGE_DIR = os.path.join(data_root, "images", self.layout.image_folder)
-        self._refs_path = os.path.join(self.DATA_DIR, f"refs({splitBy}).p")
-        self._instances_path = os.path.join(self.DATA_DIR, "instances.json")
-        _require(os.path.isdir, data_root, "the data root (--refer_data_root)")
-        _require(os.path.isdir, self.DATA_DIR, f"the annotation folder of {dataset}")
-        _require(os.path.isfile, self._refs_path, f"the refs of {dataset} split by '{splitBy}'")
-        _require(os.path.isfile, self._instances_path, f"the annotations of {dataset}")
-
-        refs = load_plain_pickle(self._refs_path)
-        self.data = {"dataset": dataset, "refs": refs, **_read_instances(self._instances_path)}
+        self.DATA_DIR = os.path.join(data_root, self.layout.folder or dataset)
+        self.format, content = readers.read(data_root, dataset, self.layout, splitBy, on_fault)
+        self.IMAGE_DIR, self.annotation_files, self.notes = content.image_dir, content.files, content.notes
+        self._refs_path, self._instances_path = content.refs_path, content.instances_path
+        self._line_files = content.line_files
+        self.data = {"dataset": dataset, "refs": content.refs, "images": content.images,
+                     "annotations": content.annotations, "categories": content.categories}
         self._build_index(on_fault)
 
     def _build_index(self, on_fault: OnFault) -> None:
         instances_path = self._instances_path
         self.Refs = by_id(self.data["refs"], "ref", REF_FIELDS, self._refs_path, on_fault)
-        self.Anns = by_id(self.data["annotations"], "annotation", _ANNOTATION, instances_path, on_fault)
-        self.Imgs = by_id(self.data["images"], "image", _IMAGE, instances_path, on_fault)
-        categories = by_id(self.data["categories"], "category", _CATEGORY, instances_path, on_fault)
+        self.Anns = by_id(self.data["annotations"], "annotation", ANNOTATION_FIELDS, instances_path, on_fault)
+        self.Imgs = by_id(self.data["images"], "image", IMAGE_FIELDS, instances_path, on_fault)
+        categories = by_id(self.data["categories"], "category", CATEGORY_FIELDS, instances_path, on_fault)
         self.Cats: dict[Id, str] = {id_: category["name"] for id_, category in categories.items()}
         if not self.data["refs"]:
             raise UserError(f"{self._refs_path} holds no refs. Download it again: {WHERE_TO_GET_IT}.")
@@ -196,11 +169,6 @@ class REFER:
         """Ids of all categories."""
         return list(self.Cats)
 
-    @property
-    def annotation_files(self) -> tuple[str, str]:
-        """Paths of the two files that the index was read from."""
-        return self._refs_path, self._instances_path
-
     def split_counts(self) -> dict[str, int]:
         """How many refs each split has, under the name that the refs file gives it."""
         return dict(Counter(ref["split"] for ref in self.Refs.values()))
@@ -248,15 +216,29 @@ class REFER:
     def getMask(self, ref: Entry | Id) -> dict[str, Any]:
         """{"mask": (H, W) uint8 of 0 and 1, "area": how many ones, int}, given the ref or its id.
 
-        `decode_segmentation` says what H and W are. Raises UserError if the segmentation is malformed.
+        `decode_segmentation` says what H and W are; a mask that is a picture has its size. Raises UserError if the
+        segmentation is malformed, BadImage if the picture is missing, broken or no mask.
         """
         ref = self._as_ref(ref)
-        image, segmentation = self.Imgs[ref["image_id"]], self.refToAnn[ref["ref_id"]].get("segmentation")
+        image, annotation = self.Imgs[ref["image_id"]], self.refToAnn[ref["ref_id"]]
+        if "mask_path" in annotation:
+            try:
+                mask = read_mask_picture(annotation["mask_path"], annotation["object_above"])
+            except ValueError as error:
+                raise BadImage(f"{self.where(ref)}: {error}") from error
+            return {"mask": mask, "area": int(np.count_nonzero(mask))}
+        segmentation = annotation.get("segmentation")
         try:
             mask = decode_segmentation(segmentation, image.get("height"), image.get("width"), self.drop_overlaps)
         except ValueError as error:
             self._refuse_annotation(ref, f"its segmentation is malformed: {error}")
         return {"mask": mask, "area": int(np.count_nonzero(mask))}
+
+    def where(self, ref: Entry | Id) -> str:
+        """Which ref it is, for a message: file and line where the files have lines."""
+        ref = ref if isinstance(ref, dict) else self._as_ref(ref)
+        path = self._line_files.get(ref["split"])
+        return f"{path}, line {ref['line']}" if path and "line" in ref else f"ref {ref['ref_id']}"
 
     def _as_ref(self, ref: Entry | Id) -> Entry:
         return self.loadRefs([ref.get("ref_id") if isinstance(ref, dict) else ref])[0]
@@ -328,79 +310,3 @@ def split_includes(asked: str, own: str) -> bool:
 def category_of(annotation: Entry) -> Id | None:
     """The category id of an annotation, None if it has none; RRSIS-D calls it `categories_id`."""
     return annotation.get("category_id", annotation.get("categories_id"))
-
-
-# Files
-
-
-def _require(test: Callable[[str], bool], path: str | os.PathLike, what: str) -> None:
-    if not test(path):
-        kind = "folder" if test is os.path.isdir else "file"
-        raise UserError(f"Missing {what}: there is no {kind} {os.fspath(path)}. {WHERE_TO_GET_IT}.")
-
-
-def _read_instances(path: str) -> dict[str, list[Entry]]:
-    """The images, annotations and categories of an instances.json."""
-    try:
-        with open(path, "rb") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}). Check that you may read it.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not valid JSON ({error}). It may be truncated: download it again, {WHERE_TO_GET_IT}."
-        ) from error
-    names = ("images", "annotations", "categories")
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in names):
-        raise UserError(
-            f"{path} must be a JSON object with the lists {', '.join(names)}. Download it again: "
-            f"{WHERE_TO_GET_IT}."
-        )
-    return {name: content[name] for name in names}
-
-
-def by_id(
-    entries: object, what: str, fields: Mapping[str, Any], where: str, on_fault: OnFault = refuse
-) -> dict[Id, Entry]:
-    """The entries by their id (the first of `fields`), each with all fields and of the right types.
-
-    An entry repeated word for word is harmless and passes, except for a ref: it would be scored twice.
-    Every other is reported to `on_fault` and left out; of two with one id, the second. Raises UserError if
-    `entries` is no list.
-    """
-    if not isinstance(entries, list):
-        raise UserError(
-            f"{where} must hold a list of {what} entries, but holds {reprlib.repr(entries)}. "
-            f"{WHERE_TO_GET_IT}."
-        )
-    id_field = next(iter(fields))
-    found: dict[Id, Entry] = {}
-    for position, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            on_fault(
-                "malformed entry",
-                f"{where}: {what} entry {position} (from 0) must be a dict with {', '.join(fields)}, but is "
-                f"{reprlib.repr(entry)}. {WHERE_TO_GET_IT}.",
-            )
-            continue
-        wrong = {field: kind for field, kind in fields.items() if not isinstance(entry.get(field), kind)}
-        for field, kind in wrong.items():
-            given = reprlib.repr(entry[field]) if field in entry else "missing"
-            on_fault(
-                "malformed entry",
-                f"{where}: '{field}' of {what} entry {position} (from 0) must be "
-                f"{kind.__name__ if isinstance(kind, type) else kind}, but is {given}. {WHERE_TO_GET_IT}.",
-            )
-        if wrong:
-            continue
-        entry_id = entry[id_field]
-        if entry_id not in found:
-            found[entry_id] = entry
-        elif what == "ref" or found[entry_id] != entry:
-            on_fault(
-                "repeated id",
-                f"{where}: two {what} entries have the {id_field} {entry_id!r} (the second is entry "
-                f"{position}, from 0), but an id must stand for one. Remove one, or download the file again: "
-                f"{WHERE_TO_GET_IT}.",
-            )
-    return found

@@ -4,8 +4,9 @@ Exit status: 0 without faults (notes are harmless), 1 with faults, 2 if the data
 """
 import argparse
 import os
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from distributed import user_errors
-from refer.check import FAULTS, NOTES, Finding, check_entries, check_masks_and_images, read_index, summarize
+from refer.check import FAULTS, NOTES, Finding, check_entries, long_sentences, read_index, summarize
+from refer.check_files import check_masks_and_images
 from refer.refer import REFER
 from utils import UserError, write_json
 
@@ -24,6 +26,10 @@ def get_parser() -> argparse.ArgumentParser:
                         help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
     parser.add_argument("--dataset", default="rrsisd", help="default: rrsisd")
     parser.add_argument("--splitBy", default="unc", help="whose division of the data set (default: unc)")
+    parser.add_argument("--max_tokens", type=int, metavar="N",
+                        help="list sentences of more tokens, [CLS] and [SEP] included (default: the data set's own)")
+    parser.add_argument("--bert_tokenizer", default="", metavar="FOLDER",
+                        help="count its word pieces (default: words and marks, of which there are fewer)")
     parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     parser.add_argument("--no_images", action="store_true", help="do not look at image files")
     parser.add_argument("--examples", default=5, type=int, metavar="N", help="shown of each kind (default: 5)")
@@ -60,17 +66,21 @@ def show(result: dict[str, Any]) -> None:
             if 0 < len(entry["examples"]) < entry["count"]:
                 print(f"    … and {entry['count'] - len(entry['examples']):,} more")
     summary = result["summary"]
-    published = summary["published"] or {}
+    unit = "sentences" if summary["published_sentences"] else "refs"
+    published = summary["published_sentences"] or summary["published"] or {}
     left_out = summary["refs_in_file"] - summary["refs"]
     print(f"{result['dataset']} ({result['splitBy']}): {describe(summary)}"
+          + (f", {summary['no_target']:,} refs without a target" if summary["no_target"] else "")
           + (f"; {left_out:,} refs are left out for their faults" if left_out else ""))
     for split in dict.fromkeys([*published, *summary["splits"]]):
         counts = summary["splits"].get(split, {"refs": 0, "sentences": 0, "images": 0})
-        print(f"    {split}: {describe(counts)}" + (f"; published: {published.get(split, 0):,}" if published else ""))
+        print(f"    {split}: {describe(counts)}"
+              + (f"; published: {published.get(split, 0):,}{' sentences' if unit == 'sentences' else ''}"
+                 if published else ""))
     show_categories(summary["categories_by_split"])
     if published:
-        as_published = published == {split: counts["refs"] for split, counts in summary["splits"].items()}
-        print(f"published: {sum(published.values()):,} refs in all; this is "
+        as_published = published == {split: counts[unit] for split, counts in summary["splits"].items()}
+        print(f"published: {sum(published.values()):,} {unit} in all; this is "
               + ("the same" if as_published else "a part, or another version, which is no fault"))
     faults, notes = (sum(entry["count"] for entry in result[group].values()) for group in ("faults", "notes"))
     print(f"{faults:,} faults, {notes:,} notes" + ("" if result["images_checked"] else "; images were not looked at"))
@@ -98,10 +108,15 @@ def run(args: argparse.Namespace) -> int:
     for flag, least in (("examples", 0), ("workers", 0), ("samples", 1)):
         if getattr(args, flag) < least:
             raise UserError(f"--{flag} {getattr(args, flag)}: give a number of at least {least}")
+    if args.max_tokens is not None and args.max_tokens < 3:
+        raise UserError(f"--max_tokens {args.max_tokens}: give a number of at least 3")
     index, refused = read_index(args.refer_data_root, args.dataset, args.splitBy)
+    max_tokens = args.max_tokens or index.layout.max_tokens
     drawn = draw_pictures(index, args) if args.pictures else ""  # first: a FILE that cannot be written costs no minutes
-    findings = chain(refused, check_entries(index), check_masks_and_images(index, not args.no_images, args.workers))
-    result = {"dataset": args.dataset, "splitBy": args.splitBy, "refer_data_root": str(args.refer_data_root),
+    findings = chain(refused, check_entries(index), long_sentences(index, max_tokens, words_by(args.bert_tokenizer)),
+                     check_masks_and_images(index, not args.no_images, args.workers))
+    result = {"dataset": args.dataset, "splitBy": index.splitBy, "format": index.format, "max_tokens": max_tokens,
+              "refer_data_root": str(args.refer_data_root),
               "images_checked": not args.no_images, **collect(findings, args.examples), "summary": summarize(index)}
     sys.stdout.reconfigure(errors="backslashreplace")  # names come from files
     show(result)
@@ -110,6 +125,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(Path(args.json), result)
     return 1 if result["faults"] else 0
+
+
+def words_by(tokenizer: str) -> Callable[[str], list[str]]:
+    """What cuts a sentence into words: the tokenizer of a folder, or, for '', letters and marks."""
+    if not tokenizer:
+        return lambda sentence: re.findall(r"\w+|[^\w\s]", sentence.lower())
+    from bert import load_tokenizer  # takes seconds
+    loaded = load_tokenizer(tokenizer)
+    return lambda sentence: loaded.encode(sentence, add_special_tokens=False).tokens
 
 
 def draw_pictures(index: REFER, args: argparse.Namespace) -> str:

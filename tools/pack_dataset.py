@@ -10,10 +10,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from args import DATASETS, positive
+from args import positive
 from data.dataset import load_image_and_mask
 from data.packed import verify_packed, write_packed
 from distributed import user_errors
+from refer.layouts import DATASETS
 from refer.refer import REFER
 from utils import UserError, log
 

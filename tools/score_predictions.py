@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from args import DATASETS, positive
+from args import positive
 from data import identify
 from distributed import user_errors
 from lib.evaluation.metrics import count_pixels, format_metrics
 from lib.evaluation.tables import format_table, make_sample, summarize
+from refer.layouts import DATASETS
 from refer.masks import decode_segmentation
 from refer.refer import REFER
 from transforms import resize_mask

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refer import REFER, check
-from refer.check import FAULTS, NOTES, Finding, check_entries, check_masks_and_images, read_index, summarize
+from refer import REFER, check, check_files
+from refer.check import FAULTS, NOTES, Finding, check_entries, read_index, summarize
+from refer.check_files import check_masks_and_images
 from refer.refer import DATASETS
 from tools import check_dataset, ref_sheet
 from utils import UserError
@@ -418,7 +419,7 @@ def test_refer_refuses_an_unlisted_category(data):
 
 def test_each_image_is_read_once_and_only_if_asked(data, monkeypatch):
     read = []
-    monkeypatch.setattr(check, "_decoded_size", lambda path: read.append(path) or (64, 64))
+    monkeypatch.setattr(check_files, "_decoded_size", lambda path: read.append(path) or (64, 64))
     data.findings()
     assert len(read) == len(set(read)) == 20
     (data.images / "00003.jpg").unlink()
@@ -436,7 +437,7 @@ def die(job: object) -> None:
 
 
 def test_a_worker_that_dies_is_a_user_error(data, monkeypatch):
-    monkeypatch.setattr(check, "_check_job", die)
+    monkeypatch.setattr(check_files, "_check_job", die)
     with pytest.raises(UserError, match="A worker process died"):
         data.findings(workers=1)
 

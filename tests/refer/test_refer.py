@@ -419,7 +419,8 @@ def test_unknown_data_set_and_wrong_split_by():
         REFER(".", "coco")
     with pytest.raises(UserError, match="refcocog is not split by 'unc': choose --splitBy from google, umd"):
         REFER(".", "refcocog")
-    assert list(DATASETS) == ["rrsisd", "refcoco", "refcoco+", "refcocog", "refclef"]
+    assert list(DATASETS) == ["rrsisd", "refcoco", "refcoco+", "refcocog", "refclef", "grefcoco", "refsegrs",
+                              "risbench", "uavid_ris", "vdd_ris", "remotesam-270k"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,46 @@
+"""COCO's JSON, a file a split, NAME_SPLIT.json: an annotation is a ref, with its `sentences` beside COCO's fields.
+
+tools/convert_dataset.py writes it; any program that knows COCO reads masks, boxes and categories from it.
+"""
+import os
+
+from refer.entries import Content, Entry, OnFault, read_instances, require
+from refer.readers.place import Place
+
+REF_FIELDS = ("ref_id", "sentences", "no_target")  # of an annotation, beside COCO's
+
+
+def find(place: Place) -> list[str]:
+    """The files that are there."""
+    return list(place.files_of_splits(place.dataset + "_{split}.json").values())
+
+
+def read(place: Place, on_fault: OnFault) -> Content:
+    """Reads all splits. Raises UserError if no file is there or one is damaged."""
+    pattern = place.dataset + "_{split}.json"
+    paths = place.files_of_splits(pattern)
+    if not paths:
+        require(os.path.isfile, os.path.join(place.folder, pattern.format(split="train")),
+                f"the refs of {place.dataset}")
+    refs: list[Entry] = []
+    lists: dict[str, list[Entry]] = {"images": [], "annotations": [], "categories": []}
+    for split, path in paths.items():
+        for name, entries in read_instances(path).items():
+            lists[name] += entries if name == "annotations" else _new(entries, lists[name])
+            if name == "annotations":
+                refs += [_ref_of(entry, split) for entry in entries if isinstance(entry, dict)]
+    where = os.path.join(place.folder, pattern.format(split="*"))
+    return Content(refs, **lists, image_dir=place.image_dir, files=tuple(paths.values()), refs_path=where,
+                   instances_path=where)
+
+
+def _new(entries: list[Entry], known: list[Entry]) -> list[Entry]:
+    """Those of the entries that no earlier split has: images and categories stand in each file that needs them."""
+    seen = {str(sorted(entry.items())) for entry in known if isinstance(entry, dict)}
+    return [entry for entry in entries if not isinstance(entry, dict) or str(sorted(entry.items())) not in seen]
+
+
+def _ref_of(annotation: Entry, split: str) -> Entry:
+    own = {name: annotation[name] for name in REF_FIELDS if name in annotation}
+    return {**own, "ann_id": annotation.get("id"), "image_id": annotation.get("image_id"),
+            "category_id": annotation.get("category_id"), "split": split}
