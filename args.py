@@ -1,10 +1,12 @@
 """Every flag of the scripts, in groups, and the recipe of each model. Nothing here imports torch."""
 import argparse
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from lib.evaluation import NO_TARGET_PIXELS
 from lib.segmentation import MODELS, PARTS, STRIDE, SWIN_VARIANTS
-from refer.layouts import DATASETS
+from refer.layouts import DATASETS, default_max_tokens, parse_datasets
 
 DEFAULT_SWIN_FILE = "pretrained_weights/swin_base_patch4_window12_384_22k.pth"  # ImageNet-22k, base, window 12
 
@@ -24,6 +26,14 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return number
+
+
+def tokens(text: str) -> int:
+    """An argparse type: a whole number of at least 3, for [CLS], a word and [SEP]."""
+    number = int(text)
+    if number < 3:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 3")
     return number
 
 
@@ -68,12 +78,23 @@ class RecipeParser(argparse.ArgumentParser):
         for name, value in {**RECIPES[args.model], **MODELS[args.model]}.items():
             if getattr(args, name, "not a flag of this script") is None:
                 setattr(args, name, value)
+        if "dataset" in vars(args):
+            self.fill_in_data(args)
         if args.pretrained_swin_weights is None:
             takes_default = args.model == "rmsin" and args.swin_type == "base"
             args.pretrained_swin_weights = DEFAULT_SWIN_FILE if takes_default else ""
         if PARTS["cross_scale"][args.cross_scale].fixed_size and args.img_size % STRIDE:
             nearest = max(1, round(args.img_size / STRIDE)) * STRIDE
             self.error(f"--img_size {args.img_size}: {args.model} needs a multiple of {STRIDE}, {nearest} for example")
+
+    def fill_in_data(self, args: argparse.Namespace) -> None:
+        """What follows from the data sets that are named."""
+        try:
+            names = [name for name, _ in parse_datasets(args.dataset, args.splitBy)]
+        except ValueError as error:
+            self.error(str(error))
+        if getattr(args, "max_tokens", "not a flag of this script") is None:
+            args.max_tokens = default_max_tokens(names)
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -132,9 +153,17 @@ def add_data(group: Group) -> None:
     """Where samples come from."""
     group.add("--refer_data_root", default="./refer/data/", metavar="FOLDER",
               help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
-    group.add("--dataset", choices=DATASETS, help="default: rrsisd for rmsin, refcoco for lavt")
+    names = "\n".join(textwrap.wrap(", ".join(DATASETS), 80))
+    group.add("--dataset", metavar="NAME",
+              help=f"{names}\n(default: rrsisd for rmsin, refcoco for lavt);\n"
+                   "train.py takes several, NAME[:SPLITBY],…, and validates on the first")
     group.add("--splitBy", default="unc", help="whose division of the data set: umd, google, …\n"
                                               "(default: unc, or the only one that the data set has)")
+    group.add("--max_tokens", type=tokens, metavar="N",
+              help="of a sentence, [CLS] and [SEP] included; the rest is cut\n"
+                   "(default: 20, risbench 50; a checkpoint brings its own)")
+    group.add("--no_target_pixels", default=NO_TARGET_PIXELS, type=positive, metavar="N",
+              help=f"a mask of fewer pixels means that there is no target (default: {NO_TARGET_PIXELS}); for grefcoco")
     group.add("--published_masks", action="store_true",
               help="pixels in several parts of a mask count as background, as in the published code;\n"
                    "without it the parts are united")
@@ -166,6 +195,10 @@ def add_training(group: Group) -> None:
     group.add("--train_embeddings", action="store_true", help="train BERT's embeddings too")
     group.add("--bert_dropout", action=argparse.BooleanOptionalAction,
               help="BERT's dropouts in training (default: on for rmsin and lavt_one, off for lavt)")
+    group.add("--exclude", default="", metavar="FILE",
+              help="training refs to leave out: ids or file names, one a line; or a list of refer/exclusions")
+    group.add("--allow_leak", action="store_true",
+              help="train on images that are in a test split of another of the data sets")
     group.add("--published_validation", action="store_true",
               help="choose the best epoch on one random sentence a ref, as in the published code;\n"
                    "without it on all sentences")

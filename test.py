@@ -10,14 +10,13 @@ with importing_much():
 
     import distributed
     import utils
-    from data import EvalSet, eval_loader, log_problems
+    from data import EvalSet, eval_loader, log_problems, read_refs
     from lib.accelerate import accelerate, prepare_for_inference, set_up_cpu
     from lib.checkpoint import restore
     from lib.evaluation.metrics import evaluate
     from lib.evaluation.predictions import Recorder
     from lib.evaluation.results import collect, describe, make_folders, make_results, write_outputs
     from lib.report.page import read_probe
-    from refer.refer import REFER
     from utils import log
 
 
@@ -32,14 +31,15 @@ def run(args: Namespace) -> None:
     accelerate(model.to(device), device)
     prepare_for_inference(model, args.amp, args.fuse)
 
-    refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
-    dataset = EvalSet(refer, args.split, tokenizer, config.img_size, args.seed if args.shuffle_sentences else None,
-                      skip_bad_images=args.skip_bad_images, packed=args.packed)
+    refs = read_refs(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
+    dataset = EvalSet(refs, args.split, tokenizer, config.img_size, args.seed if args.shuffle_sentences else None,
+                      skip_bad_images=args.skip_bad_images, packed=args.packed, max_tokens=config.max_tokens)
     batches = eval_loader(dataset, args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     readable = log_problems(utils.progress(batches, args.split), problems := [])
     recorder = Recorder(dataset.original_mask if args.eval_ori_size else None,
                         keep=bool(args.save_predictions or args.report))
-    outcome = collect(evaluate(model, readable, device, args.amp, recorder), recorder, len(problems))
+    outcome = collect(evaluate(model, readable, device, args.amp, recorder), recorder, len(problems), dataset.no_target,
+                      args.no_target_pixels)
     log(describe(outcome, config.model, [style for style in ("latex", "markdown") if getattr(args, style)]))
 
     if (args.results or args.report or args.save_predictions) and utils.rank() == 0:

@@ -21,19 +21,21 @@ with importing_much():
 
     import distributed
     import utils
-    from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
+    from data import EvalSet, TrainSet, eval_loader, log_problems, read_refs, train_loader
     from lib.accelerate import accelerate, set_up_cpu
     from lib.checkpoint.starting import make_network
-    from lib.evaluation.metrics import compute_metrics, evaluate, format_metrics
+    from lib.evaluation.generalized import format_all
+    from lib.evaluation.metrics import evaluate
     from lib.losses import segmentation_loss
     from lib.model import ReferringSegmenter
+    from lib.segmentation import ModelConfig
     from lib.training.generators import seed_everything
     from lib.training.nonfinite import NonFiniteGuard
     from lib.training.optimizer import freeze_text, recompute_activations
     from lib.training.resume import choose_start, goes_on, refuse_changes, set_earlier_run_aside
     from lib.training.run_record import RunRecord
     from lib.training.state import TrainingState
-    from refer.refer import REFER
+    from refer.table import RefTable
     from transforms import normalize
     from utils import UserError, log
 
@@ -42,16 +44,18 @@ class Interrupted(Exception):
     """A signal asked the run to stop; it was saved."""
 
 
-def make_loaders(args: Namespace, refer: REFER, tokenizer: Tokenizer, size_px: int) -> tuple[DataLoader, DataLoader]:
-    """This process's loaders of the train split and of the val split."""
-    train_set = TrainSet(refer, "train", tokenizer, size_px, args.seed, args.random_box_share, args.skip_bad_images,
-                         args.packed)
-    val_set = EvalSet(refer, "val", tokenizer, size_px, skip_bad_images=args.skip_bad_images, packed=args.packed,
+def make_loaders(args: Namespace, refs: RefTable, tokenizer: Tokenizer,
+                 config: ModelConfig) -> tuple[DataLoader, DataLoader]:
+    """This process's loaders of the train split and of the val split; of several data sets the first one's."""
+    shared = {"skip_bad_images": args.skip_bad_images, "packed": args.packed, "max_tokens": config.max_tokens}
+    train_set = TrainSet(refs, "train", tokenizer, config.img_size, args.seed, args.random_box_share,
+                         exclude=args.exclude, allow_leak=args.allow_leak, **shared)
+    val_set = EvalSet(refs, "val", tokenizer, config.img_size, source=0, **shared,
                       one_sentence_seed=args.seed if args.published_validation else None)
     common = (args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     train_batches = train_loader(train_set, *common, accumulate=args.accumulate)
     if not len(train_batches):
-        raise UserError(f"the train split of {args.dataset} has {len(train_set)} refs, fewer than an update of "
+        raise UserError(f"the train split of {args.dataset} has {len(train_set)} samples, fewer than an update of "
                         f"{args.accumulate} batch(es) of {args.batch_size} for each of {utils.world_size()} "
                         "process(es): lower --batch-size or --accumulate")
     return train_batches, eval_loader(val_set, *common)
@@ -121,7 +125,8 @@ def validate(state: TrainingState, batches: DataLoader) -> dict[str, Any]:
     readable = log_problems(utils.progress(batches, "val"), [])
     watched = itertools.takewhile(lambda _: not distributed.stop_requested(), readable)
     rows = distributed.gather_rows(evaluate(state.model, watched, state.device, state.args.amp)).cpu().numpy()
-    return compute_metrics(rows[:, 1:]) if len(rows) else {}
+    no_target = batches.dataset.no_target(rows[:, 0])
+    return all_metrics(rows[:, 1:], no_target, state.args.no_target_pixels) if len(rows) else {}
 
 
 def run(args: Namespace) -> None:
@@ -133,7 +138,7 @@ def run(args: Namespace) -> None:
 
     output = Path(args.output_dir)
     record = RunRecord(Path("models") / args.model_id, args, device, args.tensorboard, args.wandb)
-    refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
+    refs = read_refs(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     if distributed.was_restarted():
         log("started again by the launcher")
     else:
@@ -143,8 +148,8 @@ def run(args: Namespace) -> None:
         refuse_changes(args, resumed, args.resume, utils.world_size())
 
     model, config, tokenizer = make_network(args, resumed)
-    train_batches, val_batches = make_loaders(args, refer, tokenizer, config.img_size)
-    log(f"{config.model} on {args.dataset}: {len(train_batches.dataset)} training refs, {len(val_batches.dataset)} "
+    train_batches, val_batches = make_loaders(args, refs, tokenizer, config)
+    log(f"{config.model} on {args.dataset}: {len(train_batches.dataset)} training samples, {len(val_batches.dataset)} "
         f"validation sentences; {utils.world_size()} process(es) on {device.type}, seed {args.seed}")
     wrapped = set_up_training(model, args, device)
     state = TrainingState(args, model, wrapped, device, len(train_batches), config, tokenizer)
@@ -164,7 +169,7 @@ def run(args: Namespace) -> None:
                 raise Interrupted
             if not metrics:
                 raise UserError("no image of the val split could be read; tools/check_dataset.py says what is wrong")
-            log(format_metrics(metrics))
+            log(format_all(metrics))
             record.epoch({"epoch": progress.epoch, "lr": learning_rate, **figures, "val": metrics,
                           "peak_memory_mib": utils.peak_memory_mib(device)}, model)
             is_best = metrics["oIoU"] > progress.best_oIoU

@@ -1,4 +1,6 @@
 """Sentences to BERT's WordPiece tokens, all of a data set at once."""
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ from transformers import AutoTokenizer, BertTokenizer
 from bert.encoder import not_loadable
 from utils import UserError
 
-MAX_TOKENS = 20  # of a sentence, [CLS] and [SEP] included
+MAX_TOKENS = 20  # of a sentence, [CLS] and [SEP] included, unless a data set or --max_tokens says otherwise
+AT_ONCE = 4096  # sentences: what the tokenizer says of one takes a kilobyte
 
 
 def load_tokenizer(source: str) -> Tokenizer:
@@ -36,16 +39,30 @@ def tokenizer_from_text(text: str) -> Tokenizer:
     return tokenizer
 
 
-def tokenize(tokenizer: Tokenizer, sentences: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """[CLS] words [SEP], cut to `MAX_TOKENS` and padded with zeros.
+def tokenize(tokenizer: Tokenizer, sentences: list[str],
+             max_tokens: int = MAX_TOKENS) -> tuple[np.ndarray, np.ndarray]:
+    """[CLS] words [SEP], cut to `max_tokens` and padded with zeros.
 
     A longer sentence loses its end and its [SEP], as in the published systems. Returns token ids and mask
-    (1 for real tokens), both (sentences, MAX_TOKENS) int64.
+    (1 for real tokens), both (sentences, max_tokens) int64.
     """
-    token_ids = np.zeros((len(sentences), MAX_TOKENS), dtype=np.int64)
-    token_mask = np.zeros_like(token_ids)
-    for row, encoding in enumerate(tokenizer.encode_batch(sentences)):
-        kept = encoding.ids[:MAX_TOKENS]
-        token_ids[row, :len(kept)] = kept
-        token_mask[row, :len(kept)] = 1
-    return token_ids, token_mask
+    token_ids, lengths = tokenize_many(tokenizer, sentences, len(sentences), max_tokens)
+    return token_ids.astype(np.int64), (np.arange(max_tokens) < lengths[:, None]).astype(np.int64)
+
+
+def tokenize_many(tokenizer: Tokenizer, sentences: Iterable[str], number: int,
+                  max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """`tokenize` of so many sentences in little memory: ids (number, max_tokens), how many are real, (number,).
+
+    Ids have the smallest type that holds the vocabulary's.
+    """
+    token_ids = np.zeros((number, max_tokens), dtype=np.min_scalar_type(tokenizer.get_vocab_size()))
+    lengths = np.zeros(number, dtype=np.int32)
+    rest = iter(sentences)
+    for start in range(0, number, AT_ONCE):
+        some = list(itertools.islice(rest, AT_ONCE))
+        for row, encoding in enumerate(tokenizer.encode_batch_fast(some), start):
+            kept = encoding.ids[:max_tokens]
+            token_ids[row, :len(kept)] = kept
+            lengths[row] = len(kept)
+    return token_ids, lengths

@@ -5,7 +5,7 @@ A sample is a dict of `image` (3, S, S) uint8, `target` (S, S) uint8 of 0 and 1,
 Where bad images are skipped, `problem` says what was wrong with one; in evaluation such a sample has nothing else.
 """
 import random
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,31 +16,49 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import transforms
-from bert import tokenize
+from bert.tokenizer import MAX_TOKENS, tokenize_many
 from data.packed import PackedRefs
-from distributed import from_first_process
+from data.shared import shared_arrays
 from refer.masks import BadImage
 from refer.refer import REFER
+from refer.selection import excluded, leaks, read_exclusions
+from refer.table import RefRows, RefTable, read_arrays
 from utils import UserError, log
 
 
-class RefTokens:
-    """The tokens of all sentences of some refs: row `first[i] + j` is sentence j of ref i."""
+def read_refs(data_root: str, datasets: str, split_by: str, published_masks: bool = False) -> RefTable:
+    """The refs of one data set or of several (see `refer.layouts.parse_datasets`), read once for all processes.
 
-    def __init__(self, refs: list[dict[str, Any]], token_ids: np.ndarray, token_mask: np.ndarray):
-        self.counts = [len(ref["sentences"]) for ref in refs]
-        self.first = np.cumsum([0, *self.counts[:-1]]).tolist()
-        self.token_ids, self.token_mask = torch.from_numpy(token_ids), torch.from_numpy(token_mask)
+    Every process must call this. Raises `UserError` as `REFER` does.
+    """
+    return RefTable(shared_arrays(lambda: read_arrays(data_root, datasets, split_by, published_masks), apart=True))
+
+
+class RefTokens:
+    """The tokens of all sentences of some refs: row `first[i] + j` is sentence j of ref i, of which `counts[i]` are."""
+
+    def __init__(self, first: np.ndarray, token_ids: np.ndarray, lengths: np.ndarray):
+        self.first, self.counts = first[:-1], np.diff(first)
+        self.token_ids, self.lengths = token_ids, lengths
 
     def __call__(self, ref_index: int, sentence_index: int) -> dict[str, Tensor]:
         row = self.first[ref_index] + sentence_index
-        return {"token_ids": self.token_ids[row], "token_mask": self.token_mask[row]}
+        token_ids = torch.from_numpy(self.token_ids[row].astype(np.int64))
+        return {"token_ids": token_ids, "token_mask": (torch.arange(len(token_ids)) < int(self.lengths[row])).long()}
 
 
-def tokenize_refs(tokenizer: Tokenizer, refs: list[dict[str, Any]]) -> RefTokens:
-    """Every sentence of every ref from its `raw` text, tokenised once for all processes."""
-    sentences = [sentence["raw"] for ref in refs for sentence in ref["sentences"]]
-    return RefTokens(refs, *from_first_process(lambda: tokenize(tokenizer, sentences)))
+def tokenize_refs(tokenizer: Tokenizer, refs: RefRows, max_tokens: int = MAX_TOKENS) -> RefTokens:
+    """Every sentence of every ref from its `raw` text, tokenised once for all processes of a machine."""
+    begins, ends = refs.table.first_sentence[refs.rows], refs.table.first_sentence[refs.rows + 1]
+    first = np.concatenate([[0], np.cumsum(ends - begins)])
+    texts = refs.table.texts["sentences"]
+
+    def make() -> dict[str, np.ndarray]:
+        sentences = (texts[place] for begin, end in zip(begins, ends, strict=True) for place in range(begin, end))
+        token_ids, lengths = tokenize_many(tokenizer, sentences, int(first[-1]), max_tokens)
+        return {"token_ids": token_ids, "lengths": lengths}
+
+    return RefTokens(first, **shared_arrays(make))
 
 
 def load_image_and_mask(refer: REFER, ref: dict[str, Any]) -> tuple[Image.Image, np.ndarray]:
@@ -48,8 +66,13 @@ def load_image_and_mask(refer: REFER, ref: dict[str, Any]) -> tuple[Image.Image,
 
     A mask that is a picture must have its image's size; one that annotations hold need not (RRSIS-D's quirk).
     """
-    path = Path(refer.image_path(ref))
-    where = refer.where(ref)
+    annotation = refer.refToAnn[ref["ref_id"]]
+    return _load(refer.where(ref), refer.image_path(ref), lambda: refer.getMask(ref)["mask"],
+                 annotation.get("mask_path", ""))
+
+
+def _load(where: str, path: str, decode: Callable[[], np.ndarray],
+          mask_path: str) -> tuple[Image.Image, np.ndarray]:
     try:
         with Image.open(path) as opened:
             opened.load()
@@ -60,71 +83,115 @@ def load_image_and_mask(refer: REFER, ref: dict[str, Any]) -> tuple[Image.Image,
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadImage(f"{where}: its image {path} cannot be read ({error}); "
                        "fetch that file again") from error
-    mask = refer.getMask(ref)["mask"]
-    if "mask_path" in (annotation := refer.refToAnn[ref["ref_id"]]) and image.size != mask.shape[::-1]:
-        raise BadImage(f"{where}: its mask {annotation['mask_path']} is {mask.shape[1]}×{mask.shape[0]}, its image "
-                       f"{path} {image.width}×{image.height}; a mask picture must have its image's size, fetch both "
-                       "again")
+    mask = decode()
+    if mask_path and image.size != mask.shape[::-1]:
+        raise BadImage(f"{where}: its mask {mask_path} is {mask.shape[1]}×{mask.shape[0]}, its image {path} "
+                       f"{image.width}×{image.height}; a mask picture must have its image's size, fetch both again")
     return image, mask
 
 
 def identify(refer: REFER, ref: dict[str, Any], sentence_index: int) -> dict[str, Any]:
-    """What results say of a sample: `ref_id`, `sent_id`, `image_id`, `category` (its name), `sentence`."""
+    """What results say of a sample: `ref_id`, `sent_id`, `image_id`, `category` (its name), `sentence`.
+
+    A sample whose mask is empty by design also has `no_target`.
+    """
+    return _identity(ref, refer.Cats[ref["category_id"]], sentence_index)
+
+
+def _identity(ref: dict[str, Any], category: str, sentence_index: int) -> dict[str, Any]:
     sentence = ref["sentences"][sentence_index]
-    return {"ref_id": ref["ref_id"], "sent_id": sentence["sent_id"], "image_id": ref["image_id"],
-            "category": refer.Cats[ref["category_id"]], "sentence": sentence["raw"]}
+    return {"ref_id": ref["ref_id"], "sent_id": sentence["sent_id"], "image_id": ref["image_id"], "category": category,
+            "sentence": sentence["raw"], **({"no_target": True} if ref.get("no_target") else {})}
 
 
 class ReferDataset(Dataset):
-    """The refs of one split with their images and masks, resized to `size_px`.
+    """The refs of one split with their images and masks, resized to `size_px`, and their sentences of `max_tokens`.
 
-    `packed` names a file that `tools/pack_dataset.py` wrote; '' reads the images themselves. Raises `UserError` when
-    a split has no refs, and, unless `skip_bad_images`, when a sample's image is missing or broken.
+    `refer` has the refs: a `RefTable`, or an index. `source` chooses one of several data sets. `packed` names a file
+    that `tools/pack_dataset.py` wrote; '' reads the images themselves. Raises `UserError` when a split has no refs,
+    and, unless `skip_bad_images`, when a sample's image is missing or broken.
     """
 
-    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, skip_bad_images: bool = False,
-                 packed: str = ""):
-        self.refer, self.tokenizer, self.size_px, self.skip_bad_images = refer, tokenizer, size_px, skip_bad_images
-        self.packed = PackedRefs(packed, refer, size_px) if packed else None
+    def __init__(self, refer: REFER | RefTable, split: str, tokenizer: Tokenizer, size_px: int,
+                 skip_bad_images: bool = False, packed: str = "", max_tokens: int = MAX_TOKENS,
+                 source: int | None = None):
+        self.table = RefTable.of(refer)
+        self.tokenizer, self.size_px, self.skip_bad_images = tokenizer, size_px, skip_bad_images
+        self.packed = PackedRefs(packed, self.table, size_px) if packed else None
         self.said_that_sizes_differ = False
-        self.refs = refer.loadRefs(refer.getRefIds(split=split))
-        self.tokens = tokenize_refs(tokenizer, self.refs)
+        self.refs = RefRows(self.table, self.chosen(self.table.rows(split, source)))
+        self.tokens = tokenize_refs(tokenizer, self.refs, max_tokens)
 
-    def load(self, ref: dict[str, Any]) -> tuple[Image.Image, np.ndarray]:
-        """The ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size."""
-        image, mask = load_image_and_mask(self.refer, ref)
+    def chosen(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the split's rows that are used: all."""
+        return rows
+
+    def load(self, ref_index: int) -> tuple[Image.Image, np.ndarray]:
+        """A ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size. Raises `BadImage`."""
+        table, row = self.table, int(self.refs.rows[ref_index])
+        path = table.image_path(row)
+        image, mask = _load(table.where(row), path, lambda: table.mask(row), table.mask_path(row))
         if image.size != mask.shape[::-1] and not self.said_that_sizes_differ:
             self.said_that_sizes_differ = True
-            log(f"ref {ref['ref_id']}: its image {self.refer.image_path(ref)} is {image.width}×{image.height}, its "
+            log(f"{table.where(row)}: its image {path} is {image.width}×{image.height}, its "
                 f"mask {mask.shape[1]}×{mask.shape[0]}; each is resized to {self.size_px} px, which is right if they "
                 "show the same ground (tools/check_dataset.py lists all of these)")
         return image, mask
 
-    def resized(self, ref: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The ref's image (3, S, S) and mask (S, S), uint8; from the packed file if there is one."""
-        return self.packed.load(ref) if self.packed else transforms.resize(*self.load(ref), self.size_px)
+    def resized(self, ref_index: int) -> tuple[Tensor, Tensor]:
+        """A ref's image (3, S, S) and mask (S, S), uint8; from the packed file if there is one."""
+        if self.packed:
+            return self.packed.load(int(self.refs.rows[ref_index]))
+        return transforms.resize(*self.load(ref_index), self.size_px)
 
 
 class TrainSet(ReferDataset):
-    """One sample a ref, with one of its sentences drawn anew each epoch.
+    """One sample a ref, with one of its sentences drawn anew each epoch; one a sentence where its data set does so.
 
-    The index is a pair (epoch, ref index). All that is random about a sample follows from the seed and that
+    The index is a pair (epoch, sample). All that is random about a sample follows from the seed and that
     pair, so it does not depend on the number of workers or processes, nor on where a run was resumed.
-    `random_box_share` of the refs, drawn here, have black squares pasted on their images. A bad image that is
-    skipped is replaced by the next ref's sample.
+    `random_box_share` of the samples, drawn here, have black squares pasted on their images. A bad image that is
+    skipped is replaced by the next sample. `exclude` names a list of refs that are left out (see `refer.selection`).
+    Raises `UserError` if another of several data sets has one of the images in a test split, unless `allow_leak`.
     """
 
     LONGEST_RUN_OF_BAD_IMAGES = 10  # more, and the folder is at fault
 
-    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, seed: int,
-                 random_box_share: float = 0.0, skip_bad_images: bool = False, packed: str = ""):
-        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed)
+    def __init__(self, refer: REFER | RefTable, split: str, tokenizer: Tokenizer, size_px: int, seed: int,
+                 random_box_share: float = 0.0, skip_bad_images: bool = False, packed: str = "",
+                 max_tokens: int = MAX_TOKENS, exclude: str = "", allow_leak: bool = False):
+        self.exclude, self.allow_leak = exclude, allow_leak
+        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens)
         self.seed = seed
-        count = int(random_box_share * len(self.refs))
-        self.boxed = frozenset(random.Random(seed).sample(range(len(self.refs)), count))
+        # Of each sample the ref, and which of its sentences, -1 for one that is drawn.
+        counts = np.where(self.table.each_sentence[self.refs.rows], self.tokens.counts, 0)
+        self.ref_of_sample = np.repeat(np.arange(len(self.refs)), np.maximum(counts, 1))
+        starts = np.cumsum(np.maximum(counts, 1)) - np.maximum(counts, 1)
+        place = np.arange(len(self.ref_of_sample)) - starts[self.ref_of_sample]
+        self.sentence_of_sample = np.where(counts[self.ref_of_sample] > 0, place, -1)
+        count = int(random_box_share * len(self))
+        self.boxed = np.zeros(len(self), dtype=bool)
+        self.boxed[random.Random(seed).sample(range(len(self)), count)] = True
+
+    def chosen(self, rows: np.ndarray) -> np.ndarray:
+        """The rows that no exclusion list names. Raises `UserError` for images of a test split."""
+        if self.exclude:
+            out, unknown = excluded(self.table, rows, entries := read_exclusions(self.exclude))
+            log(f"--exclude {self.exclude}: {out.sum()} of {len(rows)} training refs are left out"
+                + (f"; {len(unknown)} of its {len(entries)} entries name none, the first is {unknown[0]}"
+                   if unknown else ""))
+            rows = rows[~out]
+            if not len(rows):
+                raise UserError(f"--exclude {self.exclude} leaves no training ref")
+        if found := leaks(self.table, rows):
+            if not self.allow_leak:
+                raise UserError(f"{'; '.join(found)}: figures on these splits would measure memory. Leave the images "
+                                "out with --exclude, or train on them with --allow_leak")
+            log(f"--allow_leak: {'; '.join(found)}; figures on these splits measure memory, too")
+        return rows
 
     def __len__(self) -> int:
-        return len(self.refs)
+        return len(self.ref_of_sample)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
@@ -139,16 +206,22 @@ class TrainSet(ReferDataset):
                     raise
 
     def draw(self, epoch: int, index: int) -> dict[str, Any]:
-        """The sample of one ref in one epoch. Raises `BadImage`."""
+        """One sample in one epoch. Raises `BadImage`."""
         draw = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(draw >> np.uint64(1)))
-        sentence = int(torch.randint(self.tokens.counts[index], (), generator=generator))
-        if index in self.boxed:   # before resizing, so from the image's own file even where others are packed
-            image, mask = self.load(self.refs[index])
+        ref_index, sentence = int(self.ref_of_sample[index]), int(self.sentence_of_sample[index])
+        if sentence < 0:
+            sentence = int(torch.randint(int(self.tokens.counts[ref_index]), (), generator=generator))
+        if self.boxed[index]:   # before resizing, so from the image's own file even where others are packed
+            image, mask = self.load(ref_index)
             image, target = transforms.resize(transforms.add_random_boxes(image, generator), mask, self.size_px)
         else:
-            image, target = self.resized(self.refs[index])
-        return {"image": image, "target": target, "index": index, **self.tokens(index, sentence)}
+            image, target = self.resized(ref_index)
+        return {"image": image, "target": target, "index": index, **self.tokens(ref_index, sentence)}
+
+    def ref_of(self, index: int) -> dict[str, Any]:
+        """The ref of a sample."""
+        return self.refs[int(self.ref_of_sample[index])]
 
 
 class EvalSet(ReferDataset):
@@ -158,54 +231,68 @@ class EvalSet(ReferDataset):
     With `one_sentence_seed`, one sentence a ref, drawn by that seed (the published way to validate).
     """
 
-    def __init__(self, refer: REFER, split: str, tokenizer: Tokenizer, size_px: int, shuffle_seed: int | None = None,
-                 one_sentence_seed: int | None = None, skip_bad_images: bool = False, packed: str = ""):
-        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed)
-        self.samples = [(i, j) for i, ref in enumerate(self.refs) for j in range(len(ref["sentences"]))]
+    def __init__(self, refer: REFER | RefTable, split: str, tokenizer: Tokenizer, size_px: int,
+                 shuffle_seed: int | None = None, one_sentence_seed: int | None = None, skip_bad_images: bool = False,
+                 packed: str = "", max_tokens: int = MAX_TOKENS, source: int | None = None):
+        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens, source)
+        if source is None and len(self.table.sources) > 1:
+            raise UserError(f"figures are of one data set, and --dataset names {', '.join(self.table.datasets)}: name "
+                            "one")
+        counts = self.tokens.counts
+        # Of each sample the ref, and which of its sentences: (samples, 2).
+        self.samples = np.stack([np.repeat(np.arange(len(counts)), counts),
+                                 np.arange(counts.sum()) - np.repeat(self.tokens.first, counts)], axis=1)
         if one_sentence_seed is not None:
             draw = random.Random(one_sentence_seed)
-            self.samples = [(i, draw.randrange(len(ref["sentences"]))) for i, ref in enumerate(self.refs)]
-        self.speaker = list(range(len(self.refs)))  # whose sentences each ref is shown
+            self.samples = np.array([(i, draw.randrange(count)) for i, count in enumerate(counts.tolist())])
+        self.speaker = np.arange(len(self.refs))  # whose sentences each ref is shown
         if shuffle_seed is not None:
             if len(self.refs) < 2:
                 raise UserError("--shuffle_sentences needs a split of at least two refs")
-            order = random.Random(shuffle_seed).sample(self.speaker, len(self.speaker))
-            for ref_index, other in zip(order, order[1:] + order[:1], strict=True):
-                self.speaker[ref_index] = other
+            order = random.Random(shuffle_seed).sample(self.speaker.tolist(), len(self.speaker))
+            self.speaker[order] = order[1:] + order[:1]
         self.last: tuple[int, Tensor, Tensor] | None = None  # sentences of one ref follow each other
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        ref_index, sentence_index = self.samples[index]
+        ref_index, sentence_index = self.samples[index].tolist()
         if self.last is None or self.last[0] != ref_index:
             try:
-                self.last = ref_index, *self.resized(self.refs[ref_index])
+                self.last = ref_index, *self.resized(ref_index)
             except BadImage as error:
                 if not self.skip_bad_images:
                     raise
                 return {"problem": str(error)}
         _, image, target = self.last
-        speaker = self.speaker[ref_index]
-        sentence = sentence_index % self.tokens.counts[speaker]
+        speaker = int(self.speaker[ref_index])
+        sentence = sentence_index % int(self.tokens.counts[speaker])
         return {"image": image, "target": target, "index": index, **self.tokens(speaker, sentence)}
 
     def ref_of(self, index: int) -> dict[str, Any]:
         """The ref of a sample."""
-        return self.refs[self.samples[index][0]]
+        return self.refs[int(self.samples[index, 0])]
+
+    def no_target(self, indices: list[int] | np.ndarray) -> np.ndarray:
+        """Of these samples, whose mask is empty by design: (n,) bool."""
+        return self.table.no_target[self.refs.rows[self.samples[indices, 0]]]
+
+    def images(self) -> int:
+        """How many images the split has."""
+        return len(np.unique(self.table.image_of[self.refs.rows]))
 
     def picture(self, index: int) -> tuple[Image.Image, np.ndarray]:
         """A sample's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size. Raises `BadImage`."""
-        return load_image_and_mask(self.refer, self.ref_of(index))
+        return self.load(int(self.samples[index, 0]))
 
     def original_mask(self, index: int) -> np.ndarray:
         """A sample's mask (H, W) uint8 of 0 and 1 in its own size."""
-        return self.refer.getMask(self.ref_of(index))["mask"]
+        return self.table.mask(int(self.refs.rows[self.samples[index, 0]]))
 
     def describe(self, index: int) -> dict[str, Any]:
         """What `identify` says of a sample, with the sentence that the network was shown."""
-        ref_index, sentence_index = self.samples[index]
-        speaker = self.refs[self.speaker[ref_index]]
+        ref_index, sentence_index = self.samples[index].tolist()
+        ref, speaker = self.refs[ref_index], self.refs[int(self.speaker[ref_index])]
         shown = speaker["sentences"][sentence_index % len(speaker["sentences"])]
-        return {**identify(self.refer, self.refs[ref_index], sentence_index), "sentence": shown["raw"]}
+        return {**_identity(ref, ref["category"], sentence_index), "sentence": shown["raw"]}

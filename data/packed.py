@@ -16,25 +16,30 @@ from torch import Tensor
 
 import transforms
 from refer.refer import REFER
+from refer.table import RefTable
 from utils import UserError, sha256_of
 
 FORMAT = 1
 
 
-def settings_of(refer: REFER, size_px: int) -> dict[str, Any]:
+def settings_of(refer: RefTable, size_px: int) -> dict[str, Any]:
     """What a packed file depends on, but for the images: compared when one is opened."""
-    return {"format": FORMAT, "dataset": refer.dataset, "splitBy": refer.splitBy, "size_px": size_px,
-            "published_masks": refer.drop_overlaps,
+    source, = refer.sources
+    return {"format": FORMAT, "dataset": source["dataset"], "splitBy": source["splitBy"], "size_px": size_px,
+            "published_masks": source["drop_overlaps"],
             "annotations": {Path(path).name: sha256_of(path) for path in refer.annotation_files}}
 
 
 class PackedRefs:
-    """Reads samples by ref. Each process opens the file for itself: HDF5's handles do not survive a fork.
+    """Reads samples by their ref's row. Each process opens the file for itself: HDF5's handles do not survive a fork.
 
     Raises `UserError` if the file is not there, is damaged, or was packed from other annotations or settings.
     """
 
-    def __init__(self, path: str | Path, refer: REFER, size_px: int):
+    def __init__(self, path: str | Path, refer: REFER | RefTable, size_px: int):
+        self.table = refer = RefTable.of(refer)
+        if len(refer.sources) > 1:
+            raise UserError(f"--packed {path} holds one data set, --dataset names {len(refer.sources)}")
         self.path, self.size_px = Path(path), size_px
         self.file, self.process = None, -1
         self.opened()
@@ -50,7 +55,9 @@ class PackedRefs:
                        if stored.get(key) != wanted[key]]:
             raise UserError(f"--packed {path} does not fit: {'; '.join(changed)}. Write one that does with "
                             "tools/pack_dataset.py")
-        self.rows = {ref_id: (row, int(image)) for row, (ref_id, image) in enumerate(zip(ref_ids, images, strict=True))}
+        packed_row = {ref_id: row for row, ref_id in enumerate(ref_ids)}
+        self.row_of = np.array([packed_row[refer.ref(row)["ref_id"]] for row in range(len(refer))], dtype=np.int64)
+        self.image_of = images[self.row_of]
 
     def opened(self) -> h5py.File:
         """This process's handle."""
@@ -65,14 +72,15 @@ class PackedRefs:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "file": None, "process": -1}   # for workers that are spawned
 
-    def load(self, ref: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The ref's image (3, S, S) uint8 and mask (S, S) uint8 of 0 and 1, as `transforms.resize` gives them."""
-        row, image = self.rows[ref["ref_id"]]
+    def load(self, ref_row: int) -> tuple[Tensor, Tensor]:
+        """A ref's image (3, S, S) uint8 and mask (S, S) uint8 of 0 and 1, as `transforms.resize` gives them."""
+        row, image = int(self.row_of[ref_row]), int(self.image_of[ref_row])
         file = self.opened()
         try:
             pixels, packed_bits = file["images"][image], file["masks"][row]
         except (OSError, KeyError, ValueError, IndexError) as error:
-            raise UserError(f"--packed {self.path} is damaged at ref {ref['ref_id']} ({error}): write it again with "
+            ref_id = self.table.ref(ref_row)["ref_id"]
+            raise UserError(f"--packed {self.path} is damaged at ref {ref_id} ({error}): write it again with "
                             "tools/pack_dataset.py") from error
         bits = np.unpackbits(packed_bits, count=self.size_px ** 2)
         return torch.from_numpy(pixels), torch.from_numpy(bits).view(self.size_px, self.size_px)
@@ -94,7 +102,7 @@ def write_packed(path: str | Path, refer: REFER, size_px: int, load: Callable[[d
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(temporary, "w") as file:
-            file.attrs["settings"] = json.dumps(settings_of(refer, size_px))
+            file.attrs["settings"] = json.dumps(settings_of(RefTable.of(refer), size_px))
             file["ref_ids"] = json.dumps([ref["ref_id"] for ref in refs])
             file["image_of_ref"] = np.array([images[ref["image_id"]] for ref in refs], dtype=np.int64)
             pixels = file.create_dataset("images", (len(images), 3, size_px, size_px), np.uint8,

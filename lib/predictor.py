@@ -50,7 +50,7 @@ class Predictor:
     def __init__(self, checkpoint: str | Path, *, device: str | torch.device | None = None, amp: str = "off",
                  fast: bool = False, args: Namespace | None = None):
         self.model, config, self.tokenizer = restore(str(checkpoint), args)
-        self.size_px, self.amp = config.img_size, amp
+        self.size_px, self.max_tokens, self.amp = config.img_size, config.max_tokens, amp
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         accelerate(self.model.to(self.device), self.device)
         prepare_for_inference(self.model, amp, fold_batchnorm=fast)
@@ -132,7 +132,7 @@ class Predictor:
                  for picture in pictures}
         image = torch.stack([small[id(picture)] for picture in pictures]).to(self.device)
         token_ids, token_mask = (torch.from_numpy(tokens).to(self.device)
-                                 for tokens in tokenize(self.tokenizer, list(sentences)))
+                                 for tokens in tokenize(self.tokenizer, list(sentences), self.max_tokens))
         with autocast(self.device, self.amp):
             logits = self.model(normalize(image), token_ids, token_mask)
         return (logits[:, 1] - logits[:, 0]).float().cpu()

@@ -118,6 +118,7 @@ class ModelConfig:
     intra_scale: str = ""
     cross_scale: str = ""
     decoder_conv: str = ""
+    max_tokens: int = 20
 
     def __post_init__(self) -> None:
         for place, name in MODELS[self.model].items():
@@ -159,6 +160,7 @@ def settings_of(args: Namespace) -> dict[str, Any]:
     """The fields of `ModelConfig` that the flags name, all but `text`."""
     return {"model": args.model, "swin_type": args.swin_type, "window": window_of(args), "img_size": args.img_size,
             "fusion_heads": fusion_heads(args.mha), "fusion_drop": args.fusion_drop,
+            "max_tokens": getattr(args, "max_tokens", 20),
             **{place: getattr(args, place) for place in PARTS}}
 
 

@@ -7,7 +7,7 @@ box) and to one image. Ids are whatever the files use, int or str. H, W: height 
 import os
 import reprlib
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn
 
 import numpy as np
@@ -39,7 +39,8 @@ class REFER:
     Attributes:
         ROOT_DIR, DATA_DIR, IMAGE_DIR: folders of this module, of the annotations, of the images (str).
         format: how the files are written, a key of `refer.readers.READERS`. notes: harmless things found in them,
-            (kind, message). annotation_files: paths of the files that the index was read from.
+            (kind, message). annotation_files: paths of the files that the index was read from; refs_path: what
+            messages about refs name; line_files: split -> the file whose line numbers its refs have.
         data: {"dataset", "refs", "images", "annotations", "categories"}, as the reader found them.
         Refs, Anns, Imgs: id -> entry. Cats: category id -> name. Sents: sentence id -> sentence.
         imgToRefs, imgToAnns, catToRefs: id -> list of entries, for ids that have any.
@@ -76,21 +77,21 @@ class REFER:
         self.DATA_DIR = os.path.join(data_root, self.layout.folder or dataset)
         self.format, content = readers.read(data_root, dataset, self.layout, splitBy, on_fault)
         self.IMAGE_DIR, self.annotation_files, self.notes = content.image_dir, content.files, content.notes
-        self._refs_path, self._instances_path = content.refs_path, content.instances_path
-        self._line_files = content.line_files
+        self.refs_path, self._instances_path = content.refs_path, content.instances_path
+        self.line_files = content.line_files
         self.data = {"dataset": dataset, "refs": content.refs, "images": content.images,
                      "annotations": content.annotations, "categories": content.categories}
         self._build_index(on_fault)
 
     def _build_index(self, on_fault: OnFault) -> None:
         instances_path = self._instances_path
-        self.Refs = by_id(self.data["refs"], "ref", REF_FIELDS, self._refs_path, on_fault)
+        self.Refs = by_id(self.data["refs"], "ref", REF_FIELDS, self.refs_path, on_fault)
         self.Anns = by_id(self.data["annotations"], "annotation", ANNOTATION_FIELDS, instances_path, on_fault)
         self.Imgs = by_id(self.data["images"], "image", IMAGE_FIELDS, instances_path, on_fault)
         categories = by_id(self.data["categories"], "category", CATEGORY_FIELDS, instances_path, on_fault)
         self.Cats: dict[Id, str] = {id_: category["name"] for id_, category in categories.items()}
         if not self.data["refs"]:
-            raise UserError(f"{self._refs_path} holds no refs. Download it again: {WHERE_TO_GET_IT}.")
+            raise UserError(f"{self.refs_path} holds no refs. Download it again: {WHERE_TO_GET_IT}.")
         incomplete = (
             self._without_target("annotation", "ann_id", self.Anns, on_fault)
             | self._without_target("image", "image_id", self.Imgs, on_fault)
@@ -237,7 +238,7 @@ class REFER:
     def where(self, ref: Entry | Id) -> str:
         """Which ref it is, for a message: file and line where the files have lines."""
         ref = ref if isinstance(ref, dict) else self._as_ref(ref)
-        path = self._line_files.get(ref["split"])
+        path = self.line_files.get(ref["split"])
         return f"{path}, line {ref['line']}" if path and "line" in ref else f"ref {ref['ref_id']}"
 
     def _as_ref(self, ref: Entry | Id) -> Entry:
@@ -257,14 +258,7 @@ class REFER:
     def _refs_of_split(self, split: str) -> list[Entry]:
         refs = [ref for ref in self.Refs.values() if split_includes(split, ref["split"])]
         if not refs:
-            published = any(split_includes(split, name) for name in self.layout.splits[self.splitBy])
-            counts = ", ".join(f"{name} ({count} refs)" for name, count in self.split_counts().items())
-            raise UserError(
-                f"The split '{split}' of {self.dataset} (split by {self.splitBy}) is "
-                f"{'empty' if published else 'unknown'}: {self._refs_path} has {counts}. "
-                "Choose --split from these"
-                + (f", or get the complete file: {WHERE_TO_GET_IT}." if published else ".")
-            )
+            raise missing_split(split, self.dataset, self.splitBy, self.refs_path, self.split_counts())
         return refs
 
     def _without_target(self, what: str, field: str, known: Collection[Id], on_fault: OnFault) -> set[Id]:
@@ -273,7 +267,7 @@ class REFER:
         for ref in lost:
             on_fault(
                 f"unknown {what}",
-                f"{self._refs_path}: ref {ref['ref_id']!r} points to {what} {ref[field]!r}, which "
+                f"{self.refs_path}: ref {ref['ref_id']!r} points to {what} {ref[field]!r}, which "
                 f"{self._instances_path} lacks (so for {len(lost)} of {len(self.Refs)} refs). Take both "
                 f"files from the same download: {WHERE_TO_GET_IT}.",
             )
@@ -283,7 +277,7 @@ class REFER:
         """Ids of the refs without a sentence or with a faulty one, after reporting each."""
         lost = set()
         for ref_id, ref in self.Refs.items():
-            where = f"{self._refs_path}, ref {ref_id!r}"
+            where = f"{self.refs_path}, ref {ref_id!r}"
             sentences = by_id(ref["sentences"], "sentence", SENTENCE_FIELDS, where, on_fault).values()
             if not ref["sentences"]:
                 on_fault("no sentence", f"{where} has no sentence, but needs at least one: {WHERE_TO_GET_IT}.")
@@ -296,6 +290,17 @@ class REFER:
             f"{self.dataset}, ref {ref['ref_id']!r}, annotation {ref['ann_id']!r}: {problem}. Repair it in "
             f"{self._instances_path} or download that file again: {WHERE_TO_GET_IT}."
         )
+
+
+def missing_split(split: str, dataset: str, split_by: str, refs_path: str, counts: Mapping[str, int]) -> UserError:
+    """What to say of a split that no ref belongs to; `counts` has the refs of those there are."""
+    published = any(split_includes(split, name) for name in DATASETS[dataset].splits[split_by])
+    listed = ", ".join(f"{name} ({count} refs)" for name, count in counts.items())
+    return UserError(
+        f"The split '{split}' of {dataset} (split by {split_by}) is {'empty' if published else 'unknown'}: "
+        f"{refs_path} has {listed}. Choose --split from these"
+        + (f", or get the complete file: {WHERE_TO_GET_IT}." if published else ".")
+    )
 
 
 def split_includes(asked: str, own: str) -> bool:

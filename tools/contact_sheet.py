@@ -53,7 +53,7 @@ def run(args: Namespace) -> None:
     model, config, tokenizer = restore(args.resume, args)
     accelerate(model.to(device), device)
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
-    dataset = EvalSet(refer, args.split, tokenizer, config.img_size)
+    dataset = EvalSet(refer, args.split, tokenizer, config.img_size, max_tokens=config.max_tokens)
 
     drawn = []
     for index in np.linspace(0, len(dataset) - 1, min(args.samples, len(dataset))).astype(int).tolist():

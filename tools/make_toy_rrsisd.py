@@ -1,4 +1,4 @@
-"""Writes a toy RRSIS-D: procedural aerial scenes with sentences, in the real set's layout."""
+"""Writes a toy RRSIS-D: procedural aerial scenes with sentences, in the real set's layout or another set's."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.toy import make_toy_rrsisd
+from data.toy.layouts import LAYOUTS
 from distributed import user_errors
 from refer.refer import REFER
 from tools.ref_sheet import choose, draw_refs, save_sheet
@@ -22,6 +23,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, default=1000, help="number of images, at least 10")
     parser.add_argument("--size", type=int, default=128, help="side of the images in pixels, at least 64")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
+    parser.add_argument("--layout", default="rrsisd", choices=("rrsisd", *LAYOUTS), help="whose files to write")
     parser.add_argument("--preview", default="", metavar="FILE",
                         help="also draw some of its refs, with their masks, as this PNG")
     return parser
@@ -34,13 +36,13 @@ def main() -> None:
             raise UserError(f"--preview {args.preview} lies in --out {args.out}, where nothing but the toy set may be: "
                             "give another folder")
         try:
-            make_toy_rrsisd(args.out, args.images, args.size, args.seed)
+            make_toy_rrsisd(args.out, args.images, args.size, args.seed, args.layout)
         except OSError as error:
             raise UserError(f"The toy set cannot be written: {error}.") from error
-        print(f"Wrote {args.images} images of {args.size}×{args.size} px with {2 * args.images} sentences "
-              f"to {args.out}")
+        sentences = (4 if args.layout == "grefcoco" else 2) * args.images
+        print(f"Wrote {args.images} images of {args.size}×{args.size} px with {sentences} sentences to {args.out}")
         if args.preview:
-            index = REFER(args.out, "rrsisd")
+            index = REFER(args.out, args.layout)
             save_sheet(draw_refs(index, choose(index, PREVIEWED_REFS, args.seed)), Path(args.preview))
             print(f"{PREVIEWED_REFS} of its refs with their masks: {Path(args.preview).resolve()}")
 

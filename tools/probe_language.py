@@ -71,14 +71,15 @@ def masked(sentence: str, mask_token: str) -> dict[str, str]:
 
 @torch.inference_mode()
 def ious(model: ReferringSegmenter, tokenizer: Tokenizer, image: Tensor, target: Tensor, sentences: list[str],
-         args: Namespace, device: torch.device) -> dict[str, float]:
+         args: Namespace, device: torch.device, max_tokens: int) -> dict[str, float]:
     """{sentence: IoU in percent} of one image (3, S, S) uint8 and its mask (S, S), each different sentence once."""
     different = list(dict.fromkeys(sentences))
     image, target = normalize(image[None].to(device)), target[None].to(device)
     found: list[float] = []
     for first in range(0, len(different), args.batch_size):
         some = different[first:first + args.batch_size]
-        token_ids, token_mask = (torch.from_numpy(tokens).to(device) for tokens in tokenize(tokenizer, some))
+        token_ids, token_mask = (torch.from_numpy(tokens).to(device)
+                                 for tokens in tokenize(tokenizer, some, max_tokens))
         with autocast(device, args.amp):
             logits = model(image.expand(len(some), -1, -1, -1), token_ids, token_mask)
         counts = count_pixels(predict(logits), target.expand(len(some), -1, -1)).cpu().numpy()
@@ -128,7 +129,8 @@ def run(args: Namespace) -> None:
     mask_token = "[MASK]" if tokenizer.token_to_id("[MASK]") is not None else "[UNK]"
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     common = (refer, args.split, tokenizer, config.img_size)
-    dataset, others = EvalSet(*common, packed=args.packed), EvalSet(*common, shuffle_seed=args.seed)
+    dataset = EvalSet(*common, packed=args.packed, max_tokens=config.max_tokens)
+    others = EvalSet(*common, shuffle_seed=args.seed)
     chosen = np.linspace(0, len(dataset) - 1, min(args.samples or len(dataset), len(dataset))).astype(int).tolist()
     rows = []
     for index in utils.progress(chosen[utils.rank()::utils.world_size()], "probe"):
@@ -136,7 +138,7 @@ def run(args: Namespace) -> None:
         asked = variants(described, others.describe(index)["sentence"], args.seed)
         without = masked(described["sentence"], mask_token)
         iou = ious(model, tokenizer, sample["image"], sample["target"], [*asked.values(), *without.values()], args,
-                   device)
+                   device, config.max_tokens)
         original = iou[asked[ORIGINAL]]
         losses = {word: original - iou[sentence] for word, sentence in without.items()}
         rows.append({"index": index, "image_id": described["image_id"], "losses": losses,

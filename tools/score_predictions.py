@@ -20,7 +20,9 @@ from PIL import Image
 from args import positive
 from data import identify
 from distributed import user_errors
-from lib.evaluation.metrics import count_pixels, format_metrics
+from lib.evaluation import NO_TARGET_PIXELS
+from lib.evaluation.generalized import format_all, format_generalized_table
+from lib.evaluation.metrics import count_pixels
 from lib.evaluation.tables import format_table, make_sample, summarize
 from refer.layouts import DATASETS
 from refer.masks import decode_segmentation
@@ -44,6 +46,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--img_size", type=positive, metavar="PIXELS",
                         help="compare at this size, masks and predictions resized by nearest neighbour\n"
                              "(default: each prediction's own)")
+    parser.add_argument("--no_target_pixels", default=NO_TARGET_PIXELS, type=positive, metavar="N",
+                        help=f"a mask of fewer pixels means that there is no target (default: {NO_TARGET_PIXELS})")
     parser.add_argument("--results", metavar="FILE", help="write what test.py --results writes")
     parser.add_argument("--latex", action="store_true", help="print the paper's table")
     parser.add_argument("--markdown", action="store_true", help="print the paper's table")
@@ -132,13 +136,15 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)   # masks are small
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     samples, missing = score(refer, args.split, read_predictions(Path(args.predictions)), args.img_size)
-    results = summarize(samples)
-    print(format_metrics(results))
+    results = summarize(samples, args.no_target_pixels)
+    print(format_all(results))
     if missing:
         print(f"{missing} of {len(samples)} samples have no prediction: their IoU is 0")
     for style in ("latex", "markdown"):
         if getattr(args, style):
             print(format_table([(Path(args.predictions).stem, results)], style))
+            if "generalized" in results:
+                print(format_generalized_table([(Path(args.predictions).stem, results["generalized"])], style))
     if args.results:
         write_json(Path(args.results), {
             **results, "split": args.split, "images": len({sample["image_id"] for sample in samples}),

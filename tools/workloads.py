@@ -130,9 +130,9 @@ def plain_load(dataset: TrainSet, count: int) -> None:
 
     from transforms import IMAGENET_MEAN, IMAGENET_STD
     size = [dataset.size_px] * 2
-    for ref in dataset.refs[:count]:
-        image = Image.open(dataset.refer.image_path(ref)).convert("RGB")
-        mask = Image.fromarray(dataset.refer.getMask(ref)["mask"], mode="P")
+    for row in dataset.refs.rows[:count].tolist():
+        image = Image.open(dataset.table.image_path(row)).convert("RGB")
+        mask = Image.fromarray(dataset.table.mask(row), mode="P")
         pixels = TF.normalize(TF.to_tensor(TF.resize(image, size)), IMAGENET_MEAN, IMAGENET_STD)
         target = torch.as_tensor(TF.pil_to_tensor(TF.resize(mask, size, InterpolationMode.NEAREST)), dtype=torch.int64)
         torch.stack([pixels]), torch.stack([target])

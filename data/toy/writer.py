@@ -20,13 +20,15 @@ import json
 import os
 import pickle
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from data.toy.drawing import draw_scene, mask_rle
-from data.toy.scenes import RRSISD_CATEGORIES, make_scene, vocabulary
+from data.toy.drawing import mask_rle
+from data.toy.layouts import LAYOUTS, PICTURE_FOLDERS, TEXT_FILES, Shot, shots
+from data.toy.scenes import RRSISD_CATEGORIES, vocabulary
 from utils import UserError
 
 MARKER = "toy_rrsisd.json"  # tells a toy set from anything else, so that nothing else is ever replaced
@@ -35,12 +37,14 @@ FILES = {MARKER, "rrsisd/refs(unc).p", "rrsisd/instances.json", "bert/config.jso
 IMAGE_FOLDER = "images/rrsisd/JPEGImages"
 
 
-def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 128, seed: int = 0) -> None:
+def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 128, seed: int = 0,
+                    layout: str = "rrsisd") -> None:
     """Writes a toy set of `images` images of size x size pixels into the folder `out_dir`.
 
-    It serves as `--refer_data_root OUT --dataset rrsisd --ck_bert OUT/bert --bert_tokenizer OUT/bert`. It is
-    written beside `out_dir` and moved there when complete; an older toy set there is replaced. Raises
-    UserError for impossible numbers, or if `out_dir` holds anything other than a toy set.
+    It serves as `--refer_data_root OUT --dataset rrsisd --ck_bert OUT/bert --bert_tokenizer OUT/bert`; `layout` names
+    another data set of `data.toy.layouts`, whose files the same scenes are then written as. It is written beside
+    `out_dir` and moved there when complete; an older toy set there is replaced. Raises UserError for impossible
+    numbers, or if `out_dir` holds anything other than a toy set.
     """
     for name, value, least in (("images", images, 10), ("size", size, 64), ("seed", seed, 0)):
         if value < least:
@@ -49,10 +53,12 @@ def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 
     refuse_unless_free(out)
     partial, old = (out.with_name(f".{out.name}.{what}-{os.getpid()}") for what in ("partial", "old"))
     try:
-        (partial / IMAGE_FOLDER).mkdir(parents=True)
-        write_images_and_annotations(partial, images, size, seed)
+        partial.mkdir(parents=True)
+        write = write_rrsisd if layout == "rrsisd" else LAYOUTS[layout]
+        write(partial, shots(draw_splits(images, seed), size, seed))
         write_text_encoder(partial / "bert")
-        write_json(partial / MARKER, {"images": images, "size": size, "seed": seed})
+        other = {} if layout == "rrsisd" else {"layout": layout}
+        write_json(partial / MARKER, {"images": images, "size": size, "seed": seed, **other})
         if out.exists():
             out.rename(old)
         partial.rename(out)
@@ -68,7 +74,8 @@ def refuse_unless_free(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give --out the name of a folder.")
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
-    foreign = [name for name in found - FILES if not name.startswith(f"{IMAGE_FOLDER}/")]
+    pictures = (f"{IMAGE_FOLDER}/", *(f"{folder}/" for folders in PICTURE_FOLDERS.values() for folder in folders))
+    foreign = [name for name in found - FILES.union(*TEXT_FILES.values()) if not name.startswith(pictures)]
     if found and (foreign or MARKER not in found):
         raise UserError(f"{out} is not empty and not just a toy set (found {min(foreign or found)}): "
                         "give --out another folder, or empty this one.")
@@ -78,15 +85,13 @@ def write_json(path: Path, content: dict, indent: int | None = 1) -> None:
     path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
-def write_images_and_annotations(root: Path, images: int, size: int, seed: int) -> None:
+def write_rrsisd(root: Path, taken: Iterable[Shot]) -> None:
     """Writes the images, `refs(unc).p` and `instances.json` below `root`, field by field as in RRSIS-D."""
-    splits = draw_splits(images, seed)
+    (root / IMAGE_FOLDER).mkdir(parents=True)
     refs, image_entries, annotations = [], [], []
-    for index in range(images):
-        image_id, file_name = index + 1, f"{index + 1:05d}.jpg"
-        scene = make_scene(seed, index)
-        pixel_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index, 1)))
-        draw_scene(scene, size, pixel_rng).save(root / IMAGE_FOLDER / file_name, quality=95, subsampling=0)
+    for shot in taken:
+        scene, size, image_id, file_name = shot.scene, shot.size, shot.number, f"{shot.number:05d}.jpg"
+        (root / IMAGE_FOLDER / file_name).write_bytes(shot.jpeg)
         image_entries.append({"id": image_id, "file_name": file_name, "height": size, "width": size})
         for expression in scene.expressions:
             thing, number, sent = scene.things[expression.target], len(refs), expression.raw.lower()
@@ -97,7 +102,7 @@ def write_images_and_annotations(root: Path, images: int, size: int, seed: int) 
                 "bbox": [x, y, x + width, y + height], "area": int(coco_mask.area(rle))})
             refs.append({
                 "ref_id": number, "ann_id": number, "image_id": image_id, "category_id": category_id,
-                "file_name": file_name, "split": splits[index], "sent_ids": [number],
+                "file_name": file_name, "split": shot.split, "sent_ids": [number],
                 "sentences": [
                     {"raw": expression.raw, "sent": sent, "tokens": sent.split(), "sent_id": number}]})
     instances = {"images": image_entries, "annotations": annotations, "categories": [

@@ -1,5 +1,6 @@
 """What an evaluation found, brought together over the processes, said and written."""
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distributed import gather_objects, gather_rows
+from lib.evaluation.generalized import all_metrics, format_all, format_generalized_table
 from lib.evaluation.metrics import compute_metrics, format_metrics
 from lib.evaluation.predictions import Prediction, Recorder
 from lib.model import ReferringSegmenter
@@ -21,13 +23,16 @@ class Outcome:
 
     `counts` and `original_counts` have a row a sample, index and `lib.evaluation.metrics.COUNTS`, (n, 6) int64, at the
     network's size and at the masks' own (no rows if that was not asked for); `predictions` has each sample's, or none;
-    `left_out` counts samples whose image could not be read.
+    `left_out` counts samples whose image could not be read. `no_target` (n,) bool says whose mask is empty by design,
+    `no_target_pixels` how many pixels a prediction has at least.
     """
 
     counts: np.ndarray
     original_counts: np.ndarray
     predictions: list[Prediction]
     left_out: int
+    no_target: np.ndarray
+    no_target_pixels: int
 
     @property
     def indices(self) -> list[int]:
@@ -36,8 +41,8 @@ class Outcome:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """See `lib.evaluation.metrics.compute_metrics`."""
-        return compute_metrics(self.counts[:, 1:])
+        """See `lib.evaluation.generalized.all_metrics`."""
+        return all_metrics(self.counts[:, 1:], self.no_target, self.no_target_pixels)
 
     @property
     def original_metrics(self) -> dict[str, Any] | None:
@@ -45,13 +50,17 @@ class Outcome:
         return compute_metrics(self.original_counts[:, 1:]) if len(self.original_counts) else None
 
 
-def collect(counts: Tensor, recorder: Recorder, left_out: int) -> Outcome:
-    """The outcome of all processes from each one's share; raises `UserError` if no sample could be read."""
+def collect(counts: Tensor, recorder: Recorder, left_out: int, no_target: Callable[[np.ndarray], np.ndarray],
+            no_target_pixels: int) -> Outcome:
+    """The outcome of all processes from each one's share; raises `UserError` if no sample could be read.
+
+    `no_target` says of samples by their indices whether their mask is empty by design.
+    """
     counts, original = in_order(gather_rows(counts)), in_order(gather_rows(recorder.rows().to(counts.device)))
     shares = gather_objects((left_out, recorder.predictions))
     found = {index: prediction for _, share in shares for index, prediction in share.items()}
     outcome = Outcome(counts, original, [found[index] for index in counts[:, 0].tolist()] if found else [],
-                      sum(count for count, _ in shares))
+                      sum(count for count, _ in shares), no_target(counts[:, 0]), no_target_pixels)
     if not len(counts):
         raise UserError(f"none of the {outcome.left_out} samples of the split could be read; "
                         "tools/check_dataset.py says what is wrong with each")
@@ -65,18 +74,20 @@ def in_order(rows: Tensor) -> np.ndarray:
 
 def describe(outcome: Outcome, model: str, styles: list[str]) -> str:
     """The lines that test.py prints: metrics, what to know about them, the paper's table in some of its styles."""
-    lines = [format_metrics(outcome.metrics)]
+    lines = [format_all(metrics := outcome.metrics)]
     if outcome.original_metrics:
         lines.append("at the masks' original size:\n" + format_metrics(outcome.original_metrics))
     samples = len(outcome.counts)
-    if empty := int((outcome.counts[:, 3] == 0).sum()):
+    if empty := int(((outcome.counts[:, 3] == 0) & ~outcome.no_target).sum()):
         lines.append(f"{empty} of {samples} samples have an empty mask: their IoU is 0 whatever is predicted")
     if outcome.left_out:
         lines.append(f"{outcome.left_out} of {samples + outcome.left_out} samples were left out for their bad images: "
                      "others' figures have them")
     if styles:
         from lib.evaluation.tables import format_table
-        lines += [format_table([(model, outcome.metrics)], style) for style in styles]
+        lines += [format_table([(model, metrics)], style) for style in styles]
+        if "generalized" in metrics:
+            lines += [format_generalized_table([(model, metrics["generalized"])], style) for style in styles]
     return "\n".join(lines)
 
 
@@ -95,10 +106,11 @@ def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, de
     from lib.evaluation.tables import make_sample, summarize  # scipy takes a while to load, and few runs need it
     samples = [make_sample(dataset.describe(index), counts, dataset.size_px ** 2)
                for index, *counts in outcome.counts.tolist()]
-    return {**summarize(samples), "original_size": outcome.original_metrics, "model": model, "split": args.split,
-            "images": len({ref["image_id"] for ref in dataset.refs}), "sentences": len(dataset),
+    return {**summarize(samples, outcome.no_target_pixels),
+            "original_size": outcome.original_metrics, "model": model, "split": args.split,
+            "images": dataset.images(), "sentences": len(dataset),
             "left_out": outcome.left_out, "checkpoint": {"path": str(args.resume), "sha256": sha256_of(args.resume)},
-            "annotations": {path: sha256_of(path) for path in dataset.refer.annotation_files}, "flags": vars(args),
+            "annotations": {path: sha256_of(path) for path in dataset.table.annotation_files}, "flags": vars(args),
             **describe_run(device), "samples": samples}
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
+from lib.evaluation import NO_TARGET_PIXELS
 from lib.evaluation.expressions import KINDS, kind_of, words_of
+from lib.evaluation.generalized import all_metrics
 from lib.evaluation.metrics import COUNTS, PRECISION_THRESHOLDS, compute_metrics
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
@@ -90,13 +92,18 @@ def break_down(samples: Sequence[Sample], by: str) -> list[dict[str, Any]]:
     return rows
 
 
-def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
-    """All figures that follow from the samples: metrics, `intervals`, `breakdowns`, and how many masks are empty."""
+def summarize(samples: Sequence[Sample], no_target_pixels: int = NO_TARGET_PIXELS) -> dict[str, Any]:
+    """All figures that follow from the samples: metrics, `intervals`, `breakdowns`, and how many masks are empty.
+
+    Samples with `no_target` add `generalized` (see `lib.evaluation.generalized`).
+    """
     counts = counts_of(samples)
     predicted_px = counts[:, 0] + counts[:, 1] - counts[:, 2]   # |P| = |I| + |U| − |T|
-    return {**compute_metrics(counts), "intervals": metric_intervals(samples),
+    no_target = np.array([sample.get("no_target", False) for sample in samples], dtype=bool)
+    return {**all_metrics(counts, no_target, no_target_pixels), "intervals": metric_intervals(samples),
             "breakdowns": {by: break_down(samples, by) for by in GROUPINGS},
-            "empty_masks": int((counts[:, 2] == 0).sum()), "empty_predictions": int((predicted_px == 0).sum())}
+            "empty_masks": int(((counts[:, 2] == 0) & ~no_target).sum()),
+            "empty_predictions": int((predicted_px == 0).sum())}
 
 
 def format_row(name: str, metrics: dict[str, Any], style: str) -> str:

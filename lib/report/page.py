@@ -26,7 +26,9 @@ CURVE_STEPS = 100
 CONTOUR_TOLERANCE_PX = 0.35  # below what a screen shows; it makes outlines several times shorter
 UNITS_PER_PX = 10            # of outlines in the page: whole numbers are shorter than decimals
 NAMES = {"rmsin": "RMSIN", "lavt": "LAVT", "lavt_one": "LAVT (one stage)", "rrsisd": "RRSIS-D", "refcoco": "RefCOCO",
-         "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg", "refclef": "RefCLEF"}
+         "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg", "refclef": "RefCLEF", "grefcoco": "gRefCOCO",
+         "refsegrs": "RefSegRS", "risbench": "RISBench", "uavid_ris": "UAVid-RIS", "vdd_ris": "VDD-RIS",
+         "remotesam-270k": "RemoteSAM-270K"}
 
 Parts = Sequence[Sequence[Sequence[float]]]  # of a mask, as `lib.report.pictures.polygons` gives them
 

@@ -13,7 +13,7 @@ from utils import UserError, log
 class NonFiniteGuard:
     """Counts updates left out for a gradient that was not finite, and stops the run after `tolerated` of them.
 
-    `unseen` gathers the samples' indices of batches whose losses were not looked at yet; `dataset.refs` names them.
+    `unseen` gathers the samples' indices of batches whose losses were not looked at yet; `dataset.ref_of` names them.
     """
 
     def __init__(self, updater: Updater, progress: Progress, tolerated: int, dataset: Any):
@@ -40,5 +40,5 @@ class NonFiniteGuard:
 
     def refs(self) -> str:
         """The ref ids of the unseen batches over all processes."""
-        refs = [self.dataset.refs[index]["ref_id"] for part in self.unseen for index in part.tolist()]
+        refs = [self.dataset.ref_of(index)["ref_id"] for part in self.unseen for index in part.tolist()]
         return ", ".join(str(ref) for share in gather_objects(refs) for ref in share)

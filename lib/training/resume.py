@@ -11,9 +11,9 @@ from lib.training.state import run_files
 from utils import UserError, log, set_aside
 
 # Flags that change what is computed; the others (paths, workers, log lines) may differ when a run goes on.
-DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "published_masks", "published_validation", "epochs", "batch_size",
-            "lr", "warmup_iters", "weight_decay", "amsgrad", "dice_weight", "random_box_share", "bert_layers",
-            "train_embeddings", "bert_dropout", "seed", "amp", "accumulate")
+DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "exclude", "published_masks", "published_validation", "epochs",
+            "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad", "dice_weight", "random_box_share",
+            "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp", "accumulate")
 
 
 def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:

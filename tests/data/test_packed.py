@@ -73,9 +73,9 @@ def test_a_file_that_is_not_packed_is_said_plainly(tmp_path, refer):
 def test_a_damaged_part_names_the_ref(refer, packed):
     opened = PackedRefs(packed, refer, SIZE)
     ref = refer.data["refs"][3]
-    opened.rows[ref["ref_id"]] = (10_000, 10_000)   # beyond what is there
+    opened.row_of[3] = 10_000   # beyond what is there
     with pytest.raises(UserError, match=rf"is damaged at ref {ref['ref_id']} .*pack_dataset\.py"):
-        opened.load(ref)
+        opened.load(3)
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_half_written(toy, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data.toy import drawing, writer
+from data.toy import drawing, layouts, writer
 from data.toy import scenes as toy_scenes
 from tests.launch import ROOT
 from utils import UserError
@@ -378,7 +378,7 @@ def test_an_interruption_leaves_the_old_set_and_nothing_else(tmp_path, monkeypat
             raise KeyboardInterrupt
         return draw(scene, size, rng)
 
-    monkeypatch.setattr(writer, "draw_scene", interrupted)
+    monkeypatch.setattr(layouts, "draw_scene", interrupted)
     with pytest.raises(KeyboardInterrupt):
         writer.make_toy_rrsisd(tmp_path / "set", images=10, size=64, seed=1)
     assert contents(tmp_path) == before

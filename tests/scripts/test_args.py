@@ -26,6 +26,7 @@ OWN_FLAGS = [
     "--tensorboard", "--wandb", "--eval_ori_size", "--latex", "--markdown", "--save_predictions", "--prediction_pngs",
     "--report", "--report_samples", "--report_attention", "--probe", "--init_from",
     "--fusion", "--intra_scale", "--cross_scale", "--decoder_conv",
+    "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels",
 ]
 
 PUBLISHED_COMMANDS = [
@@ -88,7 +89,7 @@ def test_both_spellings_of_the_launchers_flag(spelling):
 
 @pytest.mark.parametrize(("line", "message"), [
     ("--img_size 500", "--img_size 500: rmsin needs a multiple of 32, 512 for example"),
-    ("--dataset rrsis-d", "invalid choice: 'rrsis-d'"),
+    ("--dataset rrsis-d", "Unknown data set 'rrsis-d': choose --dataset from rrsisd, refcoco, "),
     ("--mha 2-2", "'2-2' is not of the form a-b-c-d"),
     ("--epochs 0", "0 is not a whole number of at least 1"),
     ("--random_box_share 1.5", "1.5 is not between 0 and 1"),

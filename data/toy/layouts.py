@@ -1,0 +1,136 @@
+"""The toy scenes in the layouts of other data sets: RefSegRS', RISBench's and gRefCOCO's, field by field.
+
+All show the same pixels (those of the JPEG that the toy RRSIS-D has) and the same masks. In gRefCOCO's layout each
+scene has two refs more: one to all objects of a category, and one to nothing, a category that the scene lacks.
+"""
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from data.toy.drawing import draw_scene, mask_rle
+from data.toy.scenes import CATEGORIES, RRSISD_CATEGORIES, Scene, make_scene
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One scene as a picture: its number from 1, its split, its bytes as a JPEG file."""
+
+    number: int
+    split: str
+    scene: Scene
+    jpeg: bytes
+    size: int
+
+    def pixels(self) -> Image.Image:
+        """What the JPEG shows."""
+        return Image.open(io.BytesIO(self.jpeg)).convert("RGB")
+
+    def mask(self, target: int) -> Image.Image:
+        """The mask of one of its things, 0 and 255."""
+        return Image.fromarray(coco_mask.decode(mask_rle(self.scene.things[target], self.size)) * np.uint8(255))
+
+
+def shots(splits: list[str], size: int, seed: int) -> Iterator[Shot]:
+    """The scenes of a toy set, a split each."""
+    for index, split in enumerate(splits):
+        scene = make_scene(seed, index)
+        pixel_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index, 1)))
+        file = io.BytesIO()
+        draw_scene(scene, size, pixel_rng).save(file, "JPEG", quality=95, subsampling=0)
+        yield Shot(index + 1, split, scene, file.getvalue(), size)
+
+
+def write_refsegrs(root: Path, taken: Iterator[Shot]) -> None:
+    """TIFFs named by a number; a picture for each ref, as an id has one mask."""
+    def name(shot: Shot, place: int) -> str:
+        return str(2 * shot.number - 1 + place)
+
+    _write_phrases(root / "refsegrs", "images", "masks", ".tif", name, lambda name: name, taken)
+
+
+def write_risbench(root: Path, taken: Iterator[Shot]) -> None:
+    """PNGs; those of the val split are called train_…, too, as RISBench's are."""
+    def name(shot: Shot, place: int) -> str:
+        return f"{'train' if shot.split == 'val' else shot.split}_{shot.number}_{place}"
+
+    _write_phrases(root / "risbench", "img_rgb", "mask", ".png", name, lambda name: f"{name}.png", taken)
+
+
+def _write_phrases(folder: Path, images: str, masks: str, suffix: str, name_of: Any, said: Any,
+                   taken: Iterator[Shot]) -> None:
+    for below in (images, masks):
+        (folder / below).mkdir(parents=True)
+    lines: dict[str, list[str]] = {split: [] for split in ("train", "val", "test")}
+    for shot in taken:
+        for place, expression in enumerate(shot.scene.expressions):
+            name = name_of(shot, place)
+            shot.pixels().save(folder / images / f"{name}{suffix}")
+            shot.mask(expression.target).save(folder / masks / f"{name}{suffix}")
+            lines[shot.split].append(f"{said(name)} {expression.raw}\n")
+    for split, text in lines.items():
+        (folder / f"output_phrase_{split}.txt").write_text("".join(text), encoding="utf-8")
+
+
+def write_grefcoco(root: Path, taken: Iterator[Shot]) -> None:
+    """COCO's names and JSON. Test scenes are testA and testB in turn."""
+    pictures = root / "images/mscoco/images/train2014"
+    pictures.mkdir(parents=True)
+    refs: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    tested = 0
+    for shot in taken:
+        file_name = f"COCO_train2014_{shot.number:012d}.jpg"
+        (pictures / file_name).write_bytes(shot.jpeg)
+        images.append({"id": shot.number, "file_name": file_name, "height": shot.size, "width": shot.size})
+        own = [_annotation(shot, target, len(annotations) + target) for target in range(len(shot.scene.things))]
+        annotations += own
+        split = shot.split if shot.split != "test" else ("testA", "testB")[tested % 2]
+        tested += shot.split == "test"
+        for raw, targets in said_of(shot.scene, shot.number):
+            ids = [own[target]["id"] for target in targets] or [-1]
+            categories = [own[target]["category_id"] for target in targets] or [-1]
+            number, sent = len(refs), raw.lower()
+            refs.append({
+                "ann_id": ids, "category_id": categories, "file_name": file_name.replace(".jpg", f"_{number}.jpg"),
+                "image_id": shot.number, "no_target": not targets, "ref_id": number, "sent_ids": [number],
+                "sentences": [{"raw": raw, "sent": sent, "sent_id": number, "tokens": sent.split()}], "split": split})
+    (root / "grefcoco").mkdir()
+    (root / "grefcoco/grefs(unc).json").write_text(json.dumps(refs), encoding="utf-8")
+    (root / "grefcoco/instances.json").write_text(json.dumps({
+        "images": images, "annotations": annotations, "categories": [
+            {"id": number, "name": name, "supercategory": "rrsisd"} for number, name in enumerate(RRSISD_CATEGORIES)]}),
+        encoding="utf-8")
+
+
+def _annotation(shot: Shot, target: int, number: int) -> dict[str, Any]:
+    thing = shot.scene.things[target]
+    rle = mask_rle(thing, shot.size)
+    return {"id": number, "image_id": shot.number, "category_id": RRSISD_CATEGORIES.index(thing.category), "iscrowd": 0,
+            "segmentation": rle, "bbox": [int(side) for side in coco_mask.toBbox(rle)],
+            "area": int(coco_mask.area(rle))}
+
+
+def said_of(scene: Scene, number: int) -> list[tuple[str, list[int]]]:
+    """A scene's sentences with the things meant: its two expressions; a category's name, all of it; another's, none."""
+    category = scene.things[scene.expressions[0].target].category
+    present = {thing.category for thing in scene.things}
+    absent = [look.words for name, look in CATEGORIES.items() if name not in present]
+    everyone = [place for place, thing in enumerate(scene.things) if thing.category == category]
+    return [*((expression.raw, [expression.target]) for expression in scene.expressions),
+            (f"The {CATEGORIES[category].words}", everyone), (f"The {absent[number % len(absent)]}", [])]
+
+
+LAYOUTS = {"refsegrs": write_refsegrs, "risbench": write_risbench, "grefcoco": write_grefcoco}
+PICTURE_FOLDERS = {"refsegrs": ("refsegrs/images", "refsegrs/masks"), "risbench": ("risbench/img_rgb", "risbench/mask"),
+                   "grefcoco": ("images/mscoco/images/train2014",)}
+TEXT_FILES = {
+    **{name: {f"{name}/output_phrase_{split}.txt" for split in ("train", "val", "test")}
+       for name in ("refsegrs", "risbench")}, "grefcoco": {"grefcoco/grefs(unc).json", "grefcoco/instances.json"}}

@@ -1,0 +1,62 @@
+"""Which refs are trained on: exclusion lists, and whether images of a test split are among them."""
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from refer.table import RefTable
+from utils import UserError
+
+EXCLUSIONS = Path(__file__).with_name("exclusions")
+
+
+def read_exclusions(path: str | os.PathLike) -> list[str]:
+    """The ids or file names of an exclusion list, one a line; what follows a '#' is a remark.
+
+    A name that is no path is also looked for in `refer/exclusions`. Raises UserError if there is no such file.
+    """
+    known = EXCLUSIONS / os.fspath(path)
+    chosen = known if not Path(path).is_file() and known.is_file() else Path(path)
+    try:
+        lines = chosen.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        lists = ", ".join(sorted(entry.name for entry in EXCLUSIONS.glob("*.txt")))
+        raise UserError(f"--exclude {path} cannot be read ({error}): give a file of ids or file names, one a line, or "
+                        f"one of {lists} in refer/exclusions") from error
+    return [entry for entry in (line.partition("#")[0].strip() for line in lines) if entry]
+
+
+def excluded(table: RefTable, rows: np.ndarray, entries: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Which of the rows an exclusion list names, (rows,) bool, and the entries that name none of them.
+
+    An entry is a ref's id, its image's file name, or that without what follows its point.
+    """
+    wanted = dict.fromkeys(entries, False)
+    out = np.zeros(len(rows), dtype=bool)
+    for place, row in enumerate(rows.tolist()):
+        file_name = table.texts["image_names"][table.image_of[row]]
+        for name in (str(json.loads(table.texts["ref_ids"][row])), file_name, os.path.splitext(file_name)[0]):
+            if name in wanted:
+                wanted[name] = out[place] = True
+    return out, [entry for entry, found in wanted.items() if not found]
+
+
+def leaks(table: RefTable, train_rows: np.ndarray) -> list[str]:
+    """What to say of each pair of data sets where one's training refs show images of the other's test splits.
+
+    Within one data set the split is its authors', and theirs to answer for.
+    """
+    tested = [name.startswith("test") for name in table.texts["splits"]]
+    test_rows = np.flatnonzero(np.array(tested, dtype=bool)[table.split_of])
+    said = []
+    images = {number: {table.image_path(row) for row in test_rows[table.source_of[test_rows] == number].tolist()}
+              for number in range(len(table.sources))}
+    for number, name in enumerate(table.datasets):
+        paths = [table.image_path(row) for row in train_rows[table.source_of[train_rows] == number].tolist()]
+        for other, tested_images in images.items():
+            shared = [path for path in paths if other != number and path in tested_images]
+            if shared:
+                said.append(f"{len(set(shared)):,} images of the test splits of {table.datasets[other]} are trained on "
+                            f"in {len(shared):,} of {len(paths):,} training refs of {name}")
+    return said

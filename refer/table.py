@@ -1,0 +1,229 @@
+"""Refs in arrays: all that training and evaluation read of one or several data sets, without the index's dicts.
+
+A dict an entry costs a hundred times the bytes it holds, and its reference counts make each worker process copy it page
+by page. Arrays cost what they hold, and processes share them. R refs, S sentences, I images.
+"""
+import gc
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from refer.entries import Entry, Id
+from refer.layouts import DATASETS, parse_datasets
+from refer.masks import BadImage, decode_segmentation, read_mask_picture
+from refer.refer import REFER, missing_split, split_includes
+from utils import UserError
+
+Arrays = dict[str, np.ndarray]
+
+
+class Texts(Sequence[str]):
+    """Strings in two arrays: their UTF-8 bytes in a row, (bytes,) uint8, and where each ends, (n + 1,) int64 from 0."""
+
+    def __init__(self, content: np.ndarray, ends: np.ndarray):
+        self.content, self.ends = content, ends
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return self.content[self.ends[index]:self.ends[index + 1]].tobytes().decode("utf-8", "surrogatepass")
+
+
+def text_arrays(name: str, texts: Iterable[str]) -> Arrays:
+    """The two arrays of `Texts`, under `name` and `name`_ends."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    ends = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=ends[1:])
+    return {name: np.frombuffer(b"".join(encoded), np.uint8), f"{name}_ends": ends}
+
+
+def read_arrays(data_root: str | os.PathLike, datasets: str, split_by: str = "unc",
+                drop_overlaps: bool = False) -> Arrays:
+    """The arrays of a `RefTable` of one or several data sets ('refcoco,refcocog:umd'), one after the other.
+
+    Raises UserError as `REFER` does.
+    """
+    try:
+        chosen = parse_datasets(datasets, split_by)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    with _no_garbage_collection():
+        return arrays_of(REFER(data_root, name, way, drop_overlaps) for name, way in chosen)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Looking for garbage among millions of new entries takes longer than making them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def arrays_of(indices: Iterable[REFER]) -> Arrays:
+    """The arrays of a `RefTable`: the refs of each index in turn."""
+    columns: dict[str, list[Any]] = {name: [] for name in (
+        "ref_ids", "image_of", "category_of", "split_of", "source_of", "line", "no_target", "masks", "sentences_of",
+        "sentences", "sent_ids", "image_ids", "image_names", "image_sizes")}
+    categories: dict[str, int] = {}
+    splits: dict[str, int] = {}
+    sources = []
+    for index in indices:
+        _add(index, len(sources), columns, categories, splits)
+        sources.append({
+            "dataset": index.dataset, "splitBy": index.splitBy, "drop_overlaps": index.drop_overlaps,
+            "image_dir": index.IMAGE_DIR, "annotation_files": index.annotation_files, "refs_path": index.refs_path,
+            "line_files": dict(index.line_files)})
+    arrays: Arrays = {}
+    for name in ("ref_ids", "masks", "sentences", "sent_ids", "image_ids", "image_names"):
+        arrays |= text_arrays(name, columns[name])
+    arrays |= text_arrays("categories", categories) | text_arrays("splits", splits)
+    arrays |= text_arrays("sources", map(json.dumps, sources))
+    for name, kind in (("image_of", np.int32), ("category_of", np.int32), ("split_of", np.int16),
+                       ("source_of", np.int16), ("line", np.int32), ("no_target", np.bool_)):
+        arrays[name] = np.array(columns[name], kind)
+    arrays["image_sizes"] = np.array(columns["image_sizes"], np.int32).reshape(-1, 2)
+    arrays["first_sentence"] = np.cumsum([0, *columns["sentences_of"]], dtype=np.int64)
+    return arrays
+
+
+def _add(index: REFER, source: int, columns: dict[str, list[Any]], categories: dict[str, int],
+         splits: dict[str, int]) -> None:
+    """Appends an index's refs, and those images that have any."""
+    image_of: dict[Id, int] = {}
+    for ref in index.Refs.values():
+        image_id = ref["image_id"]
+        if image_id not in image_of:
+            image_of[image_id] = len(columns["image_ids"])
+            image = index.Imgs[image_id]
+            sides = [side if isinstance(side := image.get(name), int) and 0 < side < 2 ** 31 else -1
+                     for name in ("height", "width")]
+            columns["image_ids"].append(json.dumps(image_id))
+            columns["image_names"].append(image["file_name"])
+            columns["image_sizes"].append(sides)
+        annotation = index.refToAnn[ref["ref_id"]]
+        kept = ("mask_path", "object_above") if "mask_path" in annotation else ("id", "segmentation")
+        columns["ref_ids"].append(json.dumps(ref["ref_id"]))
+        columns["image_of"].append(image_of[image_id])
+        columns["category_of"].append(categories.setdefault(index.Cats[ref["category_id"]], len(categories)))
+        columns["split_of"].append(splits.setdefault(ref["split"], len(splits)))
+        columns["source_of"].append(source)
+        columns["line"].append(ref.get("line", 0))
+        columns["no_target"].append(bool(ref.get("no_target")))
+        columns["masks"].append(json.dumps({name: annotation.get(name) for name in kept}))
+        columns["sentences_of"].append(len(ref["sentences"]))
+        columns["sentences"] += [sentence["raw"] for sentence in ref["sentences"]]
+        columns["sent_ids"] += [json.dumps(sentence["sent_id"]) for sentence in ref["sentences"]]
+
+
+class RefTable:
+    """Refs by row, from arrays that `arrays_of` made, wherever these lie.
+
+    Attributes: `no_target` (R,) bool, whose mask is empty by design; `source_of` (R,), which data set; `image_of` (R,);
+    `first_sentence` (R + 1,), where each one's sentences begin among all; `sources`, facts of each data set.
+    """
+
+    def __init__(self, arrays: Arrays):
+        self.texts = {name: Texts(arrays[name], arrays[f"{name}_ends"]) for name in (
+            "ref_ids", "masks", "sentences", "sent_ids", "image_ids", "image_names", "categories", "splits")}
+        self.no_target, self.source_of, self.image_of = arrays["no_target"], arrays["source_of"], arrays["image_of"]
+        self.first_sentence, self.image_sizes = arrays["first_sentence"], arrays["image_sizes"]
+        self.split_of, self.category_of, self.line = arrays["split_of"], arrays["category_of"], arrays["line"]
+        self.sources = [json.loads(text) for text in Texts(arrays["sources"], arrays["sources_ends"])]
+
+    @classmethod
+    def of(cls, refs: "REFER | RefTable") -> "RefTable":
+        """The refs of an index as a table."""
+        return refs if isinstance(refs, RefTable) else cls(arrays_of([refs]))
+
+    def __len__(self) -> int:
+        return len(self.image_of)
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data sets."""
+        return [source["dataset"] for source in self.sources]
+
+    @property
+    def annotation_files(self) -> list[str]:
+        """Paths of the files that the refs were read from."""
+        return [path for source in self.sources for path in source["annotation_files"]]
+
+    def rows(self, split: str, source: int | None = None) -> np.ndarray:
+        """Rows of the refs of a split (see `REFER.getRefIds`), of one data set or of all, in order.
+
+        Raises UserError if a data set has none.
+        """
+        included = np.array([split_includes(split, name) for name in self.texts["splits"]])[self.split_of]
+        chosen = range(len(self.sources)) if source is None else (source,)
+        for number in chosen:
+            if not np.any(included & (self.source_of == number)):
+                own = self.sources[number]
+                counts = Counter(self.texts["splits"][kind] for kind in self.split_of[self.source_of == number])
+                raise missing_split(split, own["dataset"], own["splitBy"], own["refs_path"], counts)
+        return np.flatnonzero(included & np.isin(self.source_of, list(chosen)))
+
+    def ref(self, row: int) -> Entry:
+        """`row`, `ref_id`, `image_id`, `category` (its name), `no_target` and `sentences`: `sent_id`, `raw`."""
+        sentences = range(self.first_sentence[row], self.first_sentence[row + 1])
+        return {"row": row, "ref_id": json.loads(self.texts["ref_ids"][row]),
+                "image_id": json.loads(self.texts["image_ids"][self.image_of[row]]),
+                "category": self.texts["categories"][self.category_of[row]], "no_target": bool(self.no_target[row]),
+                "sentences": [{"sent_id": json.loads(self.texts["sent_ids"][place]),
+                               "raw": self.texts["sentences"][place]} for place in sentences]}
+
+    def image_path(self, row: int) -> str:
+        """Path of a ref's image; whether the file exists is not looked at."""
+        folder = self.sources[self.source_of[row]]["image_dir"]
+        return os.path.join(folder, self.texts["image_names"][self.image_of[row]])
+
+    def where(self, row: int) -> str:
+        """Which ref it is, for a message (see `REFER.where`)."""
+        path = self.sources[self.source_of[row]]["line_files"].get(self.texts["splits"][self.split_of[row]])
+        return f"{path}, line {self.line[row]}" if path and self.line[row] else f"ref {self.ref(row)['ref_id']}"
+
+    def mask(self, row: int) -> np.ndarray:
+        """(H, W) uint8 of 0 and 1. Raises UserError as `REFER.getMask` does."""
+        source, stored = self.sources[self.source_of[row]], json.loads(self.texts["masks"][row])
+        if "mask_path" in stored:
+            try:
+                return read_mask_picture(stored["mask_path"], stored["object_above"])
+            except ValueError as error:
+                raise BadImage(f"{self.where(row)}: {error}") from error
+        height, width = (side if side > 0 else None for side in self.image_sizes[self.image_of[row]].tolist())
+        try:
+            return decode_segmentation(stored["segmentation"], height, width, source["drop_overlaps"])
+        except ValueError as error:
+            raise UserError(f"{source['dataset']}, {self.where(row)}, annotation {stored['id']!r}: its segmentation is "
+                            f"malformed: {error}. tools/check_dataset.py lists all of these.") from error
+
+    def mask_path(self, row: int) -> str:
+        """Of a mask that is a picture; '' for any other."""
+        return json.loads(self.texts["masks"][row]).get("mask_path", "")
+
+    @property
+    def each_sentence(self) -> np.ndarray:
+        """(R,) bool: whether an epoch of training shows all sentences of a ref, as is usual of its data set, or one."""
+        return np.array([DATASETS[name].each_sentence for name in self.datasets])[self.source_of]
+
+
+class RefRows(Sequence[Entry]):
+    """Some rows of a table as a list of refs, each made when asked for."""
+
+    def __init__(self, table: RefTable, rows: np.ndarray):
+        self.table, self.rows = table, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Entry:
+        return self.table.ref(int(self.rows[place]))
