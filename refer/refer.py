@@ -209,7 +209,7 @@ class REFER:
         box = self.refToAnn[ref["ref_id"]].get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(is_finite(value) for value in box):
             self._refuse_annotation(ref, f"its bbox must be four numbers, but is {reprlib.repr(box)}")
-        if self.layout.corner_boxes:
+        if self.layout.corner_boxes and self.format != "coco":
             x1, y1, x2, y2 = box
             return [x1, y1, x2 - x1, y2 - y1]
         return list(box)

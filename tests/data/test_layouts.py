@@ -1,0 +1,182 @@
+"""One set of scenes in every layout and format: the same masks, and the same pixel counts to the last one."""
+import hashlib
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data import EvalSet, TrainSet, eval_loader, read_refs
+from data.toy import make_toy_rrsisd
+from data.toy.layouts import LAYOUTS
+from lib.evaluation.generalized import all_metrics
+from lib.evaluation.metrics import evaluate
+from refer import REFER
+from refer.check import check_entries, read_index
+from refer.check_files import check_masks_and_images
+from tests.launch import run_script
+from tools import convert_dataset
+from utils import UserError
+
+SIZE = 64
+FORMATS = ("refer", "coco", "jsonl", "phrases")
+
+
+@pytest.fixture(scope="module")
+def roots(toy, tmp_path_factory) -> dict[str, Path]:
+    """The scenes of the fixture `toy` in each layout: data set -> data root."""
+    folder = tmp_path_factory.mktemp("layouts")
+    for layout in LAYOUTS:
+        make_toy_rrsisd(folder / layout, images=20, size=SIZE, seed=3, layout=layout)
+    return {"rrsisd": toy, **{layout: folder / layout for layout in LAYOUTS}}
+
+
+def digest(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:12]
+
+
+def seen(root: Path, dataset: str, split: str, tokenizer) -> Counter:
+    """What evaluation shows: how often each (sentence, picture, mask, category) occurs."""
+    samples = EvalSet(read_refs(str(root), dataset, "unc"), split, tokenizer, SIZE, max_tokens=20)
+    return Counter((samples.describe(index)["sentence"], digest(sample["image"].numpy()),
+                    digest(sample["target"].numpy()))
+                   for index, sample in ((index, samples[index]) for index in range(len(samples))))
+
+
+def counted(root: Path, dataset: str, tokenizer, network) -> dict[tuple, list[int]]:
+    """Pixel counts of the test split, by sentence and picture."""
+    samples = EvalSet(read_refs(str(root), dataset, "unc"), "test", tokenizer, SIZE, max_tokens=20)
+    rows = evaluate(network, eval_loader(samples, 1, 0, False, 0, 1), torch.device("cpu")).tolist()
+    return {(samples.describe(index)["sentence"], digest(samples[index]["image"].numpy())): counts
+            for index, *counts in rows}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_show_the_same_scenes(roots, tokenizer, nano, layout):
+    for split in ("train", "val", "test"):
+        here, there = (seen(roots[name], name, split, tokenizer) for name in ("rrsisd", layout))
+        assert here.total() == {"train": 32, "val": 4, "test": 4}[split]
+        if layout == "grefcoco":   # which says more of each scene
+            assert there.total() == 2 * here.total() and here <= there
+        else:
+            assert here == there
+    network = nano()
+    here, there = (counted(roots[name], name, tokenizer, network) for name in ("rrsisd", layout))
+    assert len(here) == 4 and all(there[key] == counts for key, counts in here.items())
+
+
+def test_grefcocos_other_sentences_mean_several_and_nothing(roots, tokenizer, nano):
+    index = REFER(roots["grefcoco"], "grefcoco")
+    several = [ref for ref in index.Refs.values() if len(ref["ann_ids"]) > 1]
+    nothing = [ref for ref in index.Refs.values() if ref["no_target"]]
+    assert len(several) == len(nothing) == 20 and not any(index.getMask(ref)["area"] for ref in nothing)
+    for ref in several:
+        parts = [index.getMask(other)["mask"] for other in index.imgToRefs[ref["image_id"]]
+                 if len(other["ann_ids"]) == 1 and other["ann_ids"][0] in ref["ann_ids"]]
+        whole = index.getMask(ref)["mask"]
+        assert all((whole >= part).all() for part in parts)
+    samples = EvalSet(index, "val", tokenizer, SIZE)
+    rows = evaluate(nano(), eval_loader(samples, 1, 0, False, 0, 1), torch.device("cpu")).numpy()
+    metrics = all_metrics(rows[:, 1:], samples.no_target(rows[:, 0]), 50)
+    assert sum(metrics["generalized"]["counts"].values()) == 8
+    train = TrainSet(index, "train", tokenizer, SIZE, seed=1)
+    empty = [number for number in range(len(train)) if train.ref_of(number)["no_target"]]
+    assert len(empty) == 16 and not any(train[0, number]["target"].any() for number in empty)
+
+
+@pytest.mark.parametrize("layout", ["rrsisd", *LAYOUTS])
+@pytest.mark.parametrize("to", FORMATS)
+def test_conversion_there_and_back(roots, tokenizer, tmp_path, capsys, layout, to):
+    """To a format and back to the set's own, or, where no writer has that, to REFER's."""
+    own = {"rrsisd": "refer", "grefcoco": "refer"}.get(layout, "phrases")
+    flags = ["--dataset", layout]
+    convert_dataset.main(["--refer_data_root", str(roots[layout]), *flags, "--to", to, "--out",
+                          str(tmp_path / "there")])
+    convert_dataset.main(["--refer_data_root", str(tmp_path / "there"), *flags, "--to", own, "--out",
+                          str(tmp_path / "back")])
+    assert f"of {layout}, read as {to}," in capsys.readouterr().out
+    for root in (tmp_path / "there", tmp_path / "back"):
+        found = read_index(root, layout, "unc")
+        entries = [*found[1], *check_entries(found[0]), *check_masks_and_images(found[0])]
+        faults = {finding.kind for finding in entries if finding.is_fault}
+        assert faults <= ({"empty mask"} if layout == "grefcoco" and to == "phrases" else set())
+        for split in ("train", "val", "test"):
+            assert seen(root, layout, split, tokenizer) == seen(roots[layout], layout, split, tokenizer)
+
+
+@pytest.mark.parametrize("to", ["refer", "coco", "jsonl"])
+def test_what_a_format_holds_comes_back(roots, tmp_path, to):
+    for layout in ("rrsisd", "grefcoco"):
+        out = tmp_path / layout
+        convert_dataset.main(["--refer_data_root", str(roots[layout]), "--dataset", layout, "--to", to, "--out",
+                              str(out), "--images", "none"])
+        before, after = REFER(roots[layout], layout), REFER(out, layout)
+        assert list(before.Refs) == sorted(after.Refs)
+        for ref_id, ref in before.Refs.items():
+            other = after.Refs[ref_id]
+            assert (other["split"], other["image_id"], bool(other.get("no_target"))) == (
+                ref["split"], ref["image_id"], bool(ref.get("no_target")))
+            assert before.Cats[ref["category_id"]] == after.Cats[other["category_id"]]
+            assert [s["sent_id"] for s in other["sentences"]] == [s["sent_id"] for s in ref["sentences"]]
+            if layout == "rrsisd":
+                assert after.getRefBox(ref_id) == before.getRefBox(ref_id)
+
+
+def test_what_is_lost_is_said(roots, tmp_path, capsys):
+    convert_dataset.main(["--refer_data_root", str(roots["grefcoco"]), "--dataset", "grefcoco", "--to", "phrases",
+                          "--out", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert "lost or changed: that 20 refs have no target by design" in out and "lost or changed: categories" in out
+    with pytest.raises(SystemExit) as ended:
+        convert_dataset.main(["--refer_data_root", str(roots["grefcoco"]), "--dataset", "grefcoco", "--to", "jsonl",
+                              "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2 and "is not empty: give --out a folder without" in capsys.readouterr().err
+
+
+def test_copied_images_stand_alone(roots, tmp_path):
+    shutil.copytree(roots["rrsisd"], tmp_path / "source")
+    for how in ("link", "copy"):
+        convert_dataset.main(["--refer_data_root", str(tmp_path / "source"), "--dataset", "rrsisd", "--to", "jsonl",
+                              "--out", str(tmp_path / how), "--images", how])
+    shutil.rmtree(tmp_path / "source")
+    index = REFER(tmp_path / "copy", "rrsisd")
+    assert Path(index.image_path(0)).is_file() and not (tmp_path / "link" / Path(index.image_path(0)).relative_to(
+        tmp_path / "copy")).is_file()
+
+
+@pytest.mark.parametrize("layout", ["risbench", "grefcoco"])
+def test_training_and_testing_end_to_end(roots, tmp_path, layout):
+    """One epoch, then the test split on one process and on two and three: the same whole numbers."""
+    root = roots[layout]
+    data = ["--refer_data_root", root, "--dataset", layout, "--workers", 0, "--batch-size", 4]
+    text = ["--ck_bert", root / "bert", "--bert_tokenizer", root / "bert"]
+    done = run_script("train.py", *data, *text, "--swin_type", "nano", "--img_size", SIZE, "--epochs", 1, "--model_id",
+                      "x", "--no_target_pixels", 10, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ("N-acc" in done.stdout) == (layout == "grefcoco")
+    results = []
+    for processes in (1, 2, 3):
+        path = tmp_path / f"{processes}.json"
+        done = run_script("test.py", *data, "--resume", "checkpoints/model_best_x.pth", "--results", path,
+                          "--no_target_pixels", 10, "--markdown", cwd=tmp_path, processes=processes)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(path.read_text()))
+    assert results[0]["samples"] == results[1]["samples"] == results[2]["samples"]
+    assert all(result["mIoU"] == results[0]["mIoU"] for result in results)
+    if layout == "grefcoco":
+        assert results[0]["generalized"] == results[2]["generalized"]
+        assert sum(results[0]["generalized"]["counts"].values()) == len(results[0]["samples"]) == 8
+        assert results[0]["generalized"]["no_target_pixels"] == 10 and "| gIoU | cIoU |" in done.stdout
+        assert sum(sample.get("no_target", False) for sample in results[0]["samples"]) == 2
+    saved = torch.load(tmp_path / "checkpoints/model_best_x.pth", weights_only=True)
+    assert saved["config"]["max_tokens"] == (50 if layout == "risbench" else 20)
+
+
+def test_a_split_that_no_file_name_holds_is_refused_by_coco(roots, tmp_path):
+    index = REFER(roots["rrsisd"], "rrsisd")
+    index.Refs[0]["split"] = "extra"
+    with pytest.raises(UserError, match="'extra' is none of train, val, "):
+        convert_dataset.WRITERS["coco"](index, tmp_path, iter)
