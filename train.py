@@ -24,7 +24,7 @@ with importing_much():
     from data import EvalSet, TrainSet, eval_loader, log_problems, read_refs, train_loader
     from lib.accelerate import accelerate, set_up_cpu
     from lib.checkpoint.starting import make_network
-    from lib.evaluation.generalized import format_all
+    from lib.evaluation.generalized import all_metrics, format_all
     from lib.evaluation.metrics import evaluate
     from lib.losses import segmentation_loss
     from lib.model import ReferringSegmenter
