@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data import EvalSet, TrainSet, eval_loader, read_refs
 from data.toy import make_toy_rrsisd
@@ -147,7 +148,7 @@ def test_copied_images_stand_alone(roots, tmp_path):
         tmp_path / "copy")).is_file()
 
 
-@pytest.mark.parametrize("layout", ["risbench", "grefcoco"])
+@pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_training_and_testing_end_to_end(roots, tmp_path, layout):
     """One epoch, then the test split on one process and on two and three: the same whole numbers."""
     root = roots[layout]
@@ -173,6 +174,39 @@ def test_training_and_testing_end_to_end(roots, tmp_path, layout):
         assert sum(sample.get("no_target", False) for sample in results[0]["samples"]) == 2
     saved = torch.load(tmp_path / "checkpoints/model_best_x.pth", weights_only=True)
     assert saved["config"]["max_tokens"] == (50 if layout == "risbench" else 20)
+
+
+BAD_INPUT = {
+    "no phrase": (lambda folder: add(folder / "output_phrase_train.txt", "train_1_0.png\n"),
+                  "output_phrase_train.txt, line 33 has no phrase after 'train_1_0.png'"),
+    "no image": (lambda folder: (folder / "img_rgb" / first(folder)).unlink(), "line 1: its image "),
+    "no mask": (lambda folder: (folder / "mask" / first(folder)).unlink(), "line 1: its mask "),
+    "mask of another size": (lambda folder: Image.new("L", (9, 9)).save(folder / "mask" / first(folder)),
+                             "line 1: its mask "),
+    "no mask but a picture": (lambda folder: shutil.copy(folder / "img_rgb" / first(folder),
+                                                         folder / "mask" / first(folder)), "different values"),
+}
+
+
+def add(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+def first(folder: Path) -> str:
+    return (folder / "output_phrase_train.txt").read_text().split()[0]
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_ends_train_with_one_line_and_status_2(roots, tmp_path, name):
+    spoil, words = BAD_INPUT[name]
+    root = shutil.copytree(roots["risbench"], tmp_path / "data")
+    spoil(root / "risbench")
+    done = run_script("train.py", "--refer_data_root", root, "--dataset", "risbench", "--workers", 0, "--batch-size",
+                      32, "--ck_bert", root / "bert", "--bert_tokenizer", root / "bert", "--swin_type", "nano",
+                      "--img_size", SIZE, "--epochs", 1, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{root / 'risbench/output_phrase_train.txt'}, line " in done.stderr and words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_a_split_that_no_file_name_holds_is_refused_by_coco(roots, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from data import EvalSet, TrainSet, read_refs
 from data.dataset import load_image_and_mask
 from data.shared import shared_arrays
+from data.toy import make_toy_rrsisd
 from refer import REFER
 from refer.selection import EXCLUSIONS, read_exclusions
 from refer.table import RefTable
@@ -58,6 +59,26 @@ def test_refs_read_apart_are_the_same_and_leave_nothing_behind(toy, refer, token
     assert not list(tmp_path.iterdir()) and isinstance(refs.image_of, np.memmap)
     apart, here = (TrainSet(source, "train", tokenizer, 32, seed=1) for source in (refs, refer))
     assert all(equal_samples(apart[0, index], here[0, index]) for index in range(len(here)))
+
+
+def held(value: object) -> int:
+    """How many Python objects the value's containers and its own parts hold."""
+    if isinstance(value, dict):
+        return len(value) + sum(map(held, value.values()))
+    if isinstance(value, list | tuple | set | frozenset):
+        return len(value) + sum(map(held, value))
+    return held(vars(value)) if type(value).__module__.startswith(("data", "refer")) else 1
+
+
+def test_what_training_holds_does_not_grow_with_the_refs(tmp_path, tokenizer):
+    """Each object of a ref would cost every process its memory, and every worker the page of its reference count."""
+    sizes = []
+    for images in (10, 30):
+        make_toy_rrsisd(tmp_path / str(images), images=images, size=64)
+        train = TrainSet(read_refs(str(tmp_path / str(images)), "rrsisd", "unc"), "train", tokenizer, 32, seed=1,
+                         random_box_share=0.2)
+        sizes.append(held(vars(train)))
+    assert len(train) == 48 and sizes[1] - sizes[0] < 8   # a category or two more
 
 
 def test_errors_of_the_process_apart_are_said_here(toy):
