@@ -183,7 +183,9 @@ class TrainSet(ReferDataset):
             rows = rows[~out]
             if not len(rows):
                 raise UserError(f"--exclude {self.exclude} leaves no training ref")
-        if found := leaks(self.table, rows):
+        if found := leaks(self.table, rows, "val"):
+            log(f"{'; '.join(found)}: the best epoch is chosen on images that are trained on")
+        if found := leaks(self.table, rows, "test"):
             if not self.allow_leak:
                 raise UserError(f"{'; '.join(found)}: figures on these splits would measure memory. Leave the images "
                                 "out with --exclude, or train on them with --allow_leak")

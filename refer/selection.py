@@ -42,12 +42,12 @@ def excluded(table: RefTable, rows: np.ndarray, entries: list[str]) -> tuple[np.
     return out, [entry for entry, found in wanted.items() if not found]
 
 
-def leaks(table: RefTable, train_rows: np.ndarray) -> list[str]:
-    """What to say of each pair of data sets where one's training refs show images of the other's test splits.
+def leaks(table: RefTable, train_rows: np.ndarray, split: str) -> list[str]:
+    """What to say of each pair of data sets where one's training refs show images of the other's 'test…' or 'val'.
 
     Within one data set the split is its authors', and theirs to answer for.
     """
-    tested = [name.startswith("test") for name in table.texts["splits"]]
+    tested = [name.startswith(split) for name in table.texts["splits"]]
     test_rows = np.flatnonzero(np.array(tested, dtype=bool)[table.split_of])
     said = []
     images = {number: {table.image_path(row) for row in test_rows[table.source_of[test_rows] == number].tolist()}
@@ -57,6 +57,6 @@ def leaks(table: RefTable, train_rows: np.ndarray) -> list[str]:
         for other, tested_images in images.items():
             shared = [path for path in paths if other != number and path in tested_images]
             if shared:
-                said.append(f"{len(set(shared)):,} images of the test splits of {table.datasets[other]} are trained on "
-                            f"in {len(shared):,} of {len(paths):,} training refs of {name}")
+                said.append(f"{len(set(shared)):,} images of the {split} split of {table.datasets[other]} are "
+                            f"trained on in {len(shared):,} of {len(paths):,} training refs of {name}")
     return said

@@ -129,12 +129,20 @@ def test_images_of_another_sets_test_split_are_refused(toy, tmp_path, tokenizer,
     refs = read_refs(str(tmp_path), "refcoco,refcocog:umd", "unc")
     with pytest.raises(UserError) as caught:
         TrainSet(refs, "train", tokenizer, 32, seed=1)
-    assert "16 images of the test splits of refcocog are trained on in 32 of 32 training refs of refcoco" in str(
+    assert "16 images of the test split of refcocog are trained on in 32 of 32 training refs of refcoco" in str(
         caught.value)
-    assert "2 images of the test splits of refcoco are trained on in 4 of 4 training refs of refcocog" in str(
+    assert "2 images of the test split of refcoco are trained on in 4 of 4 training refs of refcocog" in str(
         caught.value) and "--allow_leak" in str(caught.value)
     assert len(TrainSet(refs, "train", tokenizer, 32, seed=1, allow_leak=True)) == 36
     assert "--allow_leak: 16 images" in capsys.readouterr().out
+
+
+def test_images_of_another_sets_val_split_are_said(toy, tmp_path, tokenizer, capsys):
+    as_coco_set(toy, tmp_path, "refcoco", DISJOINT)
+    as_coco_set(toy, tmp_path, "refcoco+", {"train": "train", "val": "train", "test": "testA"})
+    assert len(TrainSet(read_refs(str(tmp_path), "refcoco,refcoco+", "unc"), "train", tokenizer, 32, seed=1)) == 68
+    assert ("2 images of the val split of refcoco are trained on in 4 of 36 training refs of refcoco+: the best epoch "
+            "is chosen on images that are trained on") in capsys.readouterr().out
 
 
 # Exclusion lists
