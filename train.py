@@ -37,7 +37,7 @@ with importing_much():
     from lib.training.state import TrainingState
     from refer.table import RefTable
     from transforms import normalize
-    from utils import UserError, log
+    from utils import UserError, duration, log
 
 
 class Interrupted(Exception):
@@ -90,8 +90,9 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
     for batch in log_problems(utils.progress(batches, f"epoch {progress.epoch}"), bad_images):
         image, token_ids, token_mask, target = (batch[key].to(device, non_blocking=True)
                                                 for key in ("image", "token_ids", "token_mask", "target"))
-        logits = updater.forward(normalize(image), token_ids, token_mask)
-        updated = updater.backward(segmentation_loss(logits, target.long(), args.dice_weight))
+        with state.threads.step():
+            logits = updater.forward(normalize(image), token_ids, token_mask)
+            updated = updater.backward(segmentation_loss(logits, target.long(), args.dice_weight))
         guard.unseen.append(batch["index"])
         progress.empty_masks += int((batch["target"].flatten(1).amax(1) == 0).sum())
         progress.step += 1
@@ -107,7 +108,8 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
         if last or progress.step // args.accumulate % args.print_freq == 0:
             log(f"epoch {progress.epoch} [{progress.step}/{len(batches)}] loss {progress.loss_sum / progress.step:.4f} "
                 f"lr {state.schedule.get_last_lr()[0]:.3g} "
-                f"{progress.step * global_batch / progress.seconds:.1f} images/s")
+                f"{progress.step * global_batch / progress.seconds:.1f} images/s, "
+                f"{duration(progress.seconds_left(len(batches), args.epochs))} of training left")
             gc.collect()   # what the last steps left; see utils.rare_garbage_collection
         if due and (interrupted or not last):
             state.save()

@@ -85,6 +85,14 @@ def progress(batches: Iterable[T], description: str) -> Iterable[T]:
     return tqdm(batches, desc=description, disable=hidden, leave=False, dynamic_ncols=True, file=sys.stdout)
 
 
+def duration(seconds: float) -> str:
+    """A duration for people, in its two largest units: '40 s', '6 min 20 s', '3 h 5 min', '2 d 4 h'."""
+    whole = round(seconds)
+    units = (("d", whole // 86400), ("h", whole // 3600 % 24), ("min", whole // 60 % 60), ("s", whole % 60))
+    first = next((place for place, (_, count) in enumerate(units) if count), 3)
+    return " ".join(f"{count} {unit}" for unit, count in units[first:first + 2] if count) or "0 s"
+
+
 def set_aside(path: Path) -> Path | None:
     """Renames what an earlier run left at `path`, if anything, by the time of its last change; returns the new name."""
     if rank() > 0 or not path.exists():

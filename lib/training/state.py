@@ -14,6 +14,7 @@ from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig
 from lib.training.generators import generator_states, restore_generators
 from lib.training.optimizer import make_optimizer
+from lib.training.threads import choose_threads
 from lib.training.update_step import Updater
 from utils import log, rank, world_size
 
@@ -29,6 +30,10 @@ class Progress:
     seconds: float = 0.0
     skipped: int = 0  # batches of the whole run left out for a loss that was not finite
     best_oIoU: float = -1.0
+
+    def seconds_left(self, batches: int, epochs: int) -> float:
+        """Until the last epoch's end at this epoch's speed so far, validation not counted."""
+        return ((epochs - self.epoch) * batches - self.step) * self.seconds / self.step
 
     def next_epoch(self) -> None:
         """Moves on to the first batch of the next epoch."""
@@ -61,6 +66,7 @@ class TrainingState:
             args.amsgrad)
         self.updater = Updater(wrapped, self.optimizer, self.schedule, device, args.amp, args.accumulate,
                                args.skip_nonfinite > 0)
+        self.threads = choose_threads(device, args.deterministic)
         self.progress = Progress()
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
