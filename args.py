@@ -19,6 +19,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 # Where BERT is part of the network, it is set to training with it; `lavt` keeps it beside, in evaluation mode.
 RECIPES["lavt_one"] = {**RECIPES["lavt"], "bert_dropout": True}
+# What every model has in common, and what a nano network takes instead: it starts from random weights, which the
+# original rates, chosen to fine-tune, would hardly change.
+SHARED_RECIPE = {"img_size": 480, "warmup_iters": 0, "train_embeddings": False}
+NANO_RECIPE = {"img_size": 96, "batch_size": 16, "lr": 5e-4, "warmup_iters": 100, "random_box_share": 0.0,
+               "train_embeddings": True}
 
 
 def positive(text: str) -> int:
@@ -53,6 +58,11 @@ def heads(text: str) -> str:
     return text
 
 
+def recipe(model: str, swin_type: str) -> dict[str, Any]:
+    """What flags stand for when they are not given."""
+    return {**SHARED_RECIPE, **RECIPES[model], **(NANO_RECIPE if swin_type == "nano" else {})}
+
+
 class RecipeParser(argparse.ArgumentParser):
     """Fills in the model's recipe, checks flags against each other, and says a mistake in one line.
 
@@ -75,7 +85,7 @@ class RecipeParser(argparse.ArgumentParser):
 
     def fill_in(self, args: argparse.Namespace) -> None:
         """The recipe for what was not given; then what must fit together."""
-        for name, value in {**RECIPES[args.model], **MODELS[args.model]}.items():
+        for name, value in {**recipe(args.model, args.swin_type), **MODELS[args.model]}.items():
             if getattr(args, name, "not a flag of this script") is None:
                 setattr(args, name, value)
         if "dataset" in vars(args):
@@ -130,8 +140,9 @@ def add_network(group: Group) -> None:
     group.add("--window12", action="store_true",
               help="attention windows of 12×12 tokens instead of 7×7;\n"
                    "implied by a Swin file whose path contains window12")
-    group.add("--img_size", default=480, type=positive, metavar="PIXELS",
-              help="side to which image and mask are resized (default: 480); rmsin: a multiple of 32")
+    group.add("--img_size", type=positive, metavar="PIXELS",
+              help="side to which image and mask are resized (default: 480, nano: 96);\n"
+                   "rmsin: a multiple of 32")
     group.add("--mha", default="", type=heads, metavar="A-B-C-D",
               help="heads of the pixel-word attention in the four stages (default: one each)")
     group.add("--fusion_drop", default=0.0, type=share, metavar="RATE",
@@ -170,7 +181,7 @@ def add_data(group: Group) -> None:
     group.add("--packed", default="", metavar="FILE",
               help="read images and masks from what tools/pack_dataset.py wrote; the same samples, faster")
     group.add("-b", "--batch-size", type=positive, metavar="N",
-              help="samples a process (default: 2 for rmsin, 8 for lavt)")
+              help="samples a process (default: 2 for rmsin, 8 for lavt, 16 for nano)")
     group.add("-j", "--workers", default=8, type=int, metavar="N",
               help="loader processes of each training process (default: 8)")
     group.add("--pin_mem", action="store_true", help="page-locked host memory for faster copies to a GPU")
@@ -179,9 +190,10 @@ def add_data(group: Group) -> None:
 def add_training(group: Group) -> None:
     """The recipe of a training run."""
     group.add("--epochs", default=40, type=positive, metavar="N", help="default: 40")
-    group.add("--lr", type=float, help="at the start (default: 3e-5 for rmsin, 5e-5 for lavt)")
-    group.add("--warmup_iters", default=0, type=int, metavar="N",
-              help="iterations over which lr rises linearly from 0 (default: 0, as published)")
+    group.add("--lr", type=float, help="at the start (default: 3e-5 for rmsin, 5e-5 for lavt, 5e-4 for nano)")
+    group.add("--warmup_iters", type=int, metavar="N",
+              help="iterations over which lr rises linearly from 0\n"
+                   "(default: 0, as in the original code; nano: 100)")
     group.add("--wd", "--weight-decay", dest="weight_decay", default=1e-2, type=float, metavar="RATE",
               help="AdamW's weight decay (default: 0.01)")
     group.add("--amsgrad", action="store_true", help="AdamW's AMSGrad variant")
@@ -189,10 +201,11 @@ def add_training(group: Group) -> None:
               help="share of the Dice loss, the rest is cross-entropy (default: 0.1 for rmsin, 0 for lavt)")
     group.add("--random_box_share", type=share, metavar="SHARE",
               help="share of the training refs whose images get black squares\n"
-                   "(default: 0.2 for rmsin, 0 for lavt)")
+                   "(default: 0.2 for rmsin, 0 for lavt and nano)")
     group.add("--bert_layers", default=10, type=int, metavar="N",
               help="how many of BERT's layers train, from the first (default: 10, as published)")
-    group.add("--train_embeddings", action="store_true", help="train BERT's embeddings too")
+    group.add("--train_embeddings", action=argparse.BooleanOptionalAction,
+              help="train BERT's embeddings too (default: no, as in the original code; nano: yes)")
     group.add("--bert_dropout", action=argparse.BooleanOptionalAction,
               help="BERT's dropouts in training (default: on for rmsin and lavt_one, off for lavt)")
     group.add("--exclude", default="", metavar="FILE",

@@ -1,6 +1,7 @@
 """Segments your own images by your own sentences: writes a mask and an overlay for each pair."""
 import argparse
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from pycocotools import mask as coco_mask
 import distributed
 import utils
 from args import INFERENCE, RecipeParser, get_parser, positive, share
+from bert import reading_problems
 from lib.evaluation.predictions import encode_mask
-from lib.predictor import Predictor, Segmentation
+from lib.predictor import Predictor, ReadingWarning, Segmentation
 from lib.report.pictures import overlay, polygons, read_picture, save_mask
 from utils import UserError, log
 
@@ -93,6 +95,10 @@ def run(args: argparse.Namespace) -> None:
     names = name_outputs(images, list(dict.fromkeys(args.sentence)))
     device = distributed.init_processes(args.device, args.local_rank)
     predictor = Predictor(args.resume, device=device, amp=args.amp, fast=args.fuse, args=args)
+    for sentence in dict.fromkeys(args.sentence):
+        for problem in reading_problems(predictor.tokenizer, sentence, predictor.max_tokens):
+            log(f"WARNING: '{sentence}': {problem}")
+    warnings.simplefilter("ignore", ReadingWarning)   # the lines above say the same
     entries, problems = [], []
     for path in images:
         try:

@@ -1,5 +1,5 @@
 """Trains a network. One process or many: plain `python train.py`, `torchrun` or `torch.distributed.launch`."""
-from args import TRAINING, get_parser
+from args import TRAINING, get_parser, recipe
 from utils import importing_much
 
 if __name__ == "__main__":   # a mistyped flag and --help are answered before the imports, which take seconds
@@ -25,7 +25,7 @@ with importing_much():
     from lib.accelerate import accelerate, set_up_cpu
     from lib.checkpoint.starting import make_network
     from lib.evaluation.generalized import all_metrics, format_all
-    from lib.evaluation.metrics import evaluate
+    from lib.evaluation.metrics import evaluate, warning_of_empty_predictions
     from lib.losses import segmentation_loss
     from lib.model import ReferringSegmenter
     from lib.segmentation import ModelConfig
@@ -127,8 +127,11 @@ def validate(state: TrainingState, batches: DataLoader) -> dict[str, Any]:
     readable = log_problems(utils.progress(batches, "val"), [])
     watched = itertools.takewhile(lambda _: not distributed.stop_requested(), readable)
     rows = distributed.gather_rows(evaluate(state.model, watched, state.device, state.args.amp)).cpu().numpy()
-    no_target = batches.dataset.no_target(rows[:, 0])
-    return all_metrics(rows[:, 1:], no_target, state.args.no_target_pixels) if len(rows) else {}
+    if not len(rows):
+        return {}
+    if warning := warning_of_empty_predictions(rows[:, 1:]):
+        log(warning)
+    return all_metrics(rows[:, 1:], batches.dataset.no_target(rows[:, 0]), state.args.no_target_pixels)
 
 
 def run(args: Namespace) -> None:
@@ -153,6 +156,7 @@ def run(args: Namespace) -> None:
     train_batches, val_batches = make_loaders(args, refs, tokenizer, config)
     log(f"{config.model} on {args.dataset}: {len(train_batches.dataset)} training samples, {len(val_batches.dataset)} "
         f"validation sentences; {utils.world_size()} process(es) on {device.type}, seed {args.seed}")
+    log("recipe: " + ", ".join(f"{name} {getattr(args, name)}" for name in recipe(args.model, args.swin_type)))
     wrapped = set_up_training(model, args, device)
     state = TrainingState(args, model, wrapped, device, len(train_batches), config, tokenizer)
     if goes_on(resumed):

@@ -39,6 +39,30 @@ def tokenizer_from_text(text: str) -> Tokenizer:
     return tokenizer
 
 
+def reading_problems(tokenizer: Tokenizer, sentence: str, max_tokens: int = MAX_TOKENS) -> list[str]:
+    """What a network does not get of a sentence, a line each: words that its vocabulary lacks, words cut."""
+    encoding = tokenizer.encode(sentence)
+    pieces: dict[int, list[int]] = {}   # the tokens of each word, punctuation left out
+    for token, word in enumerate(encoding.word_ids):
+        start, end = encoding.offsets[token]
+        if word is not None and sentence[start:end].isalnum():
+            pieces.setdefault(word, []).append(token)
+
+    def text(tokens: list[int]) -> str:
+        return sentence[encoding.offsets[tokens[0]][0]:encoding.offsets[tokens[-1]][1]]
+
+    problems = []
+    unknown = [f"'{text(tokens)}' (read as {' '.join(encoding.tokens[token] for token in tokens)})"
+               for tokens in pieces.values() if len(tokens) > 1 or encoding.tokens[tokens[0]] == "[UNK]"]
+    if unknown:
+        problems.append(f"the vocabulary of {tokenizer.get_vocab_size()} tokens lacks {', '.join(unknown)}")
+    cut = [tokens for tokens in pieces.values() if tokens[-1] >= max_tokens]
+    if cut:
+        count = f"the last {len(cut)} words were" if len(cut) > 1 else "the last word was"
+        problems.append(f"{count} not read: '{text(cut[0] + cut[-1])}' (a sentence has at most {max_tokens} tokens)")
+    return problems
+
+
 def tokenize(tokenizer: Tokenizer, sentences: list[str],
              max_tokens: int = MAX_TOKENS) -> tuple[np.ndarray, np.ndarray]:
     """[CLS] words [SEP], cut to `max_tokens` and padded with zeros.

@@ -6,6 +6,7 @@ Where bad images are skipped, `problem` says what was wrong with one; in evaluat
 """
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import transforms
 from bert.tokenizer import MAX_TOKENS, tokenize_many
 from data.packed import PackedRefs
 from data.shared import shared_arrays
+from data.toy import is_toy
 from refer.masks import BadImage
 from refer.refer import REFER
 from refer.selection import excluded, leaks, read_exclusions
@@ -254,6 +256,13 @@ class EvalSet(ReferDataset):
             order = random.Random(shuffle_seed).sample(self.speaker.tolist(), len(self.speaker))
             self.speaker[order] = order[1:] + order[:1]
         self.last: tuple[int, Tensor, Tensor] | None = None  # sentences of one ref follow each other
+
+    @property
+    def name(self) -> str:
+        """The data set's name; "toy" for a toy set, whose scores say nothing of the one whose layout it has."""
+        source = self.table.sources[int(self.table.source_of[self.refs.rows[0]])]
+        folders = Path(source["annotation_files"][0]).parents
+        return "toy" if any(map(is_toy, folders)) else source["dataset"]
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -5,6 +5,7 @@
 
 Shapes: H, W the image's height and width, S the network's input size, n sentences, all sizes in pixels.
 """
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from bert import tokenize
+from bert import reading_problems, tokenize
 from lib.accelerate import accelerate, autocast, prepare_for_inference
 from lib.checkpoint import restore
 from lib.report.pictures import array_to_picture, read_picture, to_rgb
@@ -25,6 +26,10 @@ from transforms import normalize
 
 Picture = str | Path | Image.Image | np.ndarray
 Progress = Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]]
+
+
+class ReadingWarning(UserWarning):
+    """The network does not get all of a sentence: its vocabulary lacks words, or the sentence is too long."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,8 @@ class Predictor:
 
     An image is a path, a Pillow image of any mode, or an array (H, W), (H, W, 3) or (H, W, 4), uint8 as it is and
     other numbers stretched to 8 bits (see `lib.report.pictures`). It may have any size: it is resized to what the
-    network takes, and the answer back.
+    network takes, and the answer back. A sentence with too many words, or words that the network does not know, gets
+    an answer and a `ReadingWarning`.
 
     `device` is 'cuda', 'cpu' or the like (default: a GPU if there is one); `amp` the precision as in args.py;
     `fast` folds BatchNorms into convolutions. A published checkpoint does not describe itself: give `args`, what
@@ -67,6 +73,7 @@ class Predictor:
         """
         if len(images) != len(sentences):
             raise ValueError(f"{len(images)} images but {len(sentences)} sentences: give one sentence an image")
+        self.warn_of(sentences)
         masks: list[np.ndarray] = []
         for first in range(0, len(images), batch_size):
             pictures = [open_picture(image) for image in images[first:first + batch_size]]
@@ -77,6 +84,7 @@ class Predictor:
 
     def probabilities(self, image: Picture, sentences: Sequence[str]) -> np.ndarray:
         """The probability of the object that each sentence means, at each pixel: (n, H, W) float32, 0 to 1."""
+        self.warn_of(sentences)
         picture = open_picture(image)
         margins = self.margins([picture] * len(sentences), sentences)
         return torch.cat([probability(margin, picture.size[::-1])[None] for margin in margins.split(1)]).numpy()
@@ -92,6 +100,7 @@ class Predictor:
 
         Raises `ValueError` for another overlap.
         """
+        self.warn_of(sentences)
         picture = open_picture(image, any_size=True)
         masks = np.zeros((len(sentences), picture.height, picture.width), dtype=bool)
         sums = np.zeros(len(sentences))
@@ -124,6 +133,12 @@ class Predictor:
                 yield top, torch.sigmoid(margin_sum[:, :done] / weight_sum[:done]).numpy()
                 margin_sum = torch.cat([margin_sum[:, done:], torch.zeros_like(margin_sum[:, :done])], dim=1)
                 weight_sum = torch.cat([weight_sum[done:], torch.zeros_like(weight_sum[:done])])
+
+    def warn_of(self, sentences: Sequence[str]) -> None:
+        """Issues a `ReadingWarning` for each thing in a sentence that the network does not get as it was written."""
+        for sentence in dict.fromkeys(sentences):
+            for problem in reading_problems(self.tokenizer, sentence, self.max_tokens):
+                warnings.warn(f"'{sentence}': {problem}", ReadingWarning, stacklevel=3)
 
     @torch.inference_mode()
     def margins(self, pictures: Sequence[Image.Image], sentences: Sequence[str]) -> Tensor:

@@ -22,9 +22,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from bert import load_tokenizer
+from bert.from_scratch import write_text_encoder
 from data import TrainSet, read_refs, train_loader
 from data.toy.scenes import grammar_words
-from data.toy.writer import write_text_encoder
 from distributed import user_errors
 
 SIZE_PX = 64
@@ -54,7 +54,7 @@ def write_set(root: Path, refs: int) -> None:
     (root / "rrsisd/refs(unc).p").write_bytes(pickle.dumps(entries, 4))
     (root / "rrsisd/instances.json").write_text(json.dumps({
         "images": images, "annotations": annotations, "categories": [{"id": 0, "name": "ship"}]}))
-    write_text_encoder(root / "bert")
+    write_text_encoder(root / "bert", grammar_words())
 
 
 def memory_mib(process: int | str = "self") -> dict[str, float]:

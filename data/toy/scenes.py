@@ -107,13 +107,6 @@ def grammar_words() -> list[str]:
     return sorted({word for phrase in phrases for word in phrase.split()})
 
 
-def vocabulary() -> list[str]:
-    """The WordPiece vocabulary: special tokens, letters and their continuations, the grammar's words."""
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    words = [word for word in grammar_words() if word not in letters]
-    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters), *words]
-
-
 # ------------------------------------------------------------------------------------------------ the ground
 
 

@@ -26,9 +26,10 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from bert.from_scratch import write_text_encoder
 from data.toy.drawing import mask_rle
 from data.toy.layouts import LAYOUTS, PICTURE_FOLDERS, TEXT_FILES, Shot, shots
-from data.toy.scenes import RRSISD_CATEGORIES, vocabulary
+from data.toy.scenes import RRSISD_CATEGORIES, grammar_words
 from utils import UserError
 
 MARKER = "toy_rrsisd.json"  # tells a toy set from anything else, so that nothing else is ever replaced
@@ -56,7 +57,7 @@ def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 
         partial.mkdir(parents=True)
         write = write_rrsisd if layout == "rrsisd" else LAYOUTS[layout]
         write(partial, shots(draw_splits(images, seed), size, seed))
-        write_text_encoder(partial / "bert")
+        write_text_encoder(partial / "bert", grammar_words())
         other = {} if layout == "rrsisd" else {"layout": layout}
         write_json(partial / MARKER, {"images": images, "size": size, "seed": seed, **other})
         if out.exists():
@@ -67,6 +68,11 @@ def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 
             old.rename(out)
         for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def is_toy(folder: str | os.PathLike) -> bool:
+    """Whether `folder`, a `--refer_data_root`, holds a toy set: its scores say nothing of RRSIS-D."""
+    return (Path(folder) / MARKER).is_file()
 
 
 def refuse_unless_free(out: Path) -> None:
@@ -117,20 +123,3 @@ def draw_splits(images: int, seed: int) -> list[str]:
     order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(images)
     tenth = images // 10
     return ["val" if place < tenth else "test" if place < 2 * tenth else "train" for place in order]
-
-
-def write_text_encoder(folder: Path) -> None:
-    """Writes a small BERT's config and tokenizer. It has no weights: they are trained from scratch."""
-    folder.mkdir()
-    words = vocabulary()
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    write_json(folder / "config.json", {
-        "architectures": ["BertModel"], "model_type": "bert", "vocab_size": len(words), "hidden_size": 128,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 256, "hidden_act": "gelu",
-        "max_position_embeddings": 64, "type_vocab_size": 2, "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0, "initializer_range": 0.02, "layer_norm_eps": 1e-12,
-        "pad_token_id": 0})
-    write_json(folder / "tokenizer_config.json", {
-        "tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 64,
-        "pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]",
-        "mask_token": "[MASK]"})

@@ -69,6 +69,18 @@ def compute_metrics(counts: np.ndarray) -> dict[str, Any]:
     }
 
 
+def warning_of_empty_predictions(counts: np.ndarray) -> str:
+    """What to tell the user if no pixel of any sample was predicted to belong to the object, else ''.
+
+    `counts` are the `COUNTS` of all samples, (samples, 5) integers.
+    """
+    intersection, union, object_px = counts.T[:3]
+    if (intersection - object_px + union).any() or not object_px.any():   # pixels predicted, or none to predict
+        return ""
+    return (f"WARNING: all {len(counts)} predictions are empty: the network marks no pixel as the object. It has not "
+            "learnt enough yet (more --epochs, a higher --lr), or the checkpoint's weights were not trained for this")
+
+
 def format_metrics(metrics: dict[str, Any]) -> str:
     """The lines that the published test scripts print."""
     lines = ["Mean IoU is %.2f" % metrics["mIoU"]]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distributed import gather_objects, gather_rows
 from lib.evaluation.generalized import all_metrics, format_all, format_generalized_table
-from lib.evaluation.metrics import compute_metrics, format_metrics
+from lib.evaluation.metrics import compute_metrics, format_metrics, warning_of_empty_predictions
 from lib.evaluation.predictions import Prediction, Recorder
 from lib.model import ReferringSegmenter
 from utils import UserError, describe_run, make_folder, rank, sha256_of
@@ -80,6 +80,8 @@ def describe(outcome: Outcome, model: str, styles: list[str]) -> str:
     samples = len(outcome.counts)
     if empty := int(((outcome.counts[:, 3] == 0) & ~outcome.no_target).sum()):
         lines.append(f"{empty} of {samples} samples have an empty mask: their IoU is 0 whatever is predicted")
+    if warning := warning_of_empty_predictions(outcome.counts[:, 1:]):
+        lines.append(warning)
     if outcome.left_out:
         lines.append(f"{outcome.left_out} of {samples + outcome.left_out} samples were left out for their bad images: "
                      "others' figures have them")
@@ -106,9 +108,8 @@ def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, de
     from lib.evaluation.tables import make_sample, summarize  # scipy takes a while to load, and few runs need it
     samples = [make_sample(dataset.describe(index), counts, dataset.size_px ** 2)
                for index, *counts in outcome.counts.tolist()]
-    return {**summarize(samples, outcome.no_target_pixels),
-            "original_size": outcome.original_metrics, "model": model, "split": args.split,
-            "images": dataset.images(), "sentences": len(dataset),
+    return {**summarize(samples, outcome.no_target_pixels), "original_size": outcome.original_metrics, "model": model,
+            "dataset": dataset.name, "split": args.split, "images": dataset.images(), "sentences": len(dataset),
             "left_out": outcome.left_out, "checkpoint": {"path": str(args.resume), "sha256": sha256_of(args.resume)},
             "annotations": {path: sha256_of(path) for path in dataset.table.annotation_files}, "flags": vars(args),
             **describe_run(device), "samples": samples}

@@ -28,7 +28,7 @@ UNITS_PER_PX = 10            # of outlines in the page: whole numbers are shorte
 NAMES = {"rmsin": "RMSIN", "lavt": "LAVT", "lavt_one": "LAVT (one stage)", "rrsisd": "RRSIS-D", "refcoco": "RefCOCO",
          "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg", "refclef": "RefCLEF", "grefcoco": "gRefCOCO",
          "refsegrs": "RefSegRS", "risbench": "RISBench", "uavid_ris": "UAVid-RIS", "vdd_ris": "VDD-RIS",
-         "remotesam-270k": "RemoteSAM-270K"}
+         "remotesam-270k": "RemoteSAM-270K", "toy": "the toy set"}
 
 Parts = Sequence[Sequence[Sequence[float]]]  # of a mask, as `lib.report.pictures.polygons` gives them
 
@@ -80,7 +80,7 @@ def render(results: dict[str, Any], gallery: Sequence[GalleryPicture]) -> str:
     """The page itself. It holds the samples of the gallery only, so that its size does not depend on the split's."""
     samples = results["samples"]
     counts = np.array([(sample["intersection"], sample["union"]) for sample in samples], np.int64).reshape(-1, 2)
-    said = {**results["flags"], **results}   # where results name the model, as a checkpoint knows it, no flag counts
+    said = {**results["flags"], **results}   # what results name themselves, no flag says better
     model, dataset = (NAMES.get(said.get(key), str(said.get(key, key))) for key in ("model", "dataset"))
     title = f"{model} on {dataset}, {results['split']}"
     data = {**{key: value for key, value in results.items() if key != "samples"}, "title": title,

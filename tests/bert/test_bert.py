@@ -6,7 +6,16 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from bert import TextEncoder, load_text_config, load_text_weights, load_tokenizer, tokenize, tokenizer_from_text
+from bert import (
+    TextEncoder,
+    load_text_config,
+    load_text_weights,
+    load_tokenizer,
+    reading_problems,
+    tokenize,
+    tokenizer_from_text,
+)
+from bert.from_scratch import words_of, write_text_encoder
 from tests.conftest import TEXT
 from utils import UserError
 
@@ -49,6 +58,33 @@ def test_an_empty_sentence_is_its_frame(tokenizer):
 def test_a_tokenizer_travels_as_text(tokenizer):
     again = tokenizer_from_text(tokenizer.to_str())
     assert tokens(again, "The overpass on the left") == tokens(tokenizer, "The overpass on the left")
+
+
+def test_words_that_the_vocabulary_lacks_are_named_with_what_is_read_instead(tokenizer):
+    assert reading_problems(tokenizer, "The gray, left.") == []
+    assert reading_problems(tokenizer, "the Helipad over the overpass") == [
+        "the vocabulary of 11 tokens lacks 'Helipad' (read as [UNK]), 'overpass' (read as over ##pass)"]
+
+
+@pytest.mark.parametrize(("words_before", "said"), [
+    (16, []), (17, ["the last word was not read: 'left' (a sentence has at most 20 tokens)"]),
+    (19, ["the last 3 words were not read: 'on the left' (a sentence has at most 20 tokens)"])])
+def test_words_beyond_the_20_tokens_are_named(tokenizer, words_before, said):
+    assert reading_problems(tokenizer, "gray " * words_before + "on the left") == said
+
+
+def test_a_word_is_not_read_if_one_of_its_pieces_is_cut(tokenizer):
+    assert reading_problems(tokenizer, "gray " * 18 + "overpass")[1:] == [
+        "the last word was not read: 'overpass' (a sentence has at most 20 tokens)"]
+
+
+def test_an_encoder_from_scratch_knows_the_words_given_and_spells_others(tmp_path):
+    write_text_encoder(tmp_path / "enc", words_of(["The tank, on 2 poles", "A TANK"]))
+    tokenizer, config = load_tokenizer(str(tmp_path / "enc")), load_text_config(str(tmp_path / "enc"))
+    assert tokenizer.encode("the tank, on 2 poles").tokens == ["[CLS]", "the", "tank", ",", "on", "2", "poles", "[SEP]"]
+    assert tokenizer.encode("dam").tokens == ["[CLS]", "d", "##a", "##m", "[SEP]"]
+    assert tokenizer.get_vocab_size() == config.vocab_size
+    assert not load_text_weights(TextEncoder(config), str(tmp_path / "enc"))
 
 
 def test_the_encoder_ignores_padding():

@@ -4,7 +4,15 @@ import pytest
 import torch
 from scipy.ndimage import binary_erosion
 
-from lib.evaluation.metrics import boundary, compute_metrics, count_pixels, evaluate, format_metrics, predict
+from lib.evaluation.metrics import (
+    boundary,
+    compute_metrics,
+    count_pixels,
+    evaluate,
+    format_metrics,
+    predict,
+    warning_of_empty_predictions,
+)
 
 
 def test_counts_are_of_the_larger_logit_against_the_mask():
@@ -32,6 +40,14 @@ def test_metrics_by_hand():
     assert metrics["oIoU"] == pytest.approx(100 * 14 / 24)
     assert metrics["boundary_IoU"] == pytest.approx(100 * (0.25 + 0.75) / 4)
     assert metrics["precision"] == {"0.5": 50.0, "0.6": 25.0, "0.7": 25.0, "0.8": 25.0, "0.9": 25.0}
+
+
+def test_a_warning_says_so_if_every_prediction_is_empty():
+    empty, object_missed, nothing_there = [0, 7, 7, 0, 4], [0, 9, 7, 0, 4], [0, 0, 0, 0, 0]
+    warning = warning_of_empty_predictions(np.array([empty, nothing_there]))
+    assert warning.startswith("WARNING: all 2 predictions are empty: the network marks no pixel as the object.")
+    assert warning_of_empty_predictions(np.array([empty, object_missed])) == ""
+    assert warning_of_empty_predictions(np.array([[3, 7, 7, 0, 4], empty])) == ""
 
 
 def test_nothing_to_predict_and_nothing_predicted_is_not_a_division_by_zero():

@@ -19,8 +19,8 @@ PUBLISHED_FLAGS = [
 
 OWN_FLAGS = [
     "-h", "--help", "--warmup_iters", "--dice_weight", "--random_box_share", "--bert_layers",
-    "--train_embeddings", "--bert_dropout", "--no-bert_dropout", "--seed", "--results", "--shuffle_sentences",
-    "--published_masks", "--published_validation", "--deterministic",
+    "--train_embeddings", "--no-train_embeddings", "--bert_dropout", "--no-bert_dropout", "--seed",
+    "--results", "--shuffle_sentences", "--published_masks", "--published_validation", "--deterministic",
     "--allow_changed_flags", "--save_every", "--skip_nonfinite", "--skip_bad_images", "--timeout",
     "--amp", "--accumulate", "--checkpoint_activations", "--compile", "--packed", "--fuse",
     "--tensorboard", "--wandb", "--eval_ori_size", "--latex", "--markdown", "--save_predictions", "--prediction_pngs",
@@ -76,7 +76,23 @@ def test_the_default_swin_file_belongs_to_base():
     assert parse("--swin_type tiny").pretrained_swin_weights == ""
 
 
-def test_what_is_given_wins_and_is_remembered():
+@pytest.mark.parametrize(("model", "bert_dropout", "dice_weight"), [("rmsin", True, 0.1), ("lavt", False, 0.0)])
+def test_a_nano_network_learns_from_scratch_with_a_recipe_of_its_own(model, bert_dropout, dice_weight):
+    args = parse(f"--model {model} --swin_type nano")
+    assert (args.img_size, args.batch_size, args.lr, args.warmup_iters) == (96, 16, 5e-4, 100)
+    assert (args.random_box_share, args.train_embeddings, args.pretrained_swin_weights) == (0.0, True, "")
+    assert (args.bert_dropout, args.dice_weight) == (bert_dropout, dice_weight)   # the model's
+    assert parse(f"--model {model} --swin_type tiny").train_embeddings is False
+
+
+def test_what_is_given_wins_over_the_recipe_of_nano():
+    args = parse("--swin_type nano --lr 3e-5 --img_size 480 --warmup_iters 0 --no-train_embeddings "
+                 "--random_box_share 0.2 -b 2")
+    assert (args.lr, args.img_size, args.warmup_iters, args.train_embeddings) == (3e-5, 480, 0, False)
+    assert (args.random_box_share, args.batch_size) == (0.2, 2)
+
+
+def test_what_is_given_wins_and_and_is_remembered():
     args = parse("--lr 1e-3 -b 4 --window12")
     assert (args.lr, args.batch_size) == (1e-3, 4)
     assert args.given == ["batch_size", "lr", "window12"]

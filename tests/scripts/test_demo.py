@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 import demo_inference
 from bert import load_tokenizer
 from lib.checkpoint import describe_model, save_checkpoint
+from lib.predictor import ReadingWarning
 from lib.report.pictures import polygons
 from lib.segmentation import ModelConfig
 from tools import contact_sheet
@@ -47,6 +48,20 @@ def test_every_image_and_sentence_gets_a_mask_and_an_overlay_of_the_images_size(
     drawn = np.asarray(Image.open(tmp_path / "out/colour-a-red-vehicle-overlay.png"))
     outside = np.asarray(mask) == 0
     assert np.array_equal(drawn[outside], pixels[outside])
+
+
+def test_words_that_the_network_does_not_get_are_named_once(checkpoint, tmp_path, monkeypatch, capsys, recwarn):
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{name}.png")
+    run(demo_inference, monkeypatch, "--resume", checkpoint, "--image", tmp_path / "a.png", tmp_path / "b.png",
+        "--sentence", "The ship on the left", "a house near the garage on the lower left", "--out", tmp_path / "out")
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING")]
+    assert said == [
+        "WARNING: 'a house near the garage on the lower left': the vocabulary of 97 tokens lacks 'house' (read as "
+        "h ##o ##u ##s ##e), 'near' (read as n ##e ##a ##r), 'garage' (read as g ##a ##r ##a ##g ##e)",
+        "WARNING: 'a house near the garage on the lower left': the last 2 words were not read: 'lower left' (a "
+        "sentence has at most 20 tokens)"]
+    assert not [warning for warning in recwarn if issubclass(warning.category, ReadingWarning)]
 
 
 def test_the_json_says_what_the_mask_is(checkpoint, tmp_path, monkeypatch):

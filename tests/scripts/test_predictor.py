@@ -7,7 +7,7 @@ from PIL import Image
 from args import get_parser
 from bert import load_tokenizer
 from lib.checkpoint import describe_model, read_checkpoint, save_checkpoint
-from lib.predictor import Predictor, starts, tent
+from lib.predictor import Predictor, ReadingWarning, starts, tent
 from lib.segmentation import ModelConfig, build
 from utils import UserError
 
@@ -48,6 +48,22 @@ def scene(height: int, width: int) -> np.ndarray:
     return pixels
 
 
+@pytest.mark.parametrize("segment", [
+    lambda predictor, image, sentence: predictor.segment(image, sentence),
+    lambda predictor, image, sentence: predictor.segment_batch([image], [sentence]),
+    lambda predictor, image, sentence: predictor.segment_scene(image, [sentence], tile_px=64)])
+def test_a_sentence_that_is_not_read_as_it_was_written_warns(bright, segment):
+    with pytest.warns(ReadingWarning, match="'the ship beside the tank': the vocabulary of 97 tokens lacks 'beside'"):
+        segment(bright, scene(64, 64), "the ship beside the tank")
+    with pytest.warns(ReadingWarning, match="the last 2 words were not read: 'lower left'"):
+        segment(bright, scene(64, 64), "the " * 19 + "lower left")
+
+
+@pytest.mark.filterwarnings("error::lib.predictor.ReadingWarning")
+def test_a_sentence_of_known_words_does_not_warn(bright):
+    bright.segment(scene(64, 64), "The ship on the left")
+
+
 def test_every_kind_of_image_gives_a_mask_of_its_size(make_predictor, tmp_path):
     predictor = make_predictor()
     pixels = np.random.RandomState(0).randint(0, 256, (50, 70, 3), dtype=np.uint8)
@@ -78,7 +94,7 @@ def test_a_batch_is_what_each_is_alone(make_predictor):
     predictor = make_predictor()
     generator = np.random.RandomState(1)
     images = [generator.randint(0, 256, (30 + 10 * i, 40, 3), dtype=np.uint8) for i in range(5)]
-    sentences = ["a ship", "the large gray airplane on the left", "a vehicle", "the dam", "a ship at the top"]
+    sentences = ["a ship", "the large gray airplane on the left", "a vehicle", "the chimney", "a ship at the top"]
     together = predictor.segment_batch(images, sentences, batch_size=2)
     for image, sentence, mask in zip(images, sentences, together, strict=True):
         assert np.array_equal(predictor.segment(image, sentence), mask)

@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lib.checkpoint import read_checkpoint, save_checkpoint
 from tests.launch import ROOT, run_script, torchrun
 
 
@@ -29,6 +31,7 @@ def trained(toy, tmp_path_factory) -> Path:
     done = run_script("train.py", *training_flags(toy), "--epochs", 1, "--batch-size", 8, "--model_id", "toy",
                       "--tensorboard", cwd=folder)
     assert done.returncode == 0, done.stderr
+    (folder / "printed.txt").write_text(done.stdout)
     return folder
 
 
@@ -48,6 +51,27 @@ def test_training_logs_and_saves(trained, toy):
     assert {"model", "optimizer", "lr_scheduler", "epoch", "args", "config", "tokenizer"} <= saved.keys()
     assert type(saved["args"]) is dict and saved["epoch"] == 0
     assert (trained / "checkpoints/model_best_toy.pth").is_file()
+
+
+def test_training_prints_its_recipe_and_the_time_left(trained):
+    printed = (trained / "printed.txt").read_text()
+    assert ("recipe: img_size 64, warmup_iters 100, train_embeddings True, model_id toy, dataset rrsisd, lr 0.0003, "
+            "batch_size 8, dice_weight 0.1, random_box_share 0.0, bert_dropout True\n") in printed
+    assert re.search(r"^epoch 0 \[4/4\] loss \S+ lr \S+ \S+ images/s, 0 s of training left$", printed, re.MULTILINE)
+
+
+def test_a_network_that_marks_no_pixel_is_warned_of_in_training_and_testing(trained, toy, tmp_path):
+    checkpoint = read_checkpoint(trained / "checkpoints/model_best_toy.pth")
+    checkpoint["model"]["decoder.head.bias"] = torch.tensor([50.0, -50.0])
+    save_checkpoint(tmp_path / "blind.pth", {key: checkpoint[key] for key in ("model", "config", "tokenizer")})
+    tested = run_script("test.py", "--refer_data_root", toy, "--resume", "blind.pth", "--split", "val", "--workers", 0,
+                        cwd=tmp_path)
+    trained_on = run_script("train.py", "--refer_data_root", toy, "--resume", "blind.pth", "--epochs", 1, "--lr", 1e-9,
+                            "--batch-size", 8, "--workers", 0, cwd=tmp_path)
+    for done in (tested, trained_on):
+        assert done.returncode == 0, done.stderr
+        assert "WARNING: all 4 predictions are empty: the network marks no pixel as the object. It has not learnt " \
+               "enough yet (more --epochs, a higher --lr)" in done.stdout
 
 
 def test_training_leaves_a_record_of_the_run(trained):
@@ -97,6 +121,7 @@ def test_results_break_down_and_predictions_score_the_same(trained, toy):
     assert json.loads((trained / "scored.json").read_text())["samples"] == results["samples"]
     page = (trained / "report/index.html").read_text()
     data = json.loads(page.split('type="application/json"')[1].split(">", 1)[1].split("</script>")[0])
+    assert "<title>RMSIN on the toy set, val</title>" in page
     assert data["mIoU"] == results["mIoU"] and len(data["gallery"]) == 3
     assert next(word["word"] for word in data["gallery"][0]["attention"]) == "[CLS]"
 
@@ -108,7 +133,8 @@ def test_results_say_what_they_depend_on(trained, toy):
     assert results["annotations"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (
         toy / "rrsisd/refs(unc).p", toy / "rrsisd/instances.json")}
     assert results["versions"]["torch"] == torch.__version__.split("+")[0] and results["device"].startswith("cpu")
-    assert results["flags"]["split"] == "val"
+    assert results["flags"]["split"] == "val" and results["flags"]["dataset"] == "rrsisd"
+    assert results["dataset"] == "toy"   # what it scores says nothing of RRSIS-D
 
 
 def test_deterministic_runs_are_equal_bit_for_bit(toy, tmp_path):
