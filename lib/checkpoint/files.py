@@ -35,7 +35,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
-                        "(README.md says from where)")
+                        "(README.md, 'Published checkpoints', says from where)")
     if digests := _read_digests(path):
         if sha256_of(path) not in digests:
             raise UserError(f"checkpoint {path} is damaged: its SHA-256 is not the one in {digest_file(path)}; fetch "

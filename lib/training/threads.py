@@ -1,8 +1,8 @@
 """How many threads train on a CPU, chosen anew while the run goes on.
 
 The threads of an operation wait for the slowest of them. Beside another busy program one of them often has no core,
-and the others spin until it gets one: on two cores training then keeps a third of its speed, where one thread alone
-keeps more than half. How busy the machine is changes, so the number of threads does too.
+and the others spin until it gets one: two threads on two cores then kept a third of their speed, where one thread,
+which needs no other, has 60 % of it. How busy the machine is changes, so the number of threads does too.
 """
 import os
 import time
