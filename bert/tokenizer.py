@@ -7,7 +7,8 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertTokenizer
 
-from bert.encoder import not_loadable
+from bert import hub
+from schema import is_unicode
 from utils import UserError
 
 MAX_TOKENS = 20  # of a sentence, [CLS] and [SEP] included, unless a data set or --max_tokens says otherwise
@@ -26,17 +27,32 @@ def load_tokenizer(source: str) -> Tokenizer:
         if (folder / "tokenizer.json").is_file():
             return tokenizer_from_text((folder / "tokenizer.json").read_text(encoding="utf-8"))
         kind = BertTokenizer if folder.is_dir() else AutoTokenizer
-        return tokenizer_from_text(kind.from_pretrained(source).backend_tokenizer.to_str())
-    except (OSError, ValueError) as error:
-        raise UserError(not_loadable("--bert_tokenizer", source)) from error
+        return tokenizer_from_text(hub.load("--bert_tokenizer", source, lambda local: kind.from_pretrained(
+            source, local_files_only=local).backend_tokenizer.to_str()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--bert_tokenizer {source} cannot be read: {error}") from error
 
 
 def tokenizer_from_text(text: str) -> Tokenizer:
-    """A tokenizer from the JSON text that `Tokenizer.to_str` made (a checkpoint carries it)."""
-    tokenizer = Tokenizer.from_str(text)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    """A tokenizer from the JSON text that `Tokenizer.to_str` made (a checkpoint carries it).
+
+    Raises `UserError` for other or damaged text.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(text)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:   # Rust's panics are no `Exception`
+        raise UserError(f"the tokenizer's text is damaged: {str(error)[:200]}") from error
+
+
+def words_needed(tokenizer: Tokenizer) -> int:
+    """How many words a vocabulary must have at least to know every token id that `tokenizer` gives."""
+    framed = tokenizer.encode("")   # [CLS] and [SEP], whose ids are stated apart from the vocabulary
+    return 1 + max([*tokenizer.get_vocab(with_added_tokens=True).values(), *framed.ids], default=0)
 
 
 def reading_problems(tokenizer: Tokenizer, sentence: str, max_tokens: int = MAX_TOKENS) -> list[str]:
@@ -78,13 +94,15 @@ def tokenize_many(tokenizer: Tokenizer, sentences: Iterable[str], number: int,
                   max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """`tokenize` of so many sentences in little memory: ids (number, max_tokens), how many are real, (number,).
 
-    Ids have the smallest type that holds the vocabulary's.
+    Ids have the smallest type that holds the vocabulary's. Raises `UserError` for a sentence that is not Unicode.
     """
     token_ids = np.zeros((number, max_tokens), dtype=np.min_scalar_type(tokenizer.get_vocab_size()))
     lengths = np.zeros(number, dtype=np.int32)
     rest = iter(sentences)
     for start in range(0, number, AT_ONCE):
         some = list(itertools.islice(rest, AT_ONCE))
+        if odd := next((sentence for sentence in some if not is_unicode(sentence)), None):
+            raise UserError(f"the sentence {odd!r} is not valid Unicode: it must be UTF-8 without lone surrogates")
         for row, encoding in enumerate(tokenizer.encode_batch_fast(some), start):
             kept = encoding.ids[:max_tokens]
             token_ids[row, :len(kept)] = kept

@@ -82,7 +82,7 @@ def _load(where: str, path: str, decode: Callable[[], np.ndarray],
     except FileNotFoundError as error:
         raise BadImage(f"{where}: its image {path} is missing; complete the download "
                        "(refer/data/README.md says from where)") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:   # decoders raise nearly any exception for damaged bytes
         raise BadImage(f"{where}: its image {path} cannot be read ({error}); "
                        "fetch that file again") from error
     mask = decode()
@@ -280,6 +280,17 @@ class EvalSet(ReferDataset):
         speaker = int(self.speaker[ref_index])
         sentence = sentence_index % int(self.tokens.counts[speaker])
         return {"image": image, "target": target, "index": index, **self.tokens(speaker, sentence)}
+
+    def check_images(self) -> None:
+        """Opens every image without decoding it, before work that a missing one would lose. Raises `BadImage`."""
+        if self.packed or self.skip_bad_images:
+            return
+        for path, row in {self.table.image_path(row): row for row in self.refs.rows.tolist()}.items():
+            try:
+                Image.open(path).close()
+            except Exception as error:   # decoders raise nearly any exception for damaged bytes
+                raise BadImage(f"{self.table.where(row)}: its image {path} cannot be opened ({error}); complete the "
+                               "download (refer/data/README.md says from where)") from error
 
     def ref_of(self, index: int) -> dict[str, Any]:
         """The ref of a sample."""

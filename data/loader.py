@@ -5,15 +5,20 @@ A loader has a generator of its own, so that starting one leaves the global stre
 import os
 import signal
 import threading
+from argparse import Namespace
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from data.dataset import EvalSet, TrainSet
 from distributed import STOP_SIGNALS
-from utils import log
+from refer.table import RefTable
+from utils import MachineError, UserError, log, rank, world_size
+
+T = TypeVar("T")
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -64,13 +69,36 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def log_problems(batches: Iterable[dict[str, Any]], problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Passes on the batches that have a sample; what is wrong with others goes to the log and into `problems`."""
-    for batch in batches:
+    """Passes on the batches that have a sample; what is wrong with others goes to the log and into `problems`.
+
+    Raises `MachineError` when a loader's process is gone, or has no shared memory to pass a batch on.
+    """
+    for batch in _watched(batches):
         for problem in batch["problems"]:
             log(f"skipped: {problem}", any_process=True)
         problems += batch["problems"]
         if "image" in batch:
             yield batch
+
+
+def _watched(batches: Iterable[T]) -> Iterator[T]:
+    """The batches; the errors that PyTorch raises when a worker process is killed become one line."""
+    iterator = iter(batches)
+    while True:
+        try:
+            batch = next(iterator)
+            # PyTorch's handler would raise wherever the program is, in an update too; the loader notices by itself.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if any(words in str(error) for words in ("DataLoader worker", "shared memory", "unable to write to file",
+                                                     "unable to allocate shared", "No space left")):
+                said = " ".join(str(error).split())[:300]
+                raise MachineError(f"a loader process is gone or cannot pass its batch on ({said}): see whether memory "
+                                   "or /dev/shm is full; fewer --workers need less") from error
+            raise
+        yield batch
 
 
 def ignore_signals_of_launchers(worker: int) -> None:
@@ -106,3 +134,23 @@ def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: boo
     """One process's share of an evaluation."""
     sampler = ShardedBatches(len(dataset), batch_size, rank, world_size)
     return _loader(dataset, sampler, workers, pin_memory)
+
+
+def make_loaders(args: Namespace, refs: RefTable, tokenizer: Tokenizer, size_px: int,
+                 max_tokens: int) -> tuple[DataLoader, DataLoader]:
+    """This process's loaders of the train split and of the val split, of several data sets the first one's.
+
+    `args` are train.py's flags. Raises `UserError` if an epoch would have no update.
+    """
+    shared = {"skip_bad_images": args.skip_bad_images, "packed": args.packed, "max_tokens": max_tokens}
+    train_set = TrainSet(refs, "train", tokenizer, size_px, args.seed, args.random_box_share,
+                         exclude=args.exclude, allow_leak=args.allow_leak, **shared)
+    val_set = EvalSet(refs, "val", tokenizer, size_px, source=0, **shared,
+                      one_sentence_seed=args.seed if args.published_validation else None)
+    common = (args.batch_size, args.workers, args.pin_mem, rank(), world_size())
+    train_batches = train_loader(train_set, *common, accumulate=args.accumulate)
+    if not len(train_batches):
+        raise UserError(f"the train split of {args.dataset} has {len(train_set)} samples, fewer than an update of "
+                        f"{args.accumulate} batch(es) of {args.batch_size} for each of {world_size()} "
+                        "process(es): lower --batch-size or --accumulate")
+    return train_batches, eval_loader(val_set, *common)

@@ -13,32 +13,33 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from args import Parser, count, positive, tokens, whole
 from distributed import user_errors
 from refer.check import FAULTS, NOTES, Finding, check_entries, long_sentences, read_index, summarize
 from refer.check_files import check_masks_and_images
 from refer.refer import REFER
-from utils import UserError, write_json
+from utils import log, write_json
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="check_dataset.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
     parser.add_argument("--dataset", default="rrsisd", help="default: rrsisd")
     parser.add_argument("--splitBy", default="unc", help="whose division of the data set (default: unc)")
-    parser.add_argument("--max_tokens", type=int, metavar="N",
+    parser.add_argument("--max_tokens", type=tokens, metavar="N",
                         help="list sentences of more tokens, [CLS] and [SEP] included (default: the data set's own)")
     parser.add_argument("--bert_tokenizer", default="", metavar="FOLDER",
                         help="count its word pieces (default: words and marks, of which there are fewer)")
     parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     parser.add_argument("--no_images", action="store_true", help="do not look at image files")
-    parser.add_argument("--examples", default=5, type=int, metavar="N", help="shown of each kind (default: 5)")
-    parser.add_argument("-j", "--workers", default=min(8, os.cpu_count() or 1), type=int, metavar="N",
+    parser.add_argument("--examples", default=5, type=count, metavar="N", help="shown of each kind (default: 5)")
+    parser.add_argument("-j", "--workers", default=min(8, os.cpu_count() or 1), type=whole(0, 1024), metavar="N",
                         help="processes that decode masks and images (default: one a core, at most 8; 0: this one)")
     pictures = parser.add_argument_group("contact sheet")
     pictures.add_argument("--pictures", metavar="FILE", help="also draw some refs, with their masks, as this PNG")
-    pictures.add_argument("--samples", default=16, type=int, metavar="N", help="how many refs (default: 16)")
-    pictures.add_argument("--seed", default=0, type=int, help="another one draws other refs (default: 0)")
+    pictures.add_argument("--samples", default=16, type=positive, metavar="N", help="how many refs (default: 16)")
+    pictures.add_argument("--seed", default=0, type=count, help="another one draws other refs (default: 0)")
     pictures.add_argument("--split", default="", help="draw refs of this split (default: of all)")
     return parser
 
@@ -60,30 +61,30 @@ def show(result: dict[str, Any]) -> None:
     """Prints faults, notes and the summary, `result` being what --json writes."""
     for group, label in (("faults", "FAULT"), ("notes", "note")):
         for kind, entry in result[group].items():
-            print(f"{label}: {kind}, {entry['count']:,} ({entry['meaning']})")
+            log(f"{label}: {kind}, {entry['count']:,} ({entry['meaning']})")
             for example in entry["examples"]:
-                print(f"    {example}")
+                log(f"    {example}")
             if 0 < len(entry["examples"]) < entry["count"]:
-                print(f"    … and {entry['count'] - len(entry['examples']):,} more")
+                log(f"    … and {entry['count'] - len(entry['examples']):,} more")
     summary = result["summary"]
     unit = "sentences" if summary["published_sentences"] else "refs"
     published = summary["published_sentences"] or summary["published"] or {}
     left_out = summary["refs_in_file"] - summary["refs"]
-    print(f"{result['dataset']} ({result['splitBy']}): {describe(summary)}"
+    log(f"{result['dataset']} ({result['splitBy']}): {describe(summary)}"
           + (f", {summary['no_target']:,} refs without a target" if summary["no_target"] else "")
           + (f"; {left_out:,} refs are left out for their faults" if left_out else ""))
     for split in dict.fromkeys([*published, *summary["splits"]]):
         counts = summary["splits"].get(split, {"refs": 0, "sentences": 0, "images": 0})
-        print(f"    {split}: {describe(counts)}"
+        log(f"    {split}: {describe(counts)}"
               + (f"; published: {published.get(split, 0):,}{' sentences' if unit == 'sentences' else ''}"
                  if published else ""))
     show_categories(summary["categories_by_split"])
     if published:
         as_published = published == {split: counts[unit] for split, counts in summary["splits"].items()}
-        print(f"published: {sum(published.values()):,} {unit} in all; this is "
+        log(f"published: {sum(published.values()):,} {unit} in all; this is "
               + ("the same" if as_published else "a part, or another version, which is no fault"))
     faults, notes = (sum(entry["count"] for entry in result[group].values()) for group in ("faults", "notes"))
-    print(f"{faults:,} faults, {notes:,} notes" + ("" if result["images_checked"] else "; images were not looked at"))
+    log(f"{faults:,} faults, {notes:,} notes" + ("" if result["images_checked"] else "; images were not looked at"))
 
 
 def show_categories(refs_of: dict[str, dict[str, int]]) -> None:
@@ -92,11 +93,11 @@ def show_categories(refs_of: dict[str, dict[str, int]]) -> None:
     if used:
         title, splits = "refs per category", list(next(iter(used.values())))
         width = max(len(title), *(4 + len(name) for name in used))
-        print(f"{title:{width}}" + "".join(f"{column:>8}" for column in (*splits, "all")))
+        log(f"{title:{width}}" + "".join(f"{column:>8}" for column in (*splits, "all")))
         for name, counts in used.items():
-            print(f"    {name:{width - 4}}" + "".join(f"{n:8,}" for n in (*counts.values(), sum(counts.values()))))
+            log(f"    {name:{width - 4}}" + "".join(f"{n:8,}" for n in (*counts.values(), sum(counts.values()))))
     if len(used) < len(refs_of):
-        print("no refs: " + ", ".join(name for name in refs_of if name not in used))
+        log("no refs: " + ", ".join(name for name in refs_of if name not in used))
 
 
 def describe(counts: dict[str, int]) -> str:
@@ -105,11 +106,6 @@ def describe(counts: dict[str, int]) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Checks, prints, and returns the exit status. Raises UserError for what cannot be read at all."""
-    for flag, least in (("examples", 0), ("workers", 0), ("samples", 1)):
-        if getattr(args, flag) < least:
-            raise UserError(f"--{flag} {getattr(args, flag)}: give a number of at least {least}")
-    if args.max_tokens is not None and args.max_tokens < 3:
-        raise UserError(f"--max_tokens {args.max_tokens}: give a number of at least 3")
     index, refused = read_index(args.refer_data_root, args.dataset, args.splitBy)
     max_tokens = args.max_tokens or index.layout.max_tokens
     drawn = draw_pictures(index, args) if args.pictures else ""  # first: a FILE that cannot be written costs no minutes
@@ -118,10 +114,9 @@ def run(args: argparse.Namespace) -> int:
     result = {"dataset": args.dataset, "splitBy": index.splitBy, "format": index.format, "max_tokens": max_tokens,
               "refer_data_root": str(args.refer_data_root),
               "images_checked": not args.no_images, **collect(findings, args.examples), "summary": summarize(index)}
-    sys.stdout.reconfigure(errors="backslashreplace")  # names come from files
     show(result)
     if drawn:
-        print(drawn)
+        log(drawn)
     if args.json:
         write_json(Path(args.json), result)
     return 1 if result["faults"] else 0

@@ -115,7 +115,7 @@ def from_official(checkpoint: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]
     state = {}
     for name, value in published_entries(checkpoint).items():
         native = native_name(name) or name
-        if _POINTWISE.match(native) and value.dim() == 3 and value.shape[-1] == 1:
+        if _POINTWISE.match(native) and isinstance(value, Tensor) and value.dim() == 3 and value.shape[-1] == 1:
             value = value.squeeze(-1)
         state[native] = value
     return state
@@ -147,4 +147,4 @@ def to_official(state: dict[str, Tensor], split_text: bool) -> dict[str, dict[st
 
 def is_official(checkpoint: dict) -> bool:
     """Whether a checkpoint's weights bear the published names rather than this project's."""
-    return not any(name.startswith(("decoder.", "text_encoder.bert.")) for name in checkpoint["model"])
+    return not any(str(name).startswith(("decoder.", "text_encoder.bert.")) for name in checkpoint["model"])
