@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils import UserError, log, rank, world_size
+from utils import UserError, log, printable, rank, world_size
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def user_errors(program: str) -> Iterator[None]:
         message = message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")  # from a loader's worker
         if number > 0:
             _let_the_first_one_speak(2)  # all processes meet most errors
-        _leave(2, f"{program}: {message}{signature}")
+        _leave(2, printable(f"{program}: {' '.join(message.splitlines())}{signature}"))
     except Exception as error:
         if not dist.is_initialized():
             raise

@@ -15,8 +15,8 @@ with importing_much():
     from lib.checkpoint import restore
     from lib.evaluation.metrics import evaluate
     from lib.evaluation.predictions import Recorder
+    from lib.evaluation.result_files import read_probe
     from lib.evaluation.results import collect, describe, make_folders, make_results, write_outputs
-    from lib.report.page import read_probe
     from utils import log
 
 

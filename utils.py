@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -72,10 +73,19 @@ def rare_garbage_collection() -> Iterator[None]:
 
 # Log lines
 
+# What could move a terminal's cursor, hide or reorder text there, or cannot be written as UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with control characters as escapes, `\\x1b` for one: sentences and names come from files."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def log(message: str, any_process: bool = False) -> None:
     """Prints one line above a progress bar if one is shown; from the first process only, or from any."""
     if rank() == 0 or any_process:
-        tqdm.write(message, file=sys.stdout)
+        tqdm.write(printable(message), file=sys.stdout)
         sys.stdout.flush()
 
 
@@ -112,6 +122,16 @@ def write_json(path: Path, content: Any) -> None:
         with suppress(OSError):   # it may never have come to be
             temporary.unlink()
         raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds. Raises `UserError` if it cannot be read, or is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise UserError(f"{path} cannot be read: its brackets are nested too deeply") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def make_folder(folder: Path) -> None:

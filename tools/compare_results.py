@@ -3,7 +3,6 @@
 Both must come from the same split; an interval that excludes 0 means a difference that other images would show too.
 """
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ import numpy as np
 
 from args import positive
 from distributed import user_errors
-from lib.evaluation.metrics import COUNTS, compute_metrics
+from lib.evaluation.metrics import compute_metrics
+from lib.evaluation.result_files import read_results
 from lib.evaluation.tables import counts_of, format_table, ratio_intervals
-from utils import UserError, write_json
+from utils import UserError, log, write_json
 
 METRICS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}
 
@@ -31,21 +31,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--latex", action="store_true", help="print the paper's table of both")
     parser.add_argument("--markdown", action="store_true", help="the same in Markdown")
     return parser
-
-
-def read_results(path: str) -> dict[str, Any]:
-    """What `test.py --results` wrote. Raises `UserError` for anything else."""
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-        missing = {"ref_id", "sent_id", "image_id", "sentence", *COUNTS}.difference(*results["samples"][:1])
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    except (KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{path} has no samples: give what test.py --results or score_predictions.py --results "
-                        "wrote") from error
-    if missing:
-        raise UserError(f"{path}: its samples lack {', '.join(sorted(missing))}; evaluate again with test.py --results")
-    return results
 
 
 def pair(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -91,31 +76,32 @@ def ratio(counts: np.ndarray, column: int) -> np.ndarray:
 def run(args: argparse.Namespace) -> None:
     first, second = read_results(args.first), read_results(args.second)
     if set(first.get("annotations", {}).values()) != set(second.get("annotations", {}).values()):
-        print("note: the annotation files were not the same")
+        log("note: the annotation files were not the same")
     pairs = pair(first, second)
     compared = compare(pairs)
-    print(f"{len(pairs)} samples of {len({sample['image_id'] for sample, _ in pairs})} images: "
+    log(f"{len(pairs)} samples of {len({sample['image_id'] for sample, _ in pairs})} images: "
           f"{args.first} -> {args.second}")
     for name, entry in compared.items():
         low, high = entry["interval"] or (float("nan"), float("nan"))
         verdict = "0 is outside" if low > 0 or high < 0 else "0 is inside"
-        print(f"  {METRICS[name]:13} {entry['first']:6.2f} -> {entry['second']:6.2f}   {entry['difference']:+.2f}, "
+        log(f"  {METRICS[name]:13} {entry['first']:6.2f} -> {entry['second']:6.2f}   {entry['difference']:+.2f}, "
               f"95 % interval {low:+.2f} to {high:+.2f}: {verdict}")
     change = [100 * (b["intersection"] / max(1, b["union"]) - a["intersection"] / max(1, a["union"])) for a, b in pairs]
     most = sorted(range(len(pairs)), key=lambda place: -abs(change[place]))[:args.changed]
-    print(f"changed most (of {sum(value != 0 for value in change)} that changed; IoU of A, change, ref, sentence):")
+    log(f"changed most (of {sum(value != 0 for value in change)} that changed; IoU of A, change, ref, sentence):")
     changed = []
     for place in most:
         a, b = pairs[place]
         before = 100 * a["intersection"] / max(1, a["union"])
         said = a["sentence"] + (f"  |  {b['sentence']}" if a["sentence"] != b["sentence"] else "")
-        print(f"  {before:5.1f}  {change[place]:+6.1f}  {a['ref_id']}  {said}")
+        log(f"  {before:5.1f}  {change[place]:+6.1f}  {a['ref_id']}  {said}")
         changed.append({"ref_id": a["ref_id"], "sent_id": a["sent_id"], "sentence": a["sentence"], "first": before,
                         "change": change[place]})
     for style in ("latex", "markdown"):
         if getattr(args, style):
-            print(format_table([(Path(path).stem, results) for path, results in
-                                ((args.first, first), (args.second, second))], style))
+            names = [Path(path).stem for path in (args.first, args.second)]
+            metrics = [compute_metrics(counts_of(samples)) for samples in zip(*pairs, strict=True)]
+            log(format_table(list(zip(names, metrics, strict=True)), style))
     if args.json:
         write_json(Path(args.json), {"first": args.first, "second": args.second, "samples": len(pairs), **compared,
                                      "changed_most": changed})
@@ -123,7 +109,6 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = get_parser().parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")  # sentences come from files
     with user_errors("compare_results.py"):
         run(args)
 

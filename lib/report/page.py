@@ -66,16 +66,6 @@ def write_report(path: Path, results: dict[str, Any], gallery: Sequence[GalleryP
         raise UserError(f"{path} cannot be written: {error}") from error
 
 
-def read_probe(path: str | Path) -> dict[str, Any]:
-    """What tools/probe_language.py wrote. Raises `UserError` for anything else."""
-    try:
-        probe = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {name: probe[name] for name in ("conditions", "words")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--probe {path} cannot be read ({type(error).__name__}: {error}): give a file that "
-                        "tools/probe_language.py wrote") from error
-
-
 def render(results: dict[str, Any], gallery: Sequence[GalleryPicture]) -> str:
     """The page itself. It holds the samples of the gallery only, so that its size does not depend on the split's."""
     samples = results["samples"]

@@ -11,7 +11,7 @@ from tools import compare_results
 def results(intersections, **changes) -> dict:
     """Results of samples with a union of 100 px, two sentences an image."""
     samples = [{"ref_id": i, "sent_id": i, "image_id": i // 2, "sentence": f"ship {i}", "intersection": int(value),
-                "union": 100, "object_px": 50, "boundary_intersection": int(value) // 2, "boundary_union": 50}
+                "union": 100, "object_px": 100, "boundary_intersection": int(value) // 2, "boundary_union": 50}
                for i, value in enumerate(intersections)]
     return {"split": "val", "annotations": {"refs": "abc"}, "samples": samples,
             **compute_metrics(compare_results.counts_of(samples)), **changes}
@@ -77,8 +77,49 @@ def test_other_annotations_are_noted(compare):
 
 @pytest.mark.parametrize(("second", "message"), [
     (results(BASE[:70]), "10 are only in the first, 0 only in the second"),
-    ({"mIoU": 3}, "has no samples"), ("no json", "cannot be read"),
-    ({"samples": [{"ref_id": 1}]}, "its samples lack boundary_intersection")])
+    ({"mIoU": 3}, "samples must be a list"), ("no json", "cannot be read"),
+    ({"samples": [{"ref_id": 1}]}, "samples[0].sent_id must be a whole number")])
 def test_what_cannot_be_compared_is_one_line(compare, second, message):
     status, _, error, _ = compare(results(BASE), second)
     assert status == 2 and message in error and error.count("\n") == 1
+
+
+def altered(place: int = 5, **changes) -> dict:
+    """Results of which one sample is changed; a field changed to None is taken out."""
+    given = results(BASE)
+    sample = {**given["samples"][place], **changes}
+    given["samples"][place] = {name: value for name, value in sample.items() if value is not None}
+    return given
+
+
+@pytest.mark.parametrize(("second", "message"), [
+    (altered(intersection=101), "samples[5] is impossible: intersection 101, object_px 100 and union 100 do not rise"),
+    (altered(boundary_intersection=51), "boundary_intersection 51, boundary_union 50 and union 100 do not rise"),
+    (altered(union=-3), "samples[5].union must be a whole number, 0 to 2147483648, but is -3"),
+    (altered(union=10**30), "samples[5].union must be a whole number"),
+    (altered(intersection=float("nan")), "samples[5].intersection must be a whole number"),
+    (altered(intersection="7"), "samples[5].intersection must be a whole number"),
+    (altered(intersection=True), "samples[5].intersection must be a whole number"),
+    (altered(ref_id=[1]), "samples[5].ref_id must be a whole number"),
+    (altered(sentence="\ud800"), "samples[5].sentence must be a text"),
+    (altered(union=None), "samples[5].union must be a whole number"),
+    (altered(ref_id=4, sent_id=4), "the sample of ref_id 4, sent_id 4 occurs twice"),
+    (results(BASE, samples=[]), "samples must be a list"),
+    (results(BASE, annotations=[1]), "annotations must be an object"),
+    ([], "must be an object with samples, but is []"),
+    ("[" * 200_000, "nested too deeply")])
+def test_results_that_cannot_be_are_refused_and_the_first_fault_named(compare, second, message):
+    status, _, error, _ = compare(results(BASE), second)
+    assert status == 2 and message in error and error.count("\n") == 1
+
+
+def test_the_table_follows_from_the_samples_and_not_from_what_the_file_says(compare):
+    _, said, _, _ = compare(results(BASE), results(BASE, mIoU=99.0, oIoU=99.0), "--markdown")
+    first, second = (line.split("|")[2:] for line in said.splitlines() if line.startswith(("| a |", "| b |")))
+    assert first == second and "99.00" not in said
+
+
+def test_a_sentence_cannot_command_the_terminal(compare):
+    hostile = altered(sentence="\x1b]0;owned\x07 ship \u202e", intersection=0)
+    _, said, _, _ = compare(results(BASE), hostile)
+    assert "\x1b" not in said and "\x07" not in said and r"\x1b]0;owned\x07 ship \u202e" in said

@@ -1,0 +1,103 @@
+"""Files of results as other programs may have written them: what they must hold, declared once, and their reader."""
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from schema import Id, Range, check
+from utils import UserError, read_json
+
+Pixels = Annotated[int, Range(0, 2**31)]
+
+
+@dataclass
+class Sample:
+    """A sample in `test.py --results`: ids, sentence and `lib.evaluation.metrics.COUNTS`."""
+
+    ref_id: Id
+    sent_id: Id
+    image_id: Id
+    sentence: str
+    intersection: Pixels
+    union: Pixels
+    object_px: Pixels
+    boundary_intersection: Pixels
+    boundary_union: Pixels
+    category: str = ""
+    kind: str = ""
+    object_size: str = ""
+    words: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.intersection <= self.object_px <= self.union:
+            raise ValueError(f"intersection {self.intersection}, object_px {self.object_px} and union {self.union} "
+                             "do not rise")
+        if not self.boundary_intersection <= self.boundary_union <= self.union:
+            raise ValueError(f"boundary_intersection {self.boundary_intersection}, boundary_union "
+                             f"{self.boundary_union} and union {self.union} do not rise")
+
+
+@dataclass
+class Results:
+    """What `test.py --results` and `tools/score_predictions.py --results` write, as far as it is read again.
+
+    Metrics are not among it: whoever reads results computes them from the samples.
+    """
+
+    samples: Annotated[list[Sample], Range(1)]
+    split: str = ""
+    annotations: dict[str, str] = field(default_factory=dict)   # file: SHA-256
+
+    def __post_init__(self) -> None:
+        seen = set()
+        for sample in self.samples:
+            key = sample["ref_id"], sample["sent_id"]
+            if key in seen:
+                raise ValueError(f"the sample of ref_id {key[0]}, sent_id {key[1]} occurs twice")
+            seen.add(key)
+
+
+def read_results(path: str) -> dict[str, Any]:
+    """The results in a file. Raises `UserError` for anything else, naming the first entry that is wrong."""
+    results = read_json(path)
+    try:
+        check(Results, results, path)
+    except UserError as error:
+        raise UserError(f"{error}. Give what --results of test.py or tools/score_predictions.py wrote") from error
+    return results
+
+
+@dataclass
+class ProbedSentences:
+    """A row of the first table of `tools/probe_language.py`."""
+
+    name: str
+    mIoU: float
+    change: float
+    interval: tuple[float, float] | None
+    changed: Pixels
+
+
+@dataclass
+class ProbedWord:
+    """A row of the second."""
+
+    word: str
+    times: Pixels
+    mean_loss: float
+
+
+@dataclass
+class Probe:
+    """What `tools/probe_language.py` writes, as far as the report shows it."""
+
+    conditions: list[ProbedSentences]
+    words: list[ProbedWord]
+
+
+def read_probe(path: str) -> dict[str, Any]:
+    """The two tables in a probe's file. Raises `UserError` for anything else."""
+    probe = read_json(path)
+    try:
+        check(Probe, probe, f"--probe {path}")
+    except UserError as error:
+        raise UserError(f"{error}. Give a file that tools/probe_language.py wrote") from error
+    return {name: probe[name] for name in ("conditions", "words")}
