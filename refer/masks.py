@@ -8,9 +8,11 @@ from pycocotools import mask as coco_mask
 
 from utils import UserError
 
-# pycocotools walks an outline pixel by pixel with 32-bit numbers: a wild coordinate would exhaust memory.
+# pycocotools walks an outline pixel by pixel with 32-bit numbers: a wild outline would exhaust memory.
 _LARGEST_COORDINATE_PX = 100_000
-_LARGEST_MASK_PX = 2**31 - 1
+_LONGEST_OUTLINES_PX = 2_000_000   # of all parts of a mask
+LARGEST_MASK_PX = 178_956_970      # what Pillow opens of images
+_MOST_DECODED_PX = 2**30           # of all parts together, where they are decoded one by one
 
 
 class BadImage(UserError):
@@ -28,7 +30,7 @@ def read_mask_picture(path: str, object_above: int = 0) -> np.ndarray:
             pixels = np.asarray(opened)
     except FileNotFoundError as error:
         raise ValueError(f"its mask {path} is missing") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:   # decoders raise nearly any exception for damaged bytes
         raise ValueError(f"its mask {path} cannot be read ({error})") from error
     pixels = pixels if pixels.ndim == 2 else pixels[..., 0]
     values = np.unique(pixels)
@@ -39,7 +41,8 @@ def read_mask_picture(path: str, object_above: int = 0) -> np.ndarray:
 
 
 def decode_segmentation(
-    segmentation: list | dict | None, height: int | None, width: int | None, drop_overlaps: bool = False
+    segmentation: list | dict | None, height: int | None, width: int | None, drop_overlaps: bool = False,
+    most_px: int = LARGEST_MASK_PX,
 ) -> np.ndarray:
     """The union of a COCO segmentation's parts, (H, W) uint8 of 0 and 1, in Fortran order.
 
@@ -56,41 +59,63 @@ def decode_segmentation(
     parts = [segmentation] if isinstance(segmentation, dict) else segmentation or []
     if not isinstance(parts, list | tuple):
         raise ValueError(f"it must be a list of polygons or RLEs, or one RLE, but is {reprlib.repr(parts)}")
-    encoded = []
+    encoded, outlines_px = [], 0.0
     for number, part in enumerate(parts, start=1):
         if isinstance(part, dict):
-            encoded.append(_checked_rle(part))
+            encoded.append(_checked_rle(part, most_px))
         elif isinstance(part, list | tuple):
-            _check_size(height, width)
+            _check_size(height, width, most_px)
             if len(part) % 2:
                 raise ValueError(
                     f"part {number} is a polygon of {len(part)} numbers: they come in pairs x, y"
                 )
             if not all(is_finite(value) and abs(value) <= _LARGEST_COORDINATE_PX for value in part):
                 raise ValueError(f"part {number} is a polygon with something that is no coordinate")
+            outlines_px += _outline_px(part)
+            if outlines_px > _LONGEST_OUTLINES_PX:
+                raise ValueError(f"its outlines are longer than {_LONGEST_OUTLINES_PX} pixels in all")
             if len(part) >= 6:
                 encoded += coco_mask.frPyObjects([list(part)], height, width)
         else:
             raise ValueError(f"part {number} must be a polygon or an RLE, but is {reprlib.repr(part)}")
     if not encoded:
-        _check_size(height, width)
+        _check_size(height, width, most_px)
         return np.zeros((height, width), np.uint8, order="F")
     sizes = {tuple(rle["size"]) for rle in encoded}
     if len(sizes) > 1:
         raise ValueError(f"its parts have different sizes (H, W) {sorted(sizes)} and cannot be united")
     if drop_overlaps:
-        return (coco_mask.decode(encoded).sum(axis=2) == 1).astype(np.uint8)
+        return _covered_once(encoded)
     # Merging unites unless told to intersect.
     return coco_mask.decode(encoded[0] if len(encoded) == 1 else coco_mask.merge(encoded))
 
 
-def _checked_rle(rle: dict) -> dict:
+def _outline_px(polygon: list[float]) -> float:
+    """How many pixels an outline passes."""
+    points = np.array(polygon, dtype=float).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) if len(points) else 0.0
+
+
+def _covered_once(encoded: list[dict]) -> np.ndarray:
+    """The pixels that lie in exactly one of some RLEs of one size (H, W): (H, W) uint8, in Fortran order."""
+    height, width = encoded[0]["size"]
+    if len(encoded) * height * width > _MOST_DECODED_PX:
+        raise ValueError(f"its {len(encoded)} parts of {height}x{width} pixels are too many")
+    covered, again = (np.zeros((height, width), bool, order="F") for _ in range(2))
+    for rle in encoded:
+        part = coco_mask.decode(rle).astype(bool)
+        again |= covered & part
+        covered |= part
+    return (covered & ~again).astype(np.uint8)
+
+
+def _checked_rle(rle: dict, most_px: int) -> dict:
     """The RLE in pycocotools' compressed form, its run lengths known to cover its size exactly."""
     size, counts = rle.get("size"), rle.get("counts")
     if not isinstance(size, list | tuple) or len(size) != 2:
         raise ValueError(f"the size of an RLE must be [height, width], but is {reprlib.repr(size)}")
     height, width = size
-    _check_size(height, width)
+    _check_size(height, width, most_px)
     if isinstance(counts, str):
         counts = counts.encode()
     if not isinstance(counts, bytes | list):
@@ -132,12 +157,14 @@ def _run_lengths(counts: bytes) -> list[int]:
     return numbers.tolist()
 
 
-def _check_size(height: object, width: object) -> None:
-    is_size = all(isinstance(side, int) and side >= 1 for side in (height, width))
-    if not is_size or height * width > _LARGEST_MASK_PX:
+def _check_size(height: object, width: object, most_px: int) -> None:
+    if not all(isinstance(side, int) and side >= 1 for side in (height, width)):
         raise ValueError(f"its size must be a height and a width in pixels, but is {height!r} and {width!r}")
+    if height * width > most_px:
+        raise ValueError(f"its size must be a height and a width in pixels, {most_px} in all at most, but is "
+                         f"{height!r} and {width!r}")
 
 
 def is_finite(value: object) -> bool:
     """Whether a value of unknown type is a finite number."""
-    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, int | float) and abs(value) < math.inf

@@ -2,12 +2,13 @@
 
 --predictions is what `test.py --save_predictions` writes, or its like: a JSON list of {ref_id, sent_id, segmentation}
 with COCO RLEs (without sent_id: for all sentences of the ref), or a folder of PNGs named REF_SENT.png, not 0 inside.
-Each is compared in its own size; the true mask is resized to it by nearest neighbour where the sizes differ.
+Each is compared in its own size; the true mask is resized to it by nearest neighbour where the sizes differ. A
+prediction may have at most 16 times the pixels of its true mask, or 4 million.
 """
 import argparse
-import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,16 @@ from distributed import user_errors
 from lib.evaluation import NO_TARGET_PIXELS
 from lib.evaluation.generalized import format_all, format_generalized_table
 from lib.evaluation.metrics import count_pixels
+from lib.evaluation.predictions import ids_of_png, read_entries
 from lib.evaluation.tables import format_table, make_sample, summarize
 from refer.layouts import DATASETS
-from refer.masks import decode_segmentation
+from refer.masks import LARGEST_MASK_PX, decode_segmentation
 from refer.refer import REFER
 from transforms import resize_mask
-from utils import UserError, sha256_of, write_json
+from utils import UserError, log, sha256_of, write_json
 
-Masks = dict[tuple[str, str], Callable[[], np.ndarray]]
+Masks = dict[tuple[str, str], Callable[[int], np.ndarray]]
+LARGER, ALWAYS_ALLOWED_PX = 16, 2**22   # a prediction's pixels: times those of the true mask, or so many
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -57,51 +60,39 @@ def get_parser() -> argparse.ArgumentParser:
 def read_predictions(path: Path) -> Masks:
     """What reads each predicted mask, (H, W) bool, by ref_id and sent_id as text ('' for all of a ref's sentences).
 
-    Raises `UserError` for a file or folder that holds no predictions; a damaged mask raises it when it is read.
+    It is called with the most pixels that the mask may have. Raises `UserError` for a file or folder that holds no
+    predictions; a damaged mask raises it when it is read.
     """
     if path.is_dir() and not (path / "predictions.json").is_file():
         files = sorted(path.glob("*.png"))
         if not files:
             raise UserError(f"--predictions {path}: the folder has neither predictions.json nor PNGs named "
                             "REF_SENT.png")
-        names = {tuple([*file.stem.split("_", 1), ""][:2]): file for file in files}
-        return {name: lambda file=file: read_png(file) for name, file in names.items()}
+        return {ids_of_png(file): partial(read_png, file) for file in files}
     file = path / "predictions.json" if path.is_dir() else path
+    return {name: partial(decode, f"--predictions {file}: the mask of ref_id {name[0]}, sent_id {name[1]}", rle)
+            for name, rle in read_entries(file).items()}
+
+
+def read_png(file: Path, most_px: int) -> np.ndarray:
+    """A mask picture as (H, W) bool: not 0 in any channel but alpha. Raises `UserError`."""
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(entries, list):
-            raise TypeError(f"it holds a {type(entries).__name__}")
-        masks: Masks = {}
-        for entry in entries:
-            name = str(entry["ref_id"]), str(entry.get("sent_id", ""))
-            if name in masks:
-                raise ValueError(f"ref_id {name[0]}, sent_id {name[1]} occurs twice")
-            masks[name] = lambda name=name, rle=entry["segmentation"]: decode(file, name, rle)
-        return masks
-    except OSError as error:
-        raise UserError(f"--predictions {file} cannot be read: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"--predictions {file} must be a JSON list of objects with ref_id, sent_id and segmentation "
-                        f"({type(error).__name__}: {error})") from error
+        with Image.open(file, formats=["PNG"]) as opened:
+            if opened.width * opened.height > most_px:   # before it is decoded
+                raise ValueError(f"it has {opened.width}×{opened.height} pixels, more than {most_px} in all")
+            bands, pixels = opened.getbands(), np.asarray(opened)
+    except Exception as error:   # damaged bytes surface as nearly any exception
+        raise UserError(f"{file} cannot be read as a PNG: {error}") from error
+    channels = pixels.reshape(*pixels.shape[:2], len(bands))
+    return channels[..., [band != "A" for band in bands]].any(axis=2)
 
 
-def read_png(file: Path) -> np.ndarray:
-    """A mask picture as (H, W) bool: not 0 in any channel. Raises `UserError`."""
+def decode(place: str, rle: Any, most_px: int) -> np.ndarray:
+    """The mask (H, W) bool of one entry. Raises `UserError`, which names the `place`, if it is damaged."""
     try:
-        with Image.open(file) as opened:
-            pixels = np.asarray(opened)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as an image: {error}") from error
-    return (pixels if pixels.ndim == 2 else pixels[..., :3].max(axis=2)) != 0
-
-
-def decode(file: Path, name: tuple[str, str], rle: Any) -> np.ndarray:
-    """The mask (H, W) bool of one entry. Raises `UserError` if it is damaged."""
-    try:
-        return decode_segmentation(rle, None, None).astype(bool)
+        return decode_segmentation(rle, None, None, most_px=most_px).astype(bool)
     except ValueError as error:
-        raise UserError(f"--predictions {file}: the mask of ref_id {name[0]}, sent_id {name[1]} is damaged: "
-                        f"{error}") from error
+        raise UserError(f"{place} is damaged: {error}") from error
 
 
 def score(refer: REFER, split: str, masks: Masks, size_px: int | None) -> tuple[list[dict[str, Any]], int]:
@@ -123,7 +114,8 @@ def score(refer: REFER, split: str, masks: Masks, size_px: int | None) -> tuple[
             names = [(str(ref["ref_id"]), str(sentence["sent_id"])), (str(ref["ref_id"]), "")]
             read = next((masks[name] for name in names if name in masks), None)
             missing += read is None
-            predicted = read() if read else np.zeros_like(truth, dtype=bool)
+            most_px = min(max(LARGER * truth.size, ALWAYS_ALLOWED_PX), LARGEST_MASK_PX)
+            predicted = read(most_px) if read else np.zeros_like(truth, dtype=bool)
             height, width = (size_px, size_px) if size_px else predicted.shape
             pair = [resize_mask(mask.astype(np.uint8), height, width)[None] for mask in (predicted, truth)]
             samples.append(make_sample(identify(refer, ref, number), count_pixels(*pair)[0].tolist(), height * width))
@@ -137,21 +129,21 @@ def run(args: argparse.Namespace) -> None:
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     samples, missing = score(refer, args.split, read_predictions(Path(args.predictions)), args.img_size)
     results = summarize(samples, args.no_target_pixels)
-    print(format_all(results))
+    log(format_all(results))
     if missing:
-        print(f"{missing} of {len(samples)} samples have no prediction: their IoU is 0")
+        log(f"{missing} of {len(samples)} samples have no prediction: their IoU is 0")
     for style in ("latex", "markdown"):
         if getattr(args, style):
-            print(format_table([(Path(args.predictions).stem, results)], style))
+            log(format_table([(Path(args.predictions).stem, results)], style))
             if "generalized" in results:
-                print(format_generalized_table([(Path(args.predictions).stem, results["generalized"])], style))
+                log(format_generalized_table([(Path(args.predictions).stem, results["generalized"])], style))
     if args.results:
         write_json(Path(args.results), {
             **results, "split": args.split, "images": len({sample["image_id"] for sample in samples}),
             "sentences": len(samples), "missing": missing, "predictions": str(args.predictions),
             "annotations": {path: sha256_of(path) for path in refer.annotation_files}, "flags": vars(args),
             "samples": samples})
-        print(f"wrote {args.results}")
+        log(f"wrote {args.results}")
 
 
 def main() -> None:

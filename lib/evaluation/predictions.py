@@ -2,12 +2,14 @@
 
 The JSON file is a list of {`ref_id`, `sent_id`, `image_id`, `sentence`, `score`, `segmentation`}: a COCO results file
 with the two ids that referring expressions need. `segmentation` is a compressed RLE {"size": [H, W], "counts": str},
-`score` the mean probability inside the mask. PNGs are REF_SENT.png, not 0 where the object is.
+`score` the mean probability inside the mask. PNGs are REF_SENT.png, not 0 where the object is; what is no letter,
+digit, `.` or `-` in an id is escaped as in URLs, so that an id never leads to another folder.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 import torch
@@ -17,7 +19,17 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from lib.evaluation.metrics import COUNTS, count_pixels, predict
-from utils import UserError, write_json
+from schema import Id, check
+from utils import UserError, read_json, write_json
+
+
+@dataclass
+class PredictionEntry:
+    """An entry of a file of predictions, by anybody, as far as it is read."""
+
+    ref_id: Id
+    segmentation: Any   # refer.masks.decode_segmentation checks it
+    sent_id: Id = ""    # '' for all sentences of the ref
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
@@ -69,6 +81,30 @@ class Recorder:
         return torch.cat(self.counted)
 
 
+def png_name(ref_id: Any, sent_id: Any) -> str:
+    """The file name of a sample's mask. `ids_of_png` is the inverse."""
+    return "_".join(quote(str(part), safe="").replace("_", "%5F") for part in (ref_id, sent_id)) + ".png"
+
+
+def ids_of_png(path: Path) -> tuple[str, str]:
+    """ref_id and sent_id as text, from a file name; '' for the latter if the name has no `_`."""
+    ref_id, _, sent_id = path.stem.partition("_")
+    return unquote(ref_id), unquote(sent_id)
+
+
+def read_entries(path: Path) -> dict[tuple[str, str], Any]:
+    """{(ref_id, sent_id) as text: segmentation} of a JSON file of predictions. Raises `UserError` for all else."""
+    entries = read_json(path)
+    check(list[PredictionEntry], entries, f"{path} (a JSON list of objects with ref_id, sent_id and segmentation)")
+    found: dict[tuple[str, str], Any] = {}
+    for entry in entries:
+        name = str(entry["ref_id"]), str(entry.get("sent_id", ""))
+        if name in found:
+            raise UserError(f"{path}: ref_id {name[0]}, sent_id {name[1]} occurs twice")
+        found[name] = entry["segmentation"]
+    return found
+
+
 def write_predictions(folder: Path, samples: list[dict[str, Any]], predictions: list[Prediction], pngs: bool) -> None:
     """Writes `folder`/predictions.json, and a PNG each if `pngs`; both lists go together.
 
@@ -81,6 +117,6 @@ def write_predictions(folder: Path, samples: list[dict[str, Any]], predictions: 
     try:
         for sample, prediction in zip(samples, predictions, strict=True) if pngs else ():
             picture = Image.fromarray(prediction.mask().astype(np.uint8) * 255)
-            picture.save(folder / f"{sample['ref_id']}_{sample['sent_id']}.png")
+            picture.save(folder / png_name(sample["ref_id"], sample["sent_id"]))
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error}") from error

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from lib.evaluation.metrics import COUNTS
-from lib.evaluation.predictions import Prediction, Recorder, encode_mask, write_predictions
+from lib.evaluation.predictions import Prediction, Recorder, encode_mask, png_name, write_predictions
 from refer.refer import REFER
 from tools import score_predictions
 from tools.score_predictions import read_predictions, score
@@ -74,7 +74,10 @@ def test_pictures_and_uncompressed_counts_are_read_too(refer, truths, tmp_path):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ({"ref_id": 1}, "it holds a dict"), ([{"sent_id": 1}], "KeyError: 'ref_id'"), ([3], "must be a JSON list"),
+    ({"ref_id": 1}, "must be a list"), ([{"sent_id": 1}], r"\[0\]\.ref_id must be a whole number.* missing"),
+    ([3], r"a JSON list of .*: \[0\] must be an object with ref_id, segmentation, but is 3"),
+    ([{"ref_id": [1], "segmentation": {}}], r"\[0\]\.ref_id must be"),
+    ([{"ref_id": 1, "sent_id": None, "segmentation": {}}], r"\[0\]\.sent_id must be"),
     ([{"ref_id": 999, "sent_id": 1, "segmentation": {}}], "1 of 1 predictions are of no sentence of the split val"),
     ([], "hold none of the 4 samples")])
 def test_what_is_no_prediction_is_said(refer, tmp_path, content, message):
@@ -93,6 +96,49 @@ def test_damage_is_said_with_its_place(refer, truths, tmp_path):
     for path, message in [("none.json", "cannot be read"), ("empty", "neither predictions.json nor PNGs")]:
         with pytest.raises(UserError, match=message):
             read_predictions(tmp_path / path)
+
+
+def test_an_rle_far_larger_than_its_own_mask_is_refused_before_it_is_decoded(refer, truths, tmp_path):
+    content = entries(truths)
+    content[0]["segmentation"] = {"size": [46340, 46340], "counts": [46340 ** 2]}   # 2 GB as a mask
+    with pytest.raises(UserError, match=r"the mask of ref_id .* is damaged: its size .* 4194304 in all at most"):
+        scored(refer, content, tmp_path)
+
+
+def test_a_picture_far_larger_than_its_mask_is_refused_before_it_is_decoded(refer, truths, tmp_path):
+    name = "_".join(next(iter(truths)))
+    Image.new("1", (3000, 3000)).save(tmp_path / f"{name}.png")
+    with pytest.raises(UserError, match="it has 3000×3000 pixels, more than 4194304 in all"):
+        score(refer, "val", read_predictions(tmp_path), None)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_the_alpha_channel_of_a_picture_is_no_mask(refer, truths, tmp_path, mode):
+    """Opaque everywhere, as picture programs save; the mask is in the other channels."""
+    for (ref_id, sent_id), mask in truths.items():
+        Image.fromarray(mask.astype(np.uint8) * 255).convert(mode).save(tmp_path / f"{ref_id}_{sent_id}.png")
+    assert ious(score(refer, "val", read_predictions(tmp_path), None)[0]) == [1.0] * 4
+
+
+def test_a_damaged_picture_is_one_line(refer, truths, tmp_path):
+    name = "_".join(next(iter(truths)))
+    for content in (b"", b"hello", b"\x89PNG\r\n\x1a\n" + bytes(40)):
+        (tmp_path / f"{name}.png").write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read as a PNG"):
+            score(refer, "val", read_predictions(tmp_path), None)
+
+
+def test_an_id_from_the_data_stays_inside_the_folder(tmp_path):
+    """`../../victim/photo` once replaced a file elsewhere; such a file is read back under the id it stands for."""
+    hostile = [("../../victim/photo", "/etc/x"), ("a_b", "\0"), ("..", ""), ("C:\\x", "ü"), (7, 8)]
+    prediction = Prediction(encode_mask(np.eye(8, dtype=bool)), 0.5)
+    samples = [{"ref_id": ref_id, "sent_id": sent_id, "image_id": 1, "sentence": "x"} for ref_id, sent_id in hostile]
+    write_predictions(tmp_path / "a/b/out", samples, [prediction] * len(samples), pngs=True)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.parent for path in written} == {tmp_path / "a/b/out"} and len(written) == len(hostile) + 1
+    (tmp_path / "a/b/out/predictions.json").unlink()
+    assert read_predictions(tmp_path / "a/b/out").keys() == {tuple(map(str, pair)) for pair in hostile}
+    assert png_name(7, 8) == "7_8.png"   # plain ids look as they are
 
 
 def test_the_command_prints_and_writes_what_test_py_does(toy, truths, tmp_path, monkeypatch, capsys):

@@ -64,7 +64,7 @@ def test_the_first_fault_is_named_with_its_place(change, message):
 
 def test_a_missing_field_is_a_fault_unless_it_has_a_default():
     assert [fault.path for fault in faults(Whole, {})] == [("id",), ("count",), ("kind",), ("parts",), ("size",)]
-    with pytest.raises(UserError, match=r"f: id must be a whole number .*, but is missing \(and 4 more\)"):
+    with pytest.raises(UserError, match=r"f: id must be a whole number, .*, but is missing \(and 4 more\)"):
         check(Whole, {}, "f")
 
 
