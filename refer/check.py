@@ -30,6 +30,7 @@ FAULTS = {
     "malformed line": "a line of a file of lines is not of the form that it must have, so its sample is left out",
     "malformed entry": "a field is missing or of another type; whoever points to such an entry may count as lost, too",
     "repeated id": "an id must stand for one thing: nobody can tell which was meant",
+    "unsafe id": "it holds what could lead a file named by it elsewhere; it is escaped wherever it names one",
     "unknown annotation": "a ref points to an annotation that is not there, so it has no mask",
     "unknown image": "a ref points to an image that is not there",
     "unknown category": "the list of categories lacks one that is used; the files may be of different versions",
@@ -106,6 +107,7 @@ def check_entries(index: REFER) -> Iterator[Finding]:
     """What the annotation files say that `REFER` lets pass. No mask is decoded."""
     refs = well_formed_refs(index)
     yield from (Finding(kind, False, message) for kind, message in index.notes)
+    yield from _unsafe_ids(refs)
     yield from _repeated_entries(index, refs)
     yield from _categories(index)
     yield from _sentences(refs)
@@ -113,6 +115,15 @@ def check_entries(index: REFER) -> Iterator[Finding]:
     yield from _annotations(index)
     yield from _file_names(index, refs)
     yield from _splits(index, refs)
+
+
+def _unsafe_ids(refs: list[Entry]) -> Iterator[Finding]:
+    """Ids that are no plain names: predictions are files named by ref and sentence."""
+    for ref in refs:
+        sentences = [sentence.get("sent_id") for sentence in ref["sentences"] if isinstance(sentence, dict)]
+        for what, id_ in [("ref_id", ref["ref_id"]), *(("sent_id", id_) for id_ in sentences)]:
+            if isinstance(id_, str) and not re.fullmatch(r"\w[\w .+-]*", id_):
+                yield Finding("unsafe id", True, f"ref {ref['ref_id']!r}: the {what} {id_!r}")
 
 
 def _repeated_entries(index: REFER, refs: list[Entry]) -> Iterator[Finding]:

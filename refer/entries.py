@@ -1,12 +1,15 @@
 """What every reader gives and needs: entries by id, what happens to a fault, files that must be there."""
 import json
 import os
+import re
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
+from schema import Id as IdField
+from schema import Rule, faults, shown, words
 from utils import UserError
 
 Id = int | str
@@ -15,12 +18,21 @@ OnFault = Callable[[str, str], None]  # called with the kind of a fault, in a fe
 
 WHERE_TO_GET_IT = "refer/data/README.md says how to lay out each data set and where to get it"
 
-# What the index relies on, field by field. RRSIS-D's annotations spell their category `categories_id`.
-REF_FIELDS = {"ref_id": Id, "ann_id": Id, "image_id": Id, "category_id": Id, "split": str, "sentences": list}
-SENTENCE_FIELDS = {"sent_id": Id, "raw": str, "tokens": list}
-ANNOTATION_FIELDS = {"id": Id, "image_id": Id}
-IMAGE_FIELDS = {"id": Id, "file_name": str}
-CATEGORY_FIELDS = {"id": Id, "name": str}
+
+def stays_inside(name: str) -> bool:
+    """Whether a file name from the data is relative and leads nowhere above its folder."""
+    return bool(name) and "\0" not in name and not os.path.isabs(name) and ".." not in re.split(r"[/\\]", name)
+
+
+# What the index relies on, field by field, as schema.py reads it. RRSIS-D's annotations spell their category
+# `categories_id`.
+_FileName = Annotated[str, Rule(stays_inside, "a path inside the folder of images")]
+REF_FIELDS = {"ref_id": IdField, "ann_id": IdField, "image_id": IdField, "category_id": IdField, "split": str,
+              "sentences": list}
+SENTENCE_FIELDS = {"sent_id": IdField, "raw": str, "tokens": list}
+ANNOTATION_FIELDS = {"id": IdField, "image_id": IdField}
+IMAGE_FIELDS = {"id": IdField, "file_name": _FileName}
+CATEGORY_FIELDS = {"id": IdField, "name": str}
 
 
 @dataclass
@@ -130,13 +142,13 @@ def by_id(
                 f"{reprlib.repr(entry)}. {WHERE_TO_GET_IT}.",
             )
             continue
-        wrong = {field: kind for field, kind in fields.items() if not isinstance(entry.get(field), kind)}
-        for field, kind in wrong.items():
-            given = reprlib.repr(entry[field]) if field in entry else "missing"
+        wrong = [field for field, kind in fields.items() if faults(kind, entry.get(field))]
+        for field in wrong:
+            given = shown(entry[field]) if field in entry else "missing"
             on_fault(
                 "malformed entry",
                 f"{where}: '{field}' of {what} entry {position} (from 0) must be "
-                f"{kind.__name__ if isinstance(kind, type) else kind}, but is {given}. {WHERE_TO_GET_IT}.",
+                f"{words(fields[field])}, but is {given}. {WHERE_TO_GET_IT}.",
             )
         if wrong:
             continue

@@ -466,10 +466,15 @@ def without(entry, field):
         ({"refs": []}, "must hold a list of ref entries, but holds {'refs': []}"),
         ([], "holds no refs"),
         ([make_ref(0), "x"], "ref entry 1 (from 0) must be a dict with ref_id, ann_id, image_id, "),
-        ([without(make_ref(0), "split")], "'split' of ref entry 0 (from 0) must be str, but is missing"),
+        ([without(make_ref(0), "split")], "'split' of ref entry 0 (from 0) must be a text, but is missing"),
         (
             [{**make_ref(0), "image_id": [1]}],
-            "'image_id' of ref entry 0 (from 0) must be int | str, but is [1]",
+            "'image_id' of ref entry 0 (from 0) must be a whole number, of 64 bits or a text",
+        ),
+        ([{**make_ref(0), "ref_id": 10**5000}], "'ref_id' of ref entry 0 (from 0) must be a whole number, of 64 bits"),
+        (
+            [{**make_ref(3), "sentences": [{"sent_id": 1, "tokens": [], "raw": "ship \ud800"}]}],
+            "'raw' of sentence entry 0 (from 0) must be a text, but is 'ship \\ud800'",
         ),
         ([{**make_ref(3), "sentences": []}], "ref 3 has no sentence"),
         ([{**make_ref(3), "sentences": [{"sent_id": 1, "tokens": []}]}], "ref 3: 'raw' of sentence entry 0"),
@@ -481,6 +486,13 @@ def test_refs_of_another_shape(tmp_path, refs, reason):
     with pytest.raises(UserError) as caught:
         REFER(tmp_path, "rrsisd")
     assert reason in str(caught.value) and str(tmp_path / "rrsisd" / "refs(unc).p") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b.jpg", "..\\b.jpg", "a\0.jpg", ""])
+def test_the_name_of_an_image_leads_nowhere_else(tmp_path, name):
+    write_dataset(tmp_path, [make_ref(0)], [make_annotation(0)], [{**make_image(1), "file_name": name}])
+    with pytest.raises(UserError, match=r"'file_name' of image entry 0 .* a path inside the folder of images"):
+        REFER(tmp_path, "rrsisd")
 
 
 def test_ref_to_an_unknown_annotation_or_image_names_the_first_and_counts(tmp_path):
