@@ -53,7 +53,11 @@ def find_images(paths: list[str]) -> list[Path]:
     known = Image.registered_extensions()
     files: list[Path] = []
     for path in map(Path, paths):
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in known) if path.is_dir() else [path]
+        try:
+            inside = [path] if not path.is_dir() else sorted(
+                file for file in path.iterdir() if file.suffix.lower() in known)
+        except OSError as error:
+            raise UserError(f"--image {path} cannot be read: {error}") from error
         if not inside:
             raise UserError(f"--image {path}: no file in this folder has an image's suffix")
         files += inside
@@ -65,8 +69,9 @@ def name_outputs(images: list[Path], sentences: list[str]) -> dict[tuple[Path, s
     names: dict[tuple[Path, str], str] = {}
     for image in images:
         for sentence in sentences:
-            words = re.sub(r"[^\w]+", "-", sentence.lower()).strip("-")[:60]
-            name = base = f"{image.stem}-{words or 'sentence'}"
+            words = re.sub(r"[^\w]+", "-", sentence.lower()).strip("-")[:60].encode()[:100].decode(errors="ignore")
+            stem = image.stem.encode(errors="surrogateescape")[:100].decode(errors="ignore")
+            name = base = f"{stem}-{words or 'sentence'}"   # short of the 255 bytes that file systems take
             number = 1
             while name in names.values():
                 name = f"{base}-{(number := number + 1)}"

@@ -86,23 +86,23 @@ def shown(value: Any) -> str:
         return f"a huge {type(value).__name__}"
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text has no lone surrogate, which no file and no tokenizer takes."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 Finder = Callable[[Any], Sequence[Fault]]
 _SCALARS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     Any: (lambda value: True, "anything"),
     int: (lambda value: type(value) is int, "a whole number"),
     float: (lambda value: type(value) in (int, float) and abs(value) < math.inf, "a number"),
-    str: (lambda value: isinstance(value, str) and (value.isascii() or _is_unicode(value)), "a text"),
+    str: (lambda value: isinstance(value, str) and is_unicode(value), "a text"),
     bool: (lambda value: isinstance(value, bool), "true or false"),
     bytes: (lambda value: isinstance(value, bytes), "bytes"),
     type(None): (lambda value: value is None, "nothing"),
     list: (lambda value: isinstance(value, list | tuple), "a list"),
     dict: (lambda value: isinstance(value, dict), "an object"),
 }
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text has no lone surrogate, which no file and no tokenizer takes."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def words(kind: Any) -> str:

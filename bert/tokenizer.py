@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertTokenizer
 
 from bert.encoder import not_loadable
+from schema import is_unicode
 from utils import UserError
 
 MAX_TOKENS = 20  # of a sentence, [CLS] and [SEP] included, unless a data set or --max_tokens says otherwise
@@ -78,13 +79,15 @@ def tokenize_many(tokenizer: Tokenizer, sentences: Iterable[str], number: int,
                   max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """`tokenize` of so many sentences in little memory: ids (number, max_tokens), how many are real, (number,).
 
-    Ids have the smallest type that holds the vocabulary's.
+    Ids have the smallest type that holds the vocabulary's. Raises `UserError` for a sentence that is not Unicode.
     """
     token_ids = np.zeros((number, max_tokens), dtype=np.min_scalar_type(tokenizer.get_vocab_size()))
     lengths = np.zeros(number, dtype=np.int32)
     rest = iter(sentences)
     for start in range(0, number, AT_ONCE):
         some = list(itertools.islice(rest, AT_ONCE))
+        if odd := next((sentence for sentence in some if not is_unicode(sentence)), None):
+            raise UserError(f"the sentence {odd!r} is not valid Unicode: it must be UTF-8 without lone surrogates")
         for row, encoding in enumerate(tokenizer.encode_batch_fast(some), start):
             kept = encoding.ids[:max_tokens]
             token_ids[row, :len(kept)] = kept

@@ -82,7 +82,7 @@ def _load(where: str, path: str, decode: Callable[[], np.ndarray],
     except FileNotFoundError as error:
         raise BadImage(f"{where}: its image {path} is missing; complete the download "
                        "(refer/data/README.md says from where)") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:   # decoders raise nearly any exception for damaged bytes
         raise BadImage(f"{where}: its image {path} cannot be read ({error}); "
                        "fetch that file again") from error
     mask = decode()

@@ -14,9 +14,10 @@ from utils import UserError
 
 TRUTH_COLOUR, PREDICTION_COLOUR = (40, 200, 90), (240, 60, 160)
 STRETCH_PERCENT = (2.0, 98.0)  # of a picture of more than 8 bits: what becomes black and what white
-GEO_TAGS = {  # what ties a TIFF's pixels to the ground (GeoTIFF 1.1, section 7)
-    33550: "ModelPixelScale", 33922: "ModelTiepoint", 34264: "ModelTransformation", 34735: "GeoKeyDirectory",
-    34736: "GeoDoubleParams", 34737: "GeoAsciiParams"}
+_SHORT, _DOUBLE, _ASCII = 3, 12, 2
+GEO_TAGS = {  # what ties a TIFF's pixels to the ground (GeoTIFF 1.1, section 7), and each one's TIFF field type
+    33550: ("ModelPixelScale", _DOUBLE), 33922: ("ModelTiepoint", _DOUBLE), 34264: ("ModelTransformation", _DOUBLE),
+    34735: ("GeoKeyDirectory", _SHORT), 34736: ("GeoDoubleParams", _DOUBLE), 34737: ("GeoAsciiParams", _ASCII)}
 
 
 def read_picture(path: str | Path, any_size: bool = False) -> Image.Image:
@@ -36,8 +37,8 @@ def read_picture(path: str | Path, any_size: bool = False) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} has more pixels than is safe to open unasked ({error}); if you trust it, give "
                         "--tile PIXELS, which reads images of any size") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as an image: {error}") from error
+    except Exception as error:   # decoders raise nearly any exception for damaged bytes
+        raise UserError(f"{path} cannot be read as an image: {error or type(error).__name__}") from error
 
 
 class _pixel_limit:
@@ -96,9 +97,9 @@ def array_to_picture(pixels: np.ndarray) -> Image.Image:
 
 
 def _geo_tags(image: Image.Image) -> dict[int, tuple[int, object]]:
-    """{tag: (TIFF field type, value)} of a georeferenced TIFF; {} for all else."""
+    """{tag: (TIFF field type, value)} of a georeferenced TIFF; {} for all else. A tag of a wrong type is left out."""
     tags = getattr(image, "tag_v2", {})
-    return {tag: (tags.tagtype[tag], tags[tag]) for tag in GEO_TAGS if tag in tags}
+    return {tag: (kind, tags[tag]) for tag, (_, kind) in GEO_TAGS.items() if tag in tags and tags.tagtype[tag] == kind}
 
 
 def save_mask(mask: np.ndarray, path: Path, geo_tags: dict[int, tuple[int, object]] | None = None) -> Path:

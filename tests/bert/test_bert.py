@@ -38,6 +38,11 @@ def test_a_sentence_is_lower_cased_split_into_pieces_and_framed(tokenizer):
     assert tokens(tokenizer, "the helipad, left") == ["[CLS]", "the", "[UNK]", "[UNK]", "left", "[SEP]"]
 
 
+def test_a_sentence_with_a_lone_surrogate_is_refused_plainly(tokenizer):
+    with pytest.raises(UserError, match="is not valid Unicode"):
+        tokenize(tokenizer, ["the left", "the \udc80 left"])
+
+
 def test_it_is_padded_with_zeros_to_20(tokenizer):
     ids, mask = tokenize(tokenizer, ["the left", "gray"])
     assert ids.shape == mask.shape == (2, 20) and ids.dtype == mask.dtype == np.int64

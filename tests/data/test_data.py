@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageFile
 
 from bert import tokenize
 from data import EvalSet, TrainSet, eval_loader, train_loader
+from data.dataset import BadImage, load_image_and_mask
 from data.loader import EpochBatches, ShardedBatches
 from refer.refer import REFER
 from tests.conftest import equal_samples
@@ -148,6 +150,16 @@ def test_a_truncated_image_names_the_ref(toy, tmp_path, tokenizer):
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     with pytest.raises(UserError, match=f"ref {ref['ref_id']}: its image .* cannot be read"):
         EvalSet(refer, "val", tokenizer, 32)[0]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, AttributeError, MemoryError])
+def test_whatever_a_decoder_raises_names_the_ref(refer, monkeypatch, kind):
+    def load(image: Image.Image) -> None:
+        raise kind("damaged")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(BadImage, match=r"ref \d+: its image .* cannot be read \(damaged\)"):
+        load_image_and_mask(refer, refer.loadRefs(refer.getRefIds(split="val"))[0])
 
 
 def test_an_empty_split_is_an_error(toy, tmp_path, tokenizer):

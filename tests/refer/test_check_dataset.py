@@ -551,4 +551,4 @@ def test_as_a_command(data):
                           timeout=120)
     assert (done.returncode, done.stderr) == (1, "")
     assert "FAULT: missing image, 1 " in done.stdout and "but is '\\ud800.jpg'" in done.stdout
-    assert "2 faults, 62 notes\n" in done.stdout  # two refs now name another file
+    assert "4 faults, 59 notes\n" in done.stdout  # two refs lose their image

@@ -1,9 +1,10 @@
 """Any picture as RGB; masks over images, their outlines, and the tags that tie a map to the ground."""
+import struct
 import warnings
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, TiffImagePlugin
+from PIL import Image, ImageDraw, ImageFile, TiffImagePlugin
 from pycocotools import mask as coco_mask
 
 from lib.report.pictures import array_to_picture, overlay, polygons, read_picture, save_mask, sheet, stretch, to_rgb
@@ -149,3 +150,34 @@ def test_a_sheet_has_every_panel_and_its_text():
     drawn = np.asarray(sheet([(panels, "one\nline two"), (panels, "two"), (panels, "three")], panel_px=32))
     assert (drawn == (255, 0, 0)).all(axis=2).sum() == 3 * 32 * 32 and drawn.shape[1] == 2 * (2 * (32 + 8) + 8)
     assert (drawn < 100).all(axis=2).any()   # text
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, AttributeError, MemoryError, struct.error])
+def test_whatever_a_decoder_raises_is_a_users_error_for_that_picture(tmp_path, monkeypatch, kind):
+    """AVIF's raises RuntimeError, DDS's NotImplementedError, SPIDER's AttributeError for damaged files."""
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+
+    def load(image: Image.Image) -> None:
+        raise kind("damaged")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(UserError, match=r"a\.png cannot be read as an image"):
+        read_picture(tmp_path / "a.png")
+
+
+def test_a_damaged_dds_is_a_users_error(tmp_path):
+    Image.fromarray(COLOURS).save(tmp_path / "a.dds")
+    content = bytearray((tmp_path / "a.dds").read_bytes())
+    content[80:84] = bytes(4)   # the flags of its pixel format
+    (tmp_path / "a.dds").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.dds cannot be read as an image: Unknown pixel format|Unimplemented"):
+        read_picture(tmp_path / "a.dds")
+
+
+def test_a_ground_tag_of_a_wrong_type_is_left_out_and_the_mask_still_written(tmp_path):
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    directory.tagtype[33550], directory[33550] = 2, "no numbers"
+    Image.fromarray(COLOURS).save(tmp_path / "a.tif", tiffinfo=directory)
+    tags = read_picture(tmp_path / "a.tif").info.get("geo_tags")
+    assert not tags
+    save_mask(np.zeros((4, 4), bool), tmp_path / "mask", tags)

@@ -87,6 +87,13 @@ def test_names_never_collide(checkpoint, tmp_path, monkeypatch):
     assert len(shown(tmp_path)) == 2 * 2 * 4 and "a-das-schiff-größer-mask.png" in shown(tmp_path)
 
 
+def test_long_names_are_cut_to_what_a_file_system_takes(checkpoint, tmp_path, monkeypatch):
+    Image.new("RGB", (40, 40)).save(tmp_path / f"{'ü' * 120}.png")
+    run(demo_inference, monkeypatch, "--resume", checkpoint, "--image", tmp_path / f"{'ü' * 120}.png",
+        "--sentence", "größer " * 40, "\x1b]0;owned\x07 ../../ship", "--out", tmp_path / "out")
+    assert len(shown(tmp_path)) == 4 and max(len(name.encode()) for name in shown(tmp_path)) < 255
+
+
 def test_a_folder_stands_for_its_images_and_a_bad_one_stops_no_other(checkpoint, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -121,6 +128,8 @@ def test_a_large_scene_goes_in_tiles_and_keeps_its_place_on_the_ground(checkpoin
     (["--image", "empty"], "--image empty: no file in this folder"),
     (["--image", "a.png", "--out", "text.png"], "--out text.png cannot be written"),
     (["--image", "a.png", "--overlap", "0.95"], "0.95 is more than 0.9"),
+    (["--image", "a.png", "--sentence", "ship \udc80"], "is not valid Unicode"),
+    (["--image", "x" * 300], "cannot be read"),
     (["--image", "a.png", "--threshold", "2"], "2 is not between 0 and 1"),
     (["--image", "a.png", "--resume", ""], "--resume FILE is needed")])
 def test_a_mistake_is_one_line_and_status_2(checkpoint, tmp_path, monkeypatch, capsys, flags, message):
