@@ -112,7 +112,8 @@ def words(kind: Any) -> str:
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         unit = {str: " characters", list: " entries"}.get(get_origin(parts[0]) or parts[0], "")
-        return ", ".join([words(parts[0]), *(f"{condition}{unit}" for condition in parts[1:])])
+        return ", ".join([words(parts[0]), *(f"{condition}{unit * isinstance(condition, Range)}"
+                                            for condition in parts[1:])])
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(map(words, parts)))
     if origin is Literal:

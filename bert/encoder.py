@@ -1,14 +1,55 @@
 """BERT as the text encoder: its configuration, its weights, its last hidden state."""
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
+from transformers.activations import ACT2FN
 
-from utils import UserError
+from schema import Range, Rule, check
+from utils import UserError, read_json
 
 BASE_UNCASED = "bert-base-uncased"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass
+class TextSettings:
+    """What may stand in BERT's configuration, of a folder or a checkpoint: the names and defaults of `BertConfig`."""
+
+    vocab_size: Annotated[int, Range(1, 2**20)] = 30522
+    hidden_size: Annotated[int, Range(1, 8192)] = 768
+    num_hidden_layers: Annotated[int, Range(0, 96)] = 12
+    num_attention_heads: Annotated[int, Range(1, 128)] = 12
+    intermediate_size: Annotated[int, Range(1, 32768)] = 3072
+    hidden_act: Annotated[str, Rule(lambda name: name in ACT2FN, "the name of an activation")] = "gelu"
+    hidden_dropout_prob: Annotated[float, Range(0, 1)] = 0.1
+    attention_probs_dropout_prob: Annotated[float, Range(0, 1)] = 0.1
+    max_position_embeddings: Annotated[int, Range(1, 2**16)] = 512
+    type_vocab_size: Annotated[int, Range(1, 16)] = 2
+    initializer_range: Annotated[float, Range(0, 1)] = 0.02
+    layer_norm_eps: Annotated[float, Range(0, 1)] = 1e-12
+    pad_token_id: int | None = 0
+    position_embedding_type: Literal["absolute"] = "absolute"   # the other kinds are other networks
+    is_decoder: Literal[False] = False
+    add_cross_attention: Literal[False] = False
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"{self.num_attention_heads} heads do not divide a hidden_size of {self.hidden_size}")
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(f"pad_token_id {self.pad_token_id} is none of {self.vocab_size} words")
+
+
+def text_config(values: dict[str, Any], source: str) -> BertConfig:
+    """BERT's configuration from plain data, as far as `TextSettings` knows it; the rest does not change the network.
+
+    Raises `UserError`, which names the `source`, for what no text encoder can have.
+    """
+    check(TextSettings, values, source)
+    return BertConfig(**{field.name: values[field.name] for field in fields(TextSettings) if field.name in values})
 
 
 class TextEncoder(nn.Module):
@@ -49,13 +90,16 @@ def load_text_config(source: str) -> BertConfig:
     there is no such folder and the hub does not answer.
     """
     if Path(source).is_dir():
-        if not (Path(source) / "config.json").is_file():
+        if not (file := Path(source) / "config.json").is_file():
             raise UserError(f"--ck_bert {source}: the folder has no config.json; a text encoder's folder holds "
                             f"config.json and one of {', '.join(WEIGHT_FILES)}")
-    elif source == BASE_UNCASED:
+        return text_config(read_json(file), f"--ck_bert {file}")
+    if source == BASE_UNCASED:
         return BertConfig()
     try:
-        return BertConfig.from_pretrained(source)
+        return text_config(BertConfig.from_pretrained(source).to_dict(), f"--ck_bert {source}")
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(not_loadable("--ck_bert", source)) from error
 

@@ -28,16 +28,32 @@ def load_tokenizer(source: str) -> Tokenizer:
             return tokenizer_from_text((folder / "tokenizer.json").read_text(encoding="utf-8"))
         kind = BertTokenizer if folder.is_dir() else AutoTokenizer
         return tokenizer_from_text(kind.from_pretrained(source).backend_tokenizer.to_str())
+    except UserError as error:
+        raise UserError(f"--bert_tokenizer {source}: {error}") from error
     except (OSError, ValueError) as error:
         raise UserError(not_loadable("--bert_tokenizer", source)) from error
 
 
 def tokenizer_from_text(text: str) -> Tokenizer:
-    """A tokenizer from the JSON text that `Tokenizer.to_str` made (a checkpoint carries it)."""
-    tokenizer = Tokenizer.from_str(text)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    """A tokenizer from the JSON text that `Tokenizer.to_str` made (a checkpoint carries it).
+
+    Raises `UserError` for other or damaged text.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(text)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:   # Rust's panics are no `Exception`
+        raise UserError(f"the tokenizer's text is damaged: {str(error)[:200]}") from error
+
+
+def words_needed(tokenizer: Tokenizer) -> int:
+    """How many words a vocabulary must have at least to know every token id that `tokenizer` gives."""
+    framed = tokenizer.encode("")   # [CLS] and [SEP], whose ids are stated apart from the vocabulary
+    return 1 + max([*tokenizer.get_vocab(with_added_tokens=True).values(), *framed.ids], default=0)
 
 
 def reading_problems(tokenizer: Tokenizer, sentence: str, max_tokens: int = MAX_TOKENS) -> list[str]:

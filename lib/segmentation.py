@@ -8,8 +8,9 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from schema import Range, check
 from utils import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lib.model import ReferringSegmenter
     from lib.swin import SwinBlock
 
+LARGEST_IMAGE_PX = 4096  # side that a network may be built for
 STRIDE = 32  # pixels of the image per token of the coarsest map
 
 
@@ -99,26 +101,31 @@ MODELS: dict[str, dict[str, str]] = {
 FLAGS = {"window": "window12", "fusion_heads": "mha", "text": "ck_bert"}   # of fields that have another name
 
 
+Heads = Annotated[int, Range(1, 1024)]
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """All that it takes to build a network again, as plain data; a checkpoint carries it.
 
-    `text` is the text encoder's configuration as `BertConfig.to_diff_dict` gives it. A part that is not named is the
-    model's. Each field has a flag (see `flag_of`), which a run that goes on may not change.
+    `text` is the text encoder's configuration as `BertConfig.to_diff_dict` gives it (`bert.TextSettings` says what may
+    stand there). A part that is not named is the model's. Each field has a flag (see `flag_of`), which a run that goes
+    on may not change.
     """
 
-    model: str
-    swin_type: str
-    window: int
-    img_size: int
-    fusion_heads: tuple[int, ...]
-    fusion_drop: float
+    model: Literal[tuple(MODELS)]
+    swin_type: Literal[tuple(SWIN_VARIANTS)]
+    window: Annotated[int, Range(1, 32)]
+    img_size: Annotated[int, Range(1, LARGEST_IMAGE_PX)]
+    fusion_heads: tuple[Heads, Heads, Heads, Heads]
+    fusion_drop: Annotated[float, Range(0, 1)]
     text: dict[str, Any]
-    fusion: str = ""
-    intra_scale: str = ""
-    cross_scale: str = ""
-    decoder_conv: str = ""
-    max_tokens: int = 20
+    fusion: Literal[("", *PARTS["fusion"])] = ""
+    intra_scale: Literal[("", *PARTS["intra_scale"])] = ""
+    cross_scale: Literal[("", *PARTS["cross_scale"])] = ""
+    decoder_conv: Literal[("", *PARTS["decoder_conv"])] = ""
+    max_tokens: Annotated[int, Range(2, 512)] = 20
+    closed: ClassVar[bool] = True   # see schema.py: a setting that is not known may change the network
 
     def __post_init__(self) -> None:
         for place, name in MODELS[self.model].items():
@@ -136,7 +143,10 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`. Raises `UserError` for what describes no network."""
+        from bert import text_config
+        check(cls, values, "the checkpoint's config")
+        text_config(values["text"], "the checkpoint's config, text")
         return cls(**{**values, "fusion_heads": tuple(values["fusion_heads"])})
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,7 +188,7 @@ def fusion_heads(mha: str) -> tuple[int, ...]:
 
 def build(config: ModelConfig) -> ReferringSegmenter:
     """The network that `config` describes, with fresh weights. Raises `UserError` if its numbers do not fit."""
-    from bert import BertConfig, TextEncoder
+    from bert import TextEncoder, text_config
     from lib.backbone import Backbone, Stage
     from lib.decoder import Decoder
     from lib.model import ReferringSegmenter
@@ -189,7 +199,7 @@ def build(config: ModelConfig) -> ReferringSegmenter:
     for width, heads in zip(variant.widths, config.fusion_heads, strict=True):
         if width % heads:
             raise UserError(f"--mha asks for {heads} heads in a stage of {width} channels, which it does not divide")
-    text_encoder = TextEncoder(BertConfig.from_dict(config.text))
+    text_encoder = TextEncoder(text_config(config.text, "the text encoder's configuration"))
     fusion, intra_scale = config.part("fusion").load(), config.part("intra_scale").load()
 
     def make_stage(blocks: list[SwinBlock], number: int) -> Stage:

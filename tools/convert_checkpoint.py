@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import distributed
 from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.checkpoint.official_layout import from_official, is_official, to_official
-from lib.checkpoint.strict_loading import infer_config, load_weights
-from lib.segmentation import ModelConfig, build
+from lib.checkpoint.strict_loading import build_with_weights, infer_config
+from lib.segmentation import ModelConfig
 from utils import UserError
 
 
@@ -29,7 +29,7 @@ def convert(checkpoint: dict[str, Any], to: str, path: str) -> dict[str, Any]:
         config = ModelConfig.from_dict(checkpoint["config"])
     else:
         config = infer_config(state, checkpoint.get("args"), text_beside="bert_model" in checkpoint)
-    load_weights(build(config), checkpoint, path)   # strict: nothing is converted that would not load
+    build_with_weights(config, checkpoint, path)   # strict: nothing is converted that would not load
     carried = {key: checkpoint[key] for key in ("epoch", "args", "tokenizer", "best_oIoU") if key in checkpoint}
     if isinstance(carried.get("args"), argparse.Namespace):
         carried["args"] = {key: value for key, value in vars(carried["args"]).items()

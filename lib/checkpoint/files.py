@@ -7,8 +7,8 @@ import hashlib
 import os
 import pickle
 import shutil
+import warnings
 import zipfile
-import zlib
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +18,11 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from lib.checkpoint.digests import digest_file, read_digests, sync_folder, write_digests
 from lib.checkpoint.settings import model_settings
-from lib.checkpoint.strict_loading import load_weights
+from lib.checkpoint.strict_loading import build_with_weights, load_weights
 from lib.model import ReferringSegmenter
-from lib.segmentation import ModelConfig, build
+from lib.segmentation import ModelConfig
 from utils import UserError, sha256_of
 
 Checkpoint = dict[str, Any]
@@ -36,19 +37,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
                         "(README.md, 'Published checkpoints', says from where)")
-    if digests := _read_digests(path):
-        if sha256_of(path) not in digests:
-            raise UserError(f"checkpoint {path} is damaged: its SHA-256 is not the one in {digest_file(path)}; fetch "
-                            "or train it again (if you replaced the file yourself, remove the other)")
-    elif damaged := _damaged_part(path):
-        raise UserError(f"checkpoint {path} is damaged: the checksum of {damaged} in it is wrong; fetch it again")
+    if problem := _problem(path):
+        raise UserError(f"checkpoint {path} is damaged: {problem}")
     try:
-        with torch.serialization.safe_globals([Namespace]):
+        with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")   # about what will be refused anyway, or is harmless
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {path} is damaged, or holds more than tensors and plain data; it was not loaded "
                         f"and nothing in it was run: {_first_line(error)}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:   # damaged bytes surface as nearly any exception
         raise UserError(f"checkpoint {path} is damaged or not a PyTorch checkpoint ({_first_line(error)}); "
                         "fetch or train it again") from error
     if not isinstance(content, dict):
@@ -56,15 +54,24 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return content
 
 
-def _damaged_part(path: Path) -> str:
-    """The first entry of a zip archive, PyTorch's format, whose bytes do not fit their checksum; '' if none."""
-    if not zipfile.is_zipfile(path):
-        return ""   # PyTorch's format before 1.6 has no checksums
+def _problem(path: Path) -> str:
+    """What is wrong with a file's bytes, to be found before any of them means anything; '' if nothing."""
     try:
+        is_archive, size = zipfile.is_zipfile(path), path.stat().st_size   # PyTorch's format before 1.6 is no archive
+        digests = read_digests(path)
+        if digests and sha256_of(path) not in digests:
+            return (f"its SHA-256 is not the one in {digest_file(path)}; fetch or train it again (if you replaced the "
+                    "file yourself, remove the other)")
+        if not is_archive:
+            return ""
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() or ""
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, zlib.error) as error:
-        return f"an entry ({_first_line(error)})"
+            inflated = sum(entry.file_size for entry in archive.infolist())
+            if inflated > size:   # PyTorch stores its entries as they are
+                return f"its entries inflate to {inflated >> 20} MiB, more than the file has"
+            wrong = "" if digests else archive.testzip()
+            return f"the checksum of {wrong} in it is wrong; fetch it again" if wrong else ""
+    except Exception as error:   # damaged archives surface as nearly any exception, failing disks as OSError
+        return f"it cannot be read ({_first_line(error)}); fetch it again"
 
 
 def _first_line(error: Exception) -> str:
@@ -92,9 +99,7 @@ def restore(path: str, args: Namespace | None) -> tuple[ReferringSegmenter, Mode
         raise UserError("--resume FILE is needed: the checkpoint to use")
     checkpoint = read_checkpoint(path)
     config, tokenizer = model_settings(args, checkpoint)
-    model = build(config).eval()
-    load_weights(model, checkpoint, path)
-    return model, config, tokenizer
+    return build_with_weights(config, checkpoint, path).eval(), config, tokenizer
 
 
 class _HashingFile:
@@ -132,10 +137,10 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         if digest != hashing.hash.hexdigest():
             raise OSError("what was read back is not what was written")
         # Between the two renames the file may be either one, so both digests are valid meanwhile.
-        _write_digests(path, [*_read_digests(path), digest])
+        write_digests(path, [*read_digests(path), digest])
         os.replace(temporary, path)
-        _sync_folder(path.parent)
-        _write_digests(path, [digest])
+        sync_folder(path.parent)
+        write_digests(path, [digest])
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
         free_mib = shutil.disk_usage(path.parent).free >> 20 if path.parent.is_dir() else 0
@@ -149,33 +154,3 @@ def _tensors(content: Any) -> Iterator[Tensor]:
     elif isinstance(content, dict | list | tuple):
         for part in content.values() if isinstance(content, dict) else content:
             yield from _tensors(part)
-
-
-def digest_file(path: str | Path) -> Path:
-    """Where a checkpoint's SHA-256 stands, in the form of `sha256sum`."""
-    return Path(f"{path}.sha256")
-
-
-def _read_digests(path: Path) -> list[str]:
-    try:
-        return [line.split()[0] for line in digest_file(path).read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError):
-        return []
-
-
-def _write_digests(path: Path, digests: list[str]) -> None:
-    temporary = Path(f"{digest_file(path)}.tmp")
-    with open(temporary, "w") as file:
-        file.write("".join(f"{digest}  {path.name}\n" for digest in dict.fromkeys(digests)))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, digest_file(path))
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

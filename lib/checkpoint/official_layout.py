@@ -115,7 +115,7 @@ def from_official(checkpoint: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]
     state = {}
     for name, value in published_entries(checkpoint).items():
         native = native_name(name) or name
-        if _POINTWISE.match(native) and value.dim() == 3 and value.shape[-1] == 1:
+        if _POINTWISE.match(native) and isinstance(value, Tensor) and value.dim() == 3 and value.shape[-1] == 1:
             value = value.squeeze(-1)
         state[native] = value
     return state

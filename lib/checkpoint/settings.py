@@ -1,11 +1,14 @@
 """What a checkpoint says of its network, and whether the flags agree."""
+import re
 from argparse import Namespace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from tokenizers import Tokenizer
 
-from bert import BertConfig, load_tokenizer, tokenizer_from_text
-from lib.segmentation import ModelConfig, flag_of, fusion_heads, settings_of
+from bert import load_tokenizer, text_config, tokenizer_from_text, words_needed
+from lib.segmentation import LARGEST_IMAGE_PX, ModelConfig, flag_of, fusion_heads, settings_of
+from schema import Range, Rule, check
 from utils import UserError
 
 
@@ -35,13 +38,36 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
         raise UserError(f"--max_tokens {config.max_tokens}: the text encoder has places for {places} tokens; give no "
                         "more than these")
     if "tokenizer" in checkpoint:
-        return config, tokenizer_from_text(checkpoint["tokenizer"])
-    tokenizer = load_tokenizer(args.bert_tokenizer)
-    words = BertConfig.from_dict(config.text).vocab_size
-    if tokenizer.get_vocab_size() > words:
-        raise UserError(f"--bert_tokenizer {args.bert_tokenizer} has {tokenizer.get_vocab_size()} tokens, more than "
-                        f"the {words} of the text encoder: give the tokenizer that belongs to it")
+        tokenizer = tokenizer_from_text(checkpoint["tokenizer"])
+        refuse_unknown_words(tokenizer, config, "the checkpoint's tokenizer")
+    else:
+        tokenizer = load_tokenizer(args.bert_tokenizer)
+        refuse_unknown_words(tokenizer, config, f"--bert_tokenizer {args.bert_tokenizer}")
     return config, tokenizer
+
+
+def refuse_unknown_words(tokenizer: Tokenizer, config: ModelConfig, source: str) -> None:
+    """Raises `UserError` if the tokenizer gives a token id that the text encoder has no row for."""
+    known, needed = text_config(config.text, "the text encoder").vocab_size, words_needed(tokenizer)
+    if needed > known:
+        raise UserError(f"{source} has {needed} tokens, more than the {known} of the text encoder: give the tokenizer "
+                        "that belongs to it")
+
+
+@dataclass
+class SavedFlags:
+    """The flags that the original programs save in a checkpoint, as far as they tell what the weights do not."""
+
+    mha: Annotated[str, Rule(re.compile(r"(\d{1,4}(-\d{1,4}){3})?").fullmatch, "of the form A-B-C-D")] | None = None
+    img_size: Annotated[int, Range(1, LARGEST_IMAGE_PX)] = 480
+    fusion_drop: Annotated[float, Range(0, 1)] = 0.0
+
+
+def saved_flags(saved: Any) -> dict[str, Any]:
+    """A checkpoint's `args`, a namespace or a dict, as a dict; {} for anything else. Raises `UserError`."""
+    flags = saved if isinstance(saved, dict) else vars(saved) if isinstance(saved, Namespace) else {}
+    check(SavedFlags, flags, "the checkpoint's args")
+    return flags
 
 
 def refuse_other_heads(config: ModelConfig, saved: Any) -> None:
@@ -49,7 +75,7 @@ def refuse_other_heads(config: ModelConfig, saved: Any) -> None:
 
     Weights do not show their heads: with others they load and give wrong masks.
     """
-    saved = saved if isinstance(saved, dict) else vars(saved) if isinstance(saved, Namespace) else {}
+    saved = saved_flags(saved)
     if "mha" in saved and fusion_heads(saved["mha"] or "") != config.fusion_heads:
         raise UserError(f"the checkpoint was trained with --mha '{saved['mha']}', the flags say "
                         f"'{'-'.join(map(str, config.fusion_heads))}': give --mha as it was trained")

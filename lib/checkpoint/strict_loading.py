@@ -3,11 +3,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bert import BertConfig
 from lib.checkpoint.official_layout import from_official, is_official, published_entries, to_official
-from lib.segmentation import STRIDE, SWIN_VARIANTS, ModelConfig, fusion_heads
+from lib.checkpoint.settings import saved_flags
+from lib.model import ReferringSegmenter
+from lib.segmentation import STRIDE, SWIN_VARIANTS, ModelConfig, build, fusion_heads
 from utils import UserError
 
 State = dict[str, Tensor]
@@ -19,33 +22,83 @@ def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path)
 
     Raises `UserError` if they do not fit; entries are then named as they are in the file.
     """
-    if not isinstance(checkpoint.get("model"), dict):
-        entries = ", ".join(map(str, checkpoint)) or "nothing"
-        raise UserError(f"checkpoint {path} has no 'model' entry; it has {entries}")
-    if not all(isinstance(name, str) for name in checkpoint["model"]):
-        raise UserError(f"checkpoint {path}: the entries of 'model' are not named, so they are no weights")
-    own = model.state_dict()
-    if not is_official(checkpoint):
-        refuse_misfits(checkpoint["model"], own, f"checkpoint {path}", suggestion(checkpoint["model"], own))
-        model.load_state_dict(checkpoint["model"])
-        return
-    state = from_official(checkpoint)
-    refuse_misfits(published_entries(checkpoint), published_entries(to_official(own, split_text=False)),
-                   f"published checkpoint {path}", suggestion(state, own))
+    model.load_state_dict(fitting_weights(checkpoint, model.state_dict(), path))
+
+
+def build_with_weights(config: ModelConfig, checkpoint: dict[str, Any], path: str | Path) -> ReferringSegmenter:
+    """The network that `config` describes with the weights of `checkpoint`, the contents of `path`.
+
+    It is built without memory first, to compare shapes: a file of a few bytes may describe a huge network. Raises
+    `UserError` if the weights do not fit.
+    """
+    with torch.device("meta"):
+        needed = build(config).state_dict()
+    state = fitting_weights(checkpoint, needed, path)
+    model = build(config)
     model.load_state_dict(state)
+    return model
+
+
+def fitting_weights(checkpoint: dict[str, Any], needed: State, path: str | Path) -> State:
+    """The weights of a checkpoint in either layout under this project's names. `needed` gives names, shapes, types.
+
+    Raises `UserError` for an entry that is missing, unexpected, of another shape, no dense tensor of real numbers, or
+    not finite.
+    """
+    for part in ("model", "bert_model") if "bert_model" in checkpoint else ("model",):
+        if not isinstance(checkpoint.get(part), dict):
+            entries = ", ".join(map(str, checkpoint))[:200] or "nothing"
+            raise UserError(f"checkpoint {path} has no '{part}' entry with weights; it has {entries}")
+        if not all(isinstance(name, str) for name in checkpoint[part]):
+            raise UserError(f"checkpoint {path}: the entries of '{part}' are not named, so they are no weights")
+    if not is_official(checkpoint):
+        state = checkpoint["model"]
+        refuse_misfits(state, needed, f"checkpoint {path}", suggestion(state, needed))
+        return state
+    state = from_official(checkpoint)
+    refuse_misfits(published_entries(checkpoint), published_entries(to_official(needed, split_text=False)),
+                   f"published checkpoint {path}", suggestion(state, needed))
+    return state
 
 
 def refuse_misfits(given: State, needed: State, source: str, advice: str = "") -> None:
-    """Raises `UserError` listing what `given` lacks, has too much, or has in another shape than `needed`."""
-    missing = [name for name in needed if name not in given]
-    unexpected = [name for name in given if name not in needed]
+    """Raises `UserError` listing what `given` lacks, has too much, or has in another form than `needed`.
+
+    The `advice` on what to do comes first, since the list may be long.
+    """
+    common = [name for name in needed if name in given]
+    unusable = {name: f"{name} {problem}" for name in common if (problem := misfit(given[name], needed[name]))}
     reshaped = {name: f"{name} is {shape_of(given[name])}, needed {shape_of(needed[name])}"
-                for name in needed if name in given and shape_of(given[name]) != shape_of(needed[name])}
+                for name in common if name not in unusable and shape_of(given[name]) != shape_of(needed[name])}
     found = [f"{len(names)} {what}: {by_module(names)}" for names, what in (
-        (dict.fromkeys(missing), "missing"), (dict.fromkeys(unexpected), "unexpected"),
-        (reshaped, "of another shape")) if names]
+        (dict.fromkeys(name for name in needed if name not in given), "missing"),
+        (dict.fromkeys(name for name in given if name not in needed), "unexpected"),
+        (unusable, "of another kind"), (reshaped, "of another shape")) if names]
+    if not found and (bad := {name: None for name in common if not is_finite(given[name])}):   # shapes are known now
+        found = [f"{len(bad)} with NaN or infinite values: {by_module(bad)}"]
     if found:
-        raise UserError(f"{source} does not fit this network; nothing was loaded. {'; '.join(found)}{advice}")
+        raise UserError(f"{source} does not fit this network{advice}. Nothing was loaded; {'; '.join(found)}")
+
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def misfit(value: Any, needed: Tensor) -> str:
+    """Why a value cannot be copied into a tensor of `needed`'s kind, whatever its shape; '' if it can."""
+    if not isinstance(value, Tensor):
+        return f"is {shape_of(value)}, needed {shape_of(needed)}"
+    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+        return f"is no dense tensor with values ({value.layout}, {value.device.type}, {value.dtype})"
+    fits = value.dtype in _FLOATS if needed.is_floating_point() else value.dtype == needed.dtype
+    return "" if fits else f"is of {value.dtype}, needed {needed.dtype}"
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether a dense tensor has neither NaN nor infinite values; without a copy, in one pass."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    low, high = torch.aminmax(value)   # NaN if any is
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def shape_of(value: Any) -> tuple[int, ...] | str:
@@ -53,7 +106,7 @@ def shape_of(value: Any) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) else f"no tensor but a {type(value).__name__}"
 
 
-def by_module(entries: dict[str, str | None], modules: int = 8, shown: int = 3) -> str:
+def by_module(entries: dict[str, str | None], modules: int = 3, shown: int = 2) -> str:
     """Entry names (or the notes that go with them) grouped by module, of each of the first modules the first few."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name, note in entries.items():
@@ -78,6 +131,8 @@ def traits(state: State) -> dict[str, Any]:
     depths = tuple(sum(f"stages.{stage}.blocks." in name and name.endswith(".attn.qkv.weight") for name in state)
                    for stage in range(4))
     for name, value in state.items():
+        if not isinstance(value, Tensor) or not value.dim():
+            continue
         if name.endswith("patch_embed.proj.weight"):
             fitting = [variant for variant, row in SWIN_VARIANTS.items() if row.width == value.shape[0]]
             exact = [variant for variant in fitting if SWIN_VARIANTS[variant].depths == depths]
@@ -95,21 +150,26 @@ def infer_config(state: State, args: Any, text_beside: bool) -> ModelConfig:
     `state` bears this project's names; `args` is what the published programs saved of their flags (a namespace, a
     dict or nothing), which alone knows PWAM's heads and LAVT's image size; `text_beside` tells lavt from lavt_one.
     """
-    found, flags = traits(state), args if isinstance(args, dict) else vars(args) if args else {}
+    found, flags = traits(state), saved_flags(args)
     if found.get("swin_type") not in SWIN_VARIANTS or "window" not in found:
         raise UserError(f"the weights belong to no known network: Swin {found.get('swin_type', 'not found')}")
     words = "text_encoder.bert.embeddings.word_embeddings.weight"
     inner = "text_encoder.bert.encoder.layer.0.intermediate.dense.weight"
     if not {words, words.replace("word", "position"), inner} <= state.keys():
         raise UserError("the weights hold no text encoder: a published lavt keeps it under 'bert_model'")
+    sizes = [state[name] for name in (words, words.replace("word", "position"), inner)]
+    if not all(isinstance(value, Tensor) and value.dim() == 2 for value in sizes):
+        raise UserError("the weights hold no text encoder: its embeddings are no tables")
     vocabulary, width = state[words].shape
     layers = len({name.split(".")[4] for name in state if name.startswith("text_encoder.bert.encoder.layer.")})
     text = BertConfig(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers,
-                      num_attention_heads=width // BERT_HEAD_WIDTH, intermediate_size=state[inner].shape[0],
+                      num_attention_heads=max(1, width // BERT_HEAD_WIDTH), intermediate_size=state[inner].shape[0],
                       max_position_embeddings=state[words.replace("word", "position")].shape[0])
     model = found["model"] if found["model"] == "rmsin" or text_beside else "lavt_one"
-    return ModelConfig(model, found["swin_type"], found["window"], found.get("img_size", flags.get("img_size", 480)),
-                       fusion_heads(flags.get("mha") or ""), flags.get("fusion_drop", 0.0), text.to_diff_dict())
+    return ModelConfig.from_dict({
+        "model": model, "swin_type": found["swin_type"], "window": found["window"],
+        "img_size": found.get("img_size", flags.get("img_size", 480)), "text": text.to_diff_dict(),
+        "fusion_heads": fusion_heads(flags.get("mha") or ""), "fusion_drop": flags.get("fusion_drop", 0.0)})
 
 
 def suggestion(given: State, built: State) -> str:
@@ -120,4 +180,4 @@ def suggestion(given: State, built: State) -> str:
         return ""
     flags = [{12: "--window12"}.get(value, f"no --window12, for a window of {value}, and --pretrained_swin_weights ''")
              if kind == "window" else f"--{kind} {value}" for kind, value in differing.items()]
-    return f". The weights suggest {', '.join(flags)}"
+    return f": the weights suggest {', '.join(flags)}"

@@ -1,12 +1,13 @@
 """Swin's classification weights as the backbone's start."""
 import re
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.checkpoint.files import read_checkpoint
-from lib.checkpoint.strict_loading import refuse_misfits, suggestion
+from lib.checkpoint.strict_loading import misfit, refuse_misfits, suggestion
 from utils import UserError
 
 # What Swin's classification files lack because it is not theirs, and what they bring that is not needed.
@@ -28,6 +29,8 @@ def load_swin_weights(backbone: nn.Module, path: str | Path) -> str:
     published = content.get("model", content.get("state_dict", content))
     if not isinstance(published, dict):
         raise UserError(f"--pretrained_swin_weights {path}: its weights are a {type(published).__name__}, not a dict")
+    if not all(isinstance(name, str) for name in published):
+        raise UserError(f"--pretrained_swin_weights {path}: its entries are not named, so they are no weights")
     for prefix in ("module.", "encoder.", "backbone."):
         if any(name.startswith((prefix + "patch_embed.", prefix + "encoder.")) for name in published):
             published = {name.removeprefix(prefix): value for name, value in published.items()
@@ -37,7 +40,7 @@ def load_swin_weights(backbone: nn.Module, path: str | Path) -> str:
 
     own = backbone.state_dict()
     resized = [name for name, value in state.items() if name.endswith("relative_position_bias_table")
-               and name in own and value.shape[0] != own[name].shape[0] and value.shape[1] == own[name].shape[1]]
+               and name in own and is_resizable(value, own[name])]
     for name in resized:
         state[name] = resize_bias_table(state[name], own[name].shape[0])
     fresh = [name for name in own if name not in state and re.search(SWIN_STARTS_FRESH, name)]
@@ -46,6 +49,12 @@ def load_swin_weights(backbone: nn.Module, path: str | Path) -> str:
     backbone.load_state_dict(whole)
     return (f"Swin weights from {path}: {len(state)} entries loaded, {len(resized)} bias tables resized to this "
             f"window, {len(fresh)} entries start fresh (fusion, gates, output norms)")
+
+
+def is_resizable(table: Any, own: Tensor) -> bool:
+    """Whether `table` is that of another window and otherwise like `own`."""
+    return (not misfit(table, own) and table.dim() == 2 and table.shape[0] != own.shape[0]
+            and table.shape[1] == own.shape[1] and round(table.shape[0] ** 0.5) ** 2 == table.shape[0])
 
 
 def resize_bias_table(table: Tensor, rows: int) -> Tensor:

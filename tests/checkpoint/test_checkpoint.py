@@ -146,7 +146,7 @@ def test_a_missing_or_damaged_file_is_said_plainly(tmp_path):
     with pytest.raises(UserError, match="holds a list"):
         read_checkpoint(tmp_path / "c.pth")
     torch.save({"weights": {}}, tmp_path / "c.pth")
-    with pytest.raises(UserError, match="no 'model' entry; it has weights"):
+    with pytest.raises(UserError, match="no 'model' entry with weights; it has weights"):
         load_checkpoint(torch.nn.Linear(1, 1), tmp_path / "c.pth")
 
 
@@ -316,18 +316,18 @@ def test_a_shape_that_loading_would_spread_is_refused(nano, tmp_path):
 
 
 @pytest.mark.parametrize(("stored", "built", "advice"), [
-    ({"model": "rmsin"}, {"model": "lavt"}, "The weights suggest --model rmsin, --img_size 64"),
-    ({"model": "lavt"}, {"model": "rmsin"}, "The weights suggest --model lavt"),
-    ({"window": 12}, {}, "The weights suggest --window12"),
+    ({"model": "rmsin"}, {"model": "lavt"}, "the weights suggest --model rmsin, --img_size 64"),
+    ({"model": "lavt"}, {"model": "rmsin"}, "the weights suggest --model lavt"),
+    ({"window": 12}, {}, "the weights suggest --window12"),
     ({}, {"window": 12}, "no --window12, for a window of 4, and --pretrained_swin_weights ''"),
-    ({"img_size": 96}, {}, "The weights suggest --img_size 96"),
-    ({"swin_type": "tiny", "window": 7}, {"window": 7}, "The weights suggest --swin_type tiny"),
-    ({"swin_type": "small", "window": 7}, {"swin_type": "tiny", "window": 7}, "The weights suggest --swin_type small"),
+    ({"img_size": 96}, {}, "the weights suggest --img_size 96"),
+    ({"swin_type": "tiny", "window": 7}, {"window": 7}, "the weights suggest --swin_type tiny"),
+    ({"swin_type": "small", "window": 7}, {"swin_type": "tiny", "window": 7}, "the weights suggest --swin_type small"),
 ])
 def test_the_error_names_the_flags_that_would_fit(nano, tmp_path, stored, built, advice):
     text = refusal(nano(**built), to_official(nano(**stored).state_dict(), split_text=False)["model"], tmp_path)
-    assert text.endswith(advice)
-    assert len(text) < 6000   # a summary, not a list of a thousand names
+    assert advice in text.partition("Nothing was loaded")[0]   # first, before what is wrong
+    assert len(text) < 1000   # a summary, not a list of a thousand names
 
 
 def test_remotesams_rmsin_was_trained_at_896(nano):
