@@ -54,6 +54,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return content
 
 
+def peek(path: str | Path, entry: str) -> Any:
+    """One entry of a checkpoint of this project without its weights being read; None if it has none or is damaged.
+
+    No checksum is looked at: what is done with the entry must not depend on it being true.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(entry)
+    except Exception:   # damaged bytes surface as nearly any exception
+        return None
+
+
 def _problem(path: Path) -> str:
     """What is wrong with a file's bytes, to be found before any of them means anything; '' if nothing."""
     try:

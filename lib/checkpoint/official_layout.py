@@ -147,4 +147,4 @@ def to_official(state: dict[str, Tensor], split_text: bool) -> dict[str, dict[st
 
 def is_official(checkpoint: dict) -> bool:
     """Whether a checkpoint's weights bear the published names rather than this project's."""
-    return not any(name.startswith(("decoder.", "text_encoder.bert.")) for name in checkpoint["model"])
+    return not any(str(name).startswith(("decoder.", "text_encoder.bert.")) for name in checkpoint["model"])

@@ -1,13 +1,17 @@
 """Where a training run stands, so that it can go on as if it had not been interrupted."""
+import math
 from argparse import Namespace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from distributed import gather_objects
-from lib.checkpoint import digest_file, read_checkpoint
+from lib.checkpoint import peek, read_checkpoint
+from lib.checkpoint.digests import move_digests
 from lib.checkpoint.official_layout import is_official
 from lib.segmentation import NETWORK_FLAGS
-from lib.training.state import run_files
+from lib.training.state import Progress, run_files
+from schema import Range, check, faults
 from utils import UserError, log, set_aside
 
 # Flags that change what is computed; the others (paths, workers, log lines) may differ when a run goes on.
@@ -16,26 +20,54 @@ DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "exclude", "published_masks", 
             "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp", "accumulate")
 
 
-def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:
-    """`--resume auto`: the newest loadable checkpoint of this run and its contents, or ('', {}) if there is none.
+@dataclass
+class RunState:
+    """What a checkpoint that a run goes on from holds besides the network; the fields' contents are PyTorch's."""
 
-    A damaged one is named in the log and passed over.
+    progress: Progress
+    args: dict[str, Any]
+    world_size: Annotated[int, Range(1, 2**20)]
+    optimizer: dict[str, Any]
+    lr_scheduler: dict[str, Any]
+    generators: list[dict[str, Any]]
+    scaler: dict[str, Any] = field(default_factory=dict)
+
+
+def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:
+    """`--resume auto`: this run's loadable checkpoint that is furthest, and its contents; ('', {}) if there is none.
+
+    What is stored inside decides, not the files' times: a best checkpoint that was copied or touched is no newer. One
+    that is damaged or cannot be read is named in the log and passed over.
     """
     files = [path for path in run_files(folder, model_id).values() if path.is_file()]
-    for path in sorted(files, key=lambda path: -path.stat().st_mtime_ns):
+    for path in sorted(files, key=lambda path: progress_of(peek(path, "progress")), reverse=True):
         try:
             checkpoint = read_checkpoint(path)
         except UserError as error:
             log(f"passed over: {error}")
             continue
-        if "progress" in checkpoint:
+        if not faults(Progress, checkpoint.get("progress")):
             return str(path), checkpoint
     return "", {}
 
 
+def progress_of(stored: Any) -> tuple[float, float]:
+    """Epoch and step of a checkpoint's `progress`, to compare; above all others if damaged, to be tried and named."""
+    return (math.inf, math.inf) if faults(Progress, stored) else (stored.get("epoch", 0), stored.get("step", 0))
+
+
+def best_on_disk(folder: Path, model_id: str) -> float:
+    """The overall IoU of the best checkpoint that is there, -1 without one.
+
+    A run that was killed or ran out of room between its two files would else believe in one that never came to be.
+    """
+    stored = peek(run_files(folder, model_id)["best"], "progress")
+    return -1.0 if faults(Progress, stored) else stored.get("best_oIoU", -1.0)
+
+
 def goes_on(checkpoint: dict[str, Any]) -> bool:
     """Whether a checkpoint holds the state of a run, and not weights alone."""
-    return "progress" in checkpoint and not is_official(checkpoint)
+    return "progress" in checkpoint and isinstance(checkpoint.get("model"), dict) and not is_official(checkpoint)
 
 
 def choose_start(resume: str, folder: Path, model_id: str, restarted: bool) -> tuple[str, dict[str, Any]]:
@@ -50,6 +82,8 @@ def choose_start(resume: str, folder: Path, model_id: str, restarted: bool) -> t
         log(f"going on from {path}" if path else f"--resume auto: none in {folder} yet, a new run begins")
     if not path and resume not in ("", "auto"):
         path, checkpoint = resume, read_checkpoint(resume)
+    if goes_on(checkpoint):
+        check(RunState, checkpoint, f"--resume {path}")
     seen = gather_objects(checkpoint.get("progress"))
     if any(progress != seen[0] for progress in seen):
         raise UserError(f"the processes found different checkpoints in {folder}: it must be a folder that all machines "
@@ -65,7 +99,7 @@ def set_earlier_run_aside(resume: str, folder: Path, model_id: str) -> None:
     for path in files:
         if kept := set_aside(path):
             log(f"an earlier run of this name left {path}: it is {kept} from now on")
-            digest_file(path).unlink(missing_ok=True)
+            move_digests(path, kept)
 
 
 def refuse_changes(args: Namespace, checkpoint: dict[str, Any], path: str, world_size: int) -> None:
@@ -74,7 +108,7 @@ def refuse_changes(args: Namespace, checkpoint: dict[str, Any], path: str, world
     Only the number of processes may change: `args.batch_size` is then set so that all of them together take
     the same batches as before.
     """
-    stored = checkpoint["args"]
+    stored = {"batch_size": args.batch_size, **checkpoint["args"]}
     together = stored["batch_size"] * checkpoint["world_size"]
     if world_size != checkpoint["world_size"] and args.batch_size == stored["batch_size"]:
         if together % world_size:

@@ -2,7 +2,7 @@
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from tokenizers import Tokenizer
@@ -16,20 +16,24 @@ from lib.training.generators import generator_states, restore_generators
 from lib.training.optimizer import make_optimizer
 from lib.training.threads import choose_threads
 from lib.training.update_step import Updater
+from schema import Range
 from utils import log, rank, world_size
+
+
+Count = Annotated[int, Range(0, 2**53)]
 
 
 @dataclass
 class Progress:
     """The next thing to do is batch `step` of `epoch`; what the epoch's figures and the best epoch are so far."""
 
-    epoch: int = 0
-    step: int = 0
+    epoch: Count = 0
+    step: Count = 0
     loss_sum: float = 0.0
-    empty_masks: int = 0
-    seconds: float = 0.0
-    skipped: int = 0  # batches of the whole run left out for a loss that was not finite
-    best_oIoU: float = -1.0
+    empty_masks: Count = 0
+    seconds: Annotated[float, Range(0)] = 0.0
+    skipped: Count = 0  # batches of the whole run left out for a loss that was not finite
+    best_oIoU: Annotated[float, Range(-1, 100)] = -1.0
 
     def seconds_left(self, batches: int, epochs: int) -> float:
         """Until the last epoch's end at this epoch's speed so far, validation not counted."""

@@ -1,5 +1,6 @@
 """A run that goes on is the run that was not interrupted; what would make it another one is refused."""
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -9,9 +10,18 @@ import torch
 
 import distributed
 import train
+import utils
 from args import get_parser
 from lib.checkpoint import read_checkpoint, save_checkpoint
-from lib.training.resume import DECISIVE, find_checkpoint, refuse_changes
+from lib.training.resume import (
+    DECISIVE,
+    best_on_disk,
+    choose_start,
+    find_checkpoint,
+    refuse_changes,
+    set_earlier_run_aside,
+)
+from lib.training.run_lock import hold
 from lib.training.state import Progress
 from utils import UserError
 
@@ -86,16 +96,105 @@ def test_an_interrupted_run_ends_in_the_same_bits(toy, tmp_path, monkeypatch, st
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
 
+def save(folder: Path, kind: str, **progress) -> Path:
+    path = folder / f"model_{kind}_m.pth"
+    save_checkpoint(path, {"model": {}, "progress": Progress(**progress).to_dict()})
+    return path
+
+
 def test_auto_begins_anew_and_passes_over_a_damaged_file(tmp_path, capsys):
     assert find_checkpoint(tmp_path, "m") == ("", {})
-    save_checkpoint(tmp_path / "model_best_m.pth", {"model": {}, "progress": Progress(epoch=3).to_dict()})
-    save_checkpoint(tmp_path / "model_last_m.pth", {"model": {}, "progress": Progress(epoch=4).to_dict()})
-    os.utime(tmp_path / "model_best_m.pth", (0, 0))
-    assert find_checkpoint(tmp_path, "m")[1]["progress"]["epoch"] == 4
-    (tmp_path / "model_last_m.pth").write_bytes(b"half")
+    save(tmp_path, "best", epoch=3)
+    save(tmp_path, "last", epoch=4).write_bytes(b"half")
     path, checkpoint = find_checkpoint(tmp_path, "m")
     assert path.endswith("model_best_m.pth") and checkpoint["progress"]["epoch"] == 3
     assert "passed over: checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("best", "last", "chosen"), [
+    ({"epoch": 3}, {"epoch": 4}, "last"), ({"epoch": 4}, {"epoch": 3, "step": 9}, "best"),
+    ({"epoch": 4}, {"epoch": 4, "step": 1}, "last")])
+@pytest.mark.parametrize("touched", ["best", "last"])
+def test_auto_chooses_by_progress_and_not_by_the_files_times(tmp_path, best, last, chosen, touched):
+    """A best checkpoint that was touched or restored once beat a newer last one, which was then overwritten."""
+    files = {"best": save(tmp_path, "best", **best), "last": save(tmp_path, "last", **last)}
+    for kind, path in files.items():
+        os.utime(path, (2e9, 2e9) if kind == touched else (1e9, 1e9))
+    assert find_checkpoint(tmp_path, "m")[0] == str(files[chosen])
+
+
+def test_auto_passes_over_a_file_that_the_disk_cannot_read(tmp_path, monkeypatch, capsys):
+    save(tmp_path, "best", epoch=3)
+    last = save(tmp_path, "last", epoch=4)
+
+    def sha256_of(path) -> str:
+        if Path(path) == last:
+            raise OSError(5, "Input/output error")
+        return utils.sha256_of(path)
+
+    monkeypatch.setattr("lib.checkpoint.files.sha256_of", sha256_of)
+    assert find_checkpoint(tmp_path, "m")[1]["progress"]["epoch"] == 3
+    assert "Input/output error" in capsys.readouterr().out
+
+
+def test_the_best_score_is_that_of_the_file_that_is_there(tmp_path):
+    """Not what `last` claims: the run may have ended between the two files."""
+    assert best_on_disk(tmp_path, "m") == -1
+    save(tmp_path, "best", epoch=3, best_oIoU=40.0)
+    assert best_on_disk(tmp_path, "m") == 40
+    (tmp_path / "model_best_m.pth").write_bytes(b"half")
+    assert best_on_disk(tmp_path, "m") == -1
+
+
+def test_a_checkpoint_that_is_set_aside_keeps_its_sha256(tmp_path):
+    save(tmp_path, "last", epoch=3)
+    set_earlier_run_aside("", tmp_path, "m")
+    kept, digest = sorted(tmp_path.iterdir())
+    assert kept.name.startswith("model_last_m.2") and digest.name == kept.name + ".sha256"
+    assert digest.read_text().endswith(f"  {kept.name}\n") and read_checkpoint(kept)["progress"]["epoch"] == 3
+    kept.write_bytes(kept.read_bytes() + b"x")
+    with pytest.raises(UserError, match="its SHA-256 is not the one"):
+        read_checkpoint(kept)
+
+
+@pytest.mark.parametrize("change", [
+    {"progress": {"epoch": -1}}, {"progress": {"epoch": "3"}}, {"progress": []}, {"args": None}, {"world_size": 0},
+    {"optimizer": 3}, {"generators": {}}])
+def test_a_state_that_no_run_has_is_one_line(tmp_path, change):
+    whole = {"model": {"decoder.x": torch.zeros(1)}, "progress": {}, "args": {}, "world_size": 1, "optimizer": {},
+             "lr_scheduler": {}, "generators": [{}]}
+    torch.save({**whole, **change}, tmp_path / "c.pth")
+    with pytest.raises(UserError, match=rf"--resume .*c\.pth: {next(iter(change))}"):
+        choose_start(str(tmp_path / "c.pth"), tmp_path, "m", False)
+
+
+def test_a_second_run_of_one_name_is_refused_until_the_first_is_gone(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    ready, done = fork.Event(), fork.Event()
+
+    def first() -> None:
+        hold(tmp_path, "m")
+        worker = fork.Process(target=done.wait)   # a loader's, which outlives the run for a while
+        worker.start()
+        ready.set()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    holder = fork.Process(target=lambda: (hold(tmp_path, "m"), ready.set(), done.wait()))
+    holder.start()
+    ready.wait()
+    with pytest.raises(UserError, match="another run of --model_id m is writing to"):
+        hold(tmp_path, "m")
+    hold(tmp_path, "another")
+    done.set()
+    holder.join()
+    ready.clear()
+    done.clear()
+    killed = fork.Process(target=first)
+    killed.start()
+    ready.wait()
+    killed.join()
+    hold(tmp_path, "m")
+    done.set()
 
 
 def stored(toy, world_size=1, **changes) -> dict:
