@@ -17,7 +17,7 @@ from distributed import user_errors
 from refer.check import FAULTS, NOTES, Finding, check_entries, long_sentences, read_index, summarize
 from refer.check_files import check_masks_and_images
 from refer.refer import REFER
-from utils import UserError, write_json
+from utils import UserError, log, write_json
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -60,30 +60,30 @@ def show(result: dict[str, Any]) -> None:
     """Prints faults, notes and the summary, `result` being what --json writes."""
     for group, label in (("faults", "FAULT"), ("notes", "note")):
         for kind, entry in result[group].items():
-            print(f"{label}: {kind}, {entry['count']:,} ({entry['meaning']})")
+            log(f"{label}: {kind}, {entry['count']:,} ({entry['meaning']})")
             for example in entry["examples"]:
-                print(f"    {example}")
+                log(f"    {example}")
             if 0 < len(entry["examples"]) < entry["count"]:
-                print(f"    … and {entry['count'] - len(entry['examples']):,} more")
+                log(f"    … and {entry['count'] - len(entry['examples']):,} more")
     summary = result["summary"]
     unit = "sentences" if summary["published_sentences"] else "refs"
     published = summary["published_sentences"] or summary["published"] or {}
     left_out = summary["refs_in_file"] - summary["refs"]
-    print(f"{result['dataset']} ({result['splitBy']}): {describe(summary)}"
+    log(f"{result['dataset']} ({result['splitBy']}): {describe(summary)}"
           + (f", {summary['no_target']:,} refs without a target" if summary["no_target"] else "")
           + (f"; {left_out:,} refs are left out for their faults" if left_out else ""))
     for split in dict.fromkeys([*published, *summary["splits"]]):
         counts = summary["splits"].get(split, {"refs": 0, "sentences": 0, "images": 0})
-        print(f"    {split}: {describe(counts)}"
+        log(f"    {split}: {describe(counts)}"
               + (f"; published: {published.get(split, 0):,}{' sentences' if unit == 'sentences' else ''}"
                  if published else ""))
     show_categories(summary["categories_by_split"])
     if published:
         as_published = published == {split: counts[unit] for split, counts in summary["splits"].items()}
-        print(f"published: {sum(published.values()):,} {unit} in all; this is "
+        log(f"published: {sum(published.values()):,} {unit} in all; this is "
               + ("the same" if as_published else "a part, or another version, which is no fault"))
     faults, notes = (sum(entry["count"] for entry in result[group].values()) for group in ("faults", "notes"))
-    print(f"{faults:,} faults, {notes:,} notes" + ("" if result["images_checked"] else "; images were not looked at"))
+    log(f"{faults:,} faults, {notes:,} notes" + ("" if result["images_checked"] else "; images were not looked at"))
 
 
 def show_categories(refs_of: dict[str, dict[str, int]]) -> None:
@@ -92,11 +92,11 @@ def show_categories(refs_of: dict[str, dict[str, int]]) -> None:
     if used:
         title, splits = "refs per category", list(next(iter(used.values())))
         width = max(len(title), *(4 + len(name) for name in used))
-        print(f"{title:{width}}" + "".join(f"{column:>8}" for column in (*splits, "all")))
+        log(f"{title:{width}}" + "".join(f"{column:>8}" for column in (*splits, "all")))
         for name, counts in used.items():
-            print(f"    {name:{width - 4}}" + "".join(f"{n:8,}" for n in (*counts.values(), sum(counts.values()))))
+            log(f"    {name:{width - 4}}" + "".join(f"{n:8,}" for n in (*counts.values(), sum(counts.values()))))
     if len(used) < len(refs_of):
-        print("no refs: " + ", ".join(name for name in refs_of if name not in used))
+        log("no refs: " + ", ".join(name for name in refs_of if name not in used))
 
 
 def describe(counts: dict[str, int]) -> str:
@@ -118,10 +118,9 @@ def run(args: argparse.Namespace) -> int:
     result = {"dataset": args.dataset, "splitBy": index.splitBy, "format": index.format, "max_tokens": max_tokens,
               "refer_data_root": str(args.refer_data_root),
               "images_checked": not args.no_images, **collect(findings, args.examples), "summary": summarize(index)}
-    sys.stdout.reconfigure(errors="backslashreplace")  # names come from files
     show(result)
     if drawn:
-        print(drawn)
+        log(drawn)
     if args.json:
         write_json(Path(args.json), result)
     return 1 if result["faults"] else 0

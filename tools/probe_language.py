@@ -112,13 +112,13 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def show(tables: dict[str, Any]) -> None:
     """Prints both tables as Markdown."""
-    print("| sentence | changed | mIoU | change | 95 % interval |\n|---|---|---|---|---|")
+    utils.log("| sentence | changed | mIoU | change | 95 % interval |\n|---|---|---|---|---|")
     for row in tables["conditions"]:
         interval = "[%+.1f, %+.1f]" % tuple(row["interval"]) if row["interval"] else ""
-        print(f"| {row['name']} | {row['changed']} | {row['mIoU']:.1f} | {row['change']:+.1f} | {interval} |")
-    print("\n| word | times | mean loss of IoU when masked |\n|---|---|---|")
+        utils.log(f"| {row['name']} | {row['changed']} | {row['mIoU']:.1f} | {row['change']:+.1f} | {interval} |")
+    utils.log("\n| word | times | mean loss of IoU when masked |\n|---|---|---|")
     for row in tables["words"]:
-        print(f"| {row['word']} | {row['times']} | {row['mean_loss']:.1f} |")
+        utils.log(f"| {row['word']} | {row['times']} | {row['mean_loss']:.1f} |")
 
 
 def run(args: Namespace) -> None:
@@ -153,7 +153,7 @@ def run(args: Namespace) -> None:
         utils.write_json(Path(args.out), {
             **tables, "split": args.split, "samples": len(rows), "flags": vars(args), **utils.describe_run(device),
             "checkpoint": {"path": str(args.resume), "sha256": utils.sha256_of(args.resume)}})
-        print(f"\nwrote {args.out}")
+        utils.log(f"\nwrote {args.out}")
     distributed.end_processes()
 
 
