@@ -1,12 +1,14 @@
 """Every flag of the scripts, in groups, and the recipe of each model. Nothing here imports torch."""
 import argparse
+import re
 import textwrap
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from lib.evaluation import NO_TARGET_PIXELS
-from lib.segmentation import MODELS, PARTS, STRIDE, SWIN_VARIANTS
+from lib.segmentation import LARGEST_IMAGE_PX, MODELS, PARTS, STRIDE, SWIN_VARIANTS
 from refer.layouts import DATASETS, default_max_tokens, parse_datasets
+from utils import printable
 
 DEFAULT_SWIN_FILE = "pretrained_weights/swin_base_patch4_window12_384_22k.pth"  # ImageNet-22k, base, window 12
 
@@ -26,34 +28,48 @@ NANO_RECIPE = {"img_size": 96, "batch_size": 16, "lr": 5e-4, "warmup_iters": 100
                "train_embeddings": True}
 
 
-def positive(text: str) -> int:
-    """An argparse type: a whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+    """An argparse type: a whole number from `low` to `high`."""
+    def number(text: str) -> int:
+        if not low <= (value := int(text)) <= high:
+            raise argparse.ArgumentTypeError(f"{text[:40]} is not a whole number of at least {low}" + (
+                "" if high == 2**31 - 1 else f" and at most {high}"))
+        return value
     return number
 
 
-def tokens(text: str) -> int:
-    """An argparse type: a whole number of at least 3, for [CLS], a word and [SEP]."""
-    number = int(text)
-    if number < 3:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 3")
+def real(low: float, high: float = 1e6) -> Callable[[str], float]:
+    """An argparse type: a finite number from `low` to `high`."""
+    def number(text: str) -> float:
+        if not low <= (value := float(text)) <= high:   # NaN is not
+            raise argparse.ArgumentTypeError(f"{text[:40]} is not between {low:g} and {high:g}")
+        return value
     return number
 
 
-def share(text: str) -> float:
-    """An argparse type: a number from 0 to 1."""
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return number
+positive, count, share = whole(1), whole(0), real(0, 1)
+tokens = whole(3, 512)   # [CLS], a word and [SEP] at least
+
+
+def device(text: str) -> str:
+    """An argparse type: what the networks run on."""
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is none of cuda, cuda:N and cpu")
+    return text
+
+
+def run_name(text: str) -> str:
+    """An argparse type: a name that files and folders may carry, of letters, digits and `_ . + -` and blanks."""
+    if not re.fullmatch(r"\w[\w .+-]*", text) or len(text.encode()) > 100:
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is no name for files: give at most 100 letters, digits, _, ., "
+                                         "+, - and blanks, a letter or digit first")
+    return text
 
 
 def heads(text: str) -> str:
     """An argparse type: '' or four numbers joined by '-'."""
     numbers = text.split("-")
-    if text and (len(numbers) != 4 or not all(number.isdigit() and int(number) for number in numbers)):
+    if text and (len(numbers) != 4 or not all(re.fullmatch("[1-9][0-9]{0,3}", number) for number in numbers)):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form a-b-c-d, one number of heads a stage")
     return text
 
@@ -63,8 +79,15 @@ def recipe(model: str, swin_type: str) -> dict[str, Any]:
     return {**SHARED_RECIPE, **RECIPES[model], **(NANO_RECIPE if swin_type == "nano" else {})}
 
 
-class RecipeParser(argparse.ArgumentParser):
-    """Fills in the model's recipe, checks flags against each other, and says a mistake in one line.
+class Parser(argparse.ArgumentParser):
+    """Says a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, printable(" ".join(f"{self.prog}: {message} (see {self.prog} --help)".splitlines())) + "\n")
+
+
+class RecipeParser(Parser):
+    """Fills in the model's recipe and checks flags against each other.
 
     The namespace gains `given`, the names of the flags that stood on the command line: a checkpoint's own
     settings may be repeated there but not contradicted.
@@ -106,9 +129,6 @@ class RecipeParser(argparse.ArgumentParser):
         if getattr(args, "max_tokens", "not a flag of this script") is None:
             args.max_tokens = default_max_tokens(names)
 
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
 
 # The flags of the original scripts, which had one parser: each script accepts all of them and lists those it reads.
 PUBLISHED = {
@@ -140,7 +160,7 @@ def add_network(group: Group) -> None:
     group.add("--window12", action="store_true",
               help="attention windows of 12×12 tokens instead of 7×7;\n"
                    "implied by a Swin file whose path contains window12")
-    group.add("--img_size", type=positive, metavar="PIXELS",
+    group.add("--img_size", type=whole(1, LARGEST_IMAGE_PX), metavar="PIXELS",
               help="side to which image and mask are resized (default: 480, nano: 96);\n"
                    "rmsin: a multiple of 32")
     group.add("--mha", default="", type=heads, metavar="A-B-C-D",
@@ -182,7 +202,7 @@ def add_data(group: Group) -> None:
               help="read images and masks from what tools/pack_dataset.py wrote; the same samples, faster")
     group.add("-b", "--batch-size", type=positive, metavar="N",
               help="samples a process (default: 2 for rmsin, 8 for lavt, 16 for nano)")
-    group.add("-j", "--workers", default=8, type=int, metavar="N",
+    group.add("-j", "--workers", default=8, type=whole(0, 1024), metavar="N",
               help="loader processes of each training process (default: 8)")
     group.add("--pin_mem", action="store_true", help="page-locked host memory for faster copies to a GPU")
 
@@ -190,11 +210,11 @@ def add_data(group: Group) -> None:
 def add_training(group: Group) -> None:
     """The recipe of a training run."""
     group.add("--epochs", default=40, type=positive, metavar="N", help="default: 40")
-    group.add("--lr", type=float, help="at the start (default: 3e-5 for rmsin, 5e-5 for lavt, 5e-4 for nano)")
-    group.add("--warmup_iters", type=int, metavar="N",
+    group.add("--lr", type=real(0), help="at the start (default: 3e-5 for rmsin, 5e-5 for lavt, 5e-4 for nano)")
+    group.add("--warmup_iters", type=count, metavar="N",
               help="iterations over which lr rises linearly from 0\n"
                    "(default: 0, as in the original code; nano: 100)")
-    group.add("--wd", "--weight-decay", dest="weight_decay", default=1e-2, type=float, metavar="RATE",
+    group.add("--wd", "--weight-decay", dest="weight_decay", default=1e-2, type=real(0), metavar="RATE",
               help="AdamW's weight decay (default: 0.01)")
     group.add("--amsgrad", action="store_true", help="AdamW's AMSGrad variant")
     group.add("--dice_weight", type=share, metavar="SHARE",
@@ -202,7 +222,7 @@ def add_training(group: Group) -> None:
     group.add("--random_box_share", type=share, metavar="SHARE",
               help="share of the training refs whose images get black squares\n"
                    "(default: 0.2 for rmsin, 0 for lavt and nano)")
-    group.add("--bert_layers", default=10, type=int, metavar="N",
+    group.add("--bert_layers", default=10, type=count, metavar="N",
               help="how many of BERT's layers train, from the first (default: 10, as published)")
     group.add("--train_embeddings", action=argparse.BooleanOptionalAction,
               help="train BERT's embeddings too (default: no, as in the original code; nano: yes)")
@@ -230,16 +250,16 @@ def add_training(group: Group) -> None:
 
 def add_saving(group: Group) -> None:
     """What a training run leaves behind, and how it goes on."""
-    group.add("--model_id", default=None, metavar="NAME",
+    group.add("--model_id", default=None, type=run_name, metavar="NAME",
               help="names the checkpoints and the folder models/NAME\n"
                    "(default: RMSIN for rmsin, lavt for lavt and lavt_one)")
     group.add("--output-dir", default="./checkpoints/", metavar="FOLDER",
               help="where checkpoints go (default: ./checkpoints/)")
     group.add("--allow_changed_flags", action="store_true",
               help="go on with --resume although flags that change the result differ")
-    group.add("--save_every", default=0, type=int, metavar="N",
+    group.add("--save_every", default=0, type=count, metavar="N",
               help="also save model_last every N iterations (default: 0, after each epoch only)")
-    group.add("--skip_nonfinite", default=0, type=int, metavar="N",
+    group.add("--skip_nonfinite", default=0, type=count, metavar="N",
               help="leave out up to N batches whose loss or gradient is not finite (default: 0, stop)")
     group.add("--print-freq", default=10, type=positive, metavar="N", help="iterations between log lines")
     group.add("--tensorboard", action="store_true",
@@ -250,7 +270,7 @@ def add_saving(group: Group) -> None:
 
 def add_run(group: Group) -> None:
     """What training and evaluation have in common."""
-    group.add("--seed", default=2401, type=int, help="default: 2401")
+    group.add("--seed", default=2401, type=count, help="default: 2401")
     group.add("--resume", default="", metavar="FILE|auto",
               help="train.py: go on from it, or with auto from this run's newest valid checkpoint\n"
                    "if there is one; test.py: evaluate it")
@@ -259,9 +279,9 @@ def add_run(group: Group) -> None:
                    "the evaluation; each is logged and counted (default: stop and name it)")
     group.add("--timeout", default=600, type=positive, metavar="SECONDS",
               help="how long a process waits for the others before it gives up (default: 600)")
-    group.add("--device", default=None,
+    group.add("--device", default=None, type=device,
               help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
-    group.add("--local_rank", "--local-rank", default=0, type=int, help=argparse.SUPPRESS)
+    group.add("--local_rank", "--local-rank", default=0, type=whole(-1), help=argparse.SUPPRESS)
     group.add("--amp", default="off", choices=("off", "bf16", "fp16"),
               help="precision of the network: bf16 or fp16 where that is safe, float32 elsewhere\n"
                    "(default: off, float32 throughout)")

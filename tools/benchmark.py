@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import distributed
 import utils
-from args import get_parser
+from args import count, get_parser, positive
 from distributed import user_errors
 from lib.accelerate import AMP_DTYPES, set_up_cpu
 from lib.accelerate.onednn import has_bfloat16
@@ -176,9 +176,9 @@ def parser() -> argparse.ArgumentParser:
     group = own.add_argument_group("benchmark")
     group.add_argument("tasks", nargs="+", choices=sorted(WORKLOADS), help="what to measure")
     group.add_argument("--baseline", action="store_true", help="measure the plain form too, in turns")
-    group.add_argument("--rounds", default=7, type=int, help="measurements of each (default: 7)")
-    group.add_argument("--warm_up", default=2, type=int, help="runs before (default: 2)")
-    group.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    group.add_argument("--rounds", default=7, type=positive, help="measurements of each (default: 7)")
+    group.add_argument("--warm_up", default=2, type=count, help="runs before (default: 2)")
+    group.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     group.add_argument("--data", metavar="FOLDER", help="data root for the task loading")
     group.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     group.add_argument("--profile", metavar="PREFIX", help="write PREFIX-TASK.json, a trace for chrome://tracing")

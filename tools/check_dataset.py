@@ -13,32 +13,33 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from args import Parser, count, positive, tokens, whole
 from distributed import user_errors
 from refer.check import FAULTS, NOTES, Finding, check_entries, long_sentences, read_index, summarize
 from refer.check_files import check_masks_and_images
 from refer.refer import REFER
-from utils import UserError, log, write_json
+from utils import log, write_json
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="check_dataset.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
     parser.add_argument("--dataset", default="rrsisd", help="default: rrsisd")
     parser.add_argument("--splitBy", default="unc", help="whose division of the data set (default: unc)")
-    parser.add_argument("--max_tokens", type=int, metavar="N",
+    parser.add_argument("--max_tokens", type=tokens, metavar="N",
                         help="list sentences of more tokens, [CLS] and [SEP] included (default: the data set's own)")
     parser.add_argument("--bert_tokenizer", default="", metavar="FOLDER",
                         help="count its word pieces (default: words and marks, of which there are fewer)")
     parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     parser.add_argument("--no_images", action="store_true", help="do not look at image files")
-    parser.add_argument("--examples", default=5, type=int, metavar="N", help="shown of each kind (default: 5)")
-    parser.add_argument("-j", "--workers", default=min(8, os.cpu_count() or 1), type=int, metavar="N",
+    parser.add_argument("--examples", default=5, type=count, metavar="N", help="shown of each kind (default: 5)")
+    parser.add_argument("-j", "--workers", default=min(8, os.cpu_count() or 1), type=whole(0, 1024), metavar="N",
                         help="processes that decode masks and images (default: one a core, at most 8; 0: this one)")
     pictures = parser.add_argument_group("contact sheet")
     pictures.add_argument("--pictures", metavar="FILE", help="also draw some refs, with their masks, as this PNG")
-    pictures.add_argument("--samples", default=16, type=int, metavar="N", help="how many refs (default: 16)")
-    pictures.add_argument("--seed", default=0, type=int, help="another one draws other refs (default: 0)")
+    pictures.add_argument("--samples", default=16, type=positive, metavar="N", help="how many refs (default: 16)")
+    pictures.add_argument("--seed", default=0, type=count, help="another one draws other refs (default: 0)")
     pictures.add_argument("--split", default="", help="draw refs of this split (default: of all)")
     return parser
 
@@ -105,11 +106,6 @@ def describe(counts: dict[str, int]) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Checks, prints, and returns the exit status. Raises UserError for what cannot be read at all."""
-    for flag, least in (("examples", 0), ("workers", 0), ("samples", 1)):
-        if getattr(args, flag) < least:
-            raise UserError(f"--{flag} {getattr(args, flag)}: give a number of at least {least}")
-    if args.max_tokens is not None and args.max_tokens < 3:
-        raise UserError(f"--max_tokens {args.max_tokens}: give a number of at least 3")
     index, refused = read_index(args.refer_data_root, args.dataset, args.splitBy)
     max_tokens = args.max_tokens or index.layout.max_tokens
     drawn = draw_pictures(index, args) if args.pictures else ""  # first: a FILE that cannot be written costs no minutes

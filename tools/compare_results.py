@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from args import positive
+from args import Parser, positive
 from distributed import user_errors
 from lib.evaluation.metrics import compute_metrics
 from lib.evaluation.result_files import read_results
@@ -22,7 +22,7 @@ METRICS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary 
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("first", metavar="A.json", help="what test.py --results wrote")
     parser.add_argument("second", metavar="B.json", help="another one, of the same split")
     parser.add_argument("--changed", default=10, type=positive, metavar="N",

@@ -14,7 +14,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import distributed
-from args import EVALUATION, RecipeParser, get_parser
+from args import EVALUATION, RecipeParser, get_parser, positive
 from data import EvalSet
 from lib.accelerate import accelerate
 from lib.checkpoint import restore
@@ -23,7 +23,6 @@ from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, overlay, sheet
 from refer.refer import REFER
 from tools.ref_sheet import save_sheet
 from transforms import normalize
-from utils import UserError
 
 CAPTION_CHARACTERS, CAPTION_LINES = 80, 2   # that fit below three panels
 
@@ -34,7 +33,8 @@ def parser() -> RecipeParser:
     flags.description = __doc__.splitlines()[0]
     ours = flags.add_argument_group("contact sheet")
     ours.add_argument("--out", default="contact_sheet.png", metavar="FILE", help="PNG to write")
-    ours.add_argument("--samples", default=16, type=int, metavar="N", help="how many, evenly spread over the split")
+    ours.add_argument("--samples", default=16, type=positive, metavar="N",
+                      help="how many, evenly spread over the split")
     return flags
 
 
@@ -47,8 +47,6 @@ def caption(sentence: str, iou: float) -> str:
 @torch.inference_mode()
 def run(args: Namespace) -> None:
     """Evaluates the chosen samples and writes the sheet."""
-    if args.samples < 1:
-        raise UserError(f"--samples {args.samples}: give a number of at least 1")
     device = distributed.init_processes(args.device, args.local_rank)
     model, config, tokenizer = restore(args.resume, args)
     accelerate(model.to(device), device)

@@ -12,6 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import distributed
+from args import Parser
 from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.checkpoint.official_layout import from_official, is_official, to_official
 from lib.checkpoint.strict_loading import build_with_weights, infer_config
@@ -41,7 +42,7 @@ def convert(checkpoint: dict[str, Any], to: str, path: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="IN", help="checkpoint to read, in either layout")
     parser.add_argument("target", metavar="OUT", help="checkpoint to write")
     parser.add_argument("--to", required=True, choices=("official", "native"), help="layout to write")

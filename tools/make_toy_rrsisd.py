@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from args import Parser
 from data.toy import make_toy_rrsisd
 from data.toy.layouts import LAYOUTS
 from distributed import user_errors
@@ -17,7 +18,7 @@ PREVIEWED_REFS = 16  # of at least 20
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", required=True, help="folder to write; an older toy set in it is replaced")
     parser.add_argument("--images", type=int, default=1000, help="number of images, at least 10")

@@ -2,7 +2,6 @@
 
 Some 0.7 MiB an image at 480 px (12 GiB for RRSIS-D), read some twenty times faster than the images themselves.
 """
-import argparse
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from args import positive
+from args import Parser, positive
 from data.dataset import load_image_and_mask
 from data.packed import verify_packed, write_packed
 from distributed import user_errors
@@ -20,7 +19,7 @@ from utils import UserError, log
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds DATASET/ and images/ (default: ./refer/data/)")
     parser.add_argument("--dataset", default="rrsisd", choices=DATASETS, help="default: rrsisd")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from args import positive
+from args import Parser, positive
 from data import identify
 from distributed import user_errors
 from lib.evaluation import NO_TARGET_PIXELS
@@ -37,7 +37,7 @@ LARGER, ALWAYS_ALLOWED_PX = 16, 2**22   # a prediction's pixels: times those of 
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", required=True, metavar="FILE|FOLDER", help="what to score")
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")

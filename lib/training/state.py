@@ -19,7 +19,6 @@ from lib.training.update_step import Updater
 from schema import Range
 from utils import log, rank, world_size
 
-
 Count = Annotated[int, Range(0, 2**53)]
 
 
