@@ -10,7 +10,7 @@ import traceback
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils import UserError, log, printable, rank, world_size
+from utils import MachineError, UserError, log, printable, rank, standard_output, world_size
 
 T = TypeVar("T")
 
@@ -29,15 +29,19 @@ T = TypeVar("T")
 
 @contextmanager
 def user_errors(program: str) -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit status 2; other exceptions are bugs: traceback, status 1.
+    """Turns a `UserError` into one line on stderr and exit status 2, a `MachineError` into one and status 1.
 
+    Other exceptions are bugs: a traceback, status 1. Meanwhile there is a standard output (see `utils`).
     Among several processes the one that failed first speaks first, and its words are what the launcher repeats at
     the end. The others, whom the launcher then ends or who lose the connection, speak only if they still run later.
     """
     number = int(os.environ.get("RANK", 0))
     signature = f" [process {number}]" if number > 0 else ""
     try:
-        yield
+        with standard_output():
+            yield
+    except MachineError as error:
+        _leave(1, printable(f"{program}: {' '.join(str(error).splitlines())}{signature}"))
     except UserError as error:
         message = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
         message = message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")  # from a loader's worker
@@ -70,8 +74,9 @@ def _let_the_first_one_speak(status: int) -> None:
 
 def _leave(status: int, message: str, is_cause: bool = True) -> NoReturn:
     """Says why and ends this process; without waiting for anything if other processes may wait for it in turn."""
-    if message:
-        print(message, file=sys.stderr, flush=True)
+    with suppress(OSError):   # the terminal may be gone
+        if message:
+            print(message, file=sys.stderr, flush=True)
     if not dist.is_initialized():
         sys.exit(status)
     if is_cause and "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun shows what is in it last
@@ -209,24 +214,27 @@ def share_buffers(model: nn.Module) -> None:
 # Signals
 
 EXIT_REQUEUE = 75  # exit status of a run that a signal stopped and that can go on: sysexits' "try again"
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 PATIENCE_S = 25  # for other processes to agree on stopping; launchers kill after 30
 _signals: list[int] = []
 _agreed = threading.Event()
 
 
 def watch_signals() -> None:
-    """From now on SIGTERM, SIGINT and SIGUSR1 only leave a note; a second one acts as it would have.
+    """From now on SIGTERM, SIGINT, SIGUSR1 and SIGHUP only leave a note; a second one acts as it would have.
+
+    A signal that is ignored, as SIGHUP is under nohup, stays so.
 
     One process of several also ends when it could not come to terms with the others for `PATIENCE_S` after the
     signal: one of them may be gone, and a collective would wait for it.
     """
     def note(number: int, frame: Any) -> None:
         _signals.append(number)
-        for watched in STOP_SIGNALS:
+        for watched in heeded:
             signal.signal(watched, signal.SIG_DFL)
 
-    for watched in STOP_SIGNALS:
+    heeded = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    for watched in heeded:
         signal.signal(watched, note)
     if world_size() > 1:
         # The main thread cannot see a signal while it waits inside a collective; this pipe gets it at once.

@@ -33,11 +33,12 @@ with importing_much():
     from lib.training.nonfinite import NonFiniteGuard
     from lib.training.optimizer import freeze_text, recompute_activations
     from lib.training.resume import choose_start, goes_on, refuse_changes, set_earlier_run_aside
+    from lib.training.run_lock import hold
     from lib.training.run_record import RunRecord
     from lib.training.state import TrainingState
     from refer.table import RefTable
     from transforms import normalize
-    from utils import UserError, duration, log
+    from utils import MachineError, UserError, duration, log
 
 
 class Interrupted(Exception):
@@ -141,38 +142,48 @@ def run(args: Namespace) -> None:
     seed_everything(args.seed, args.deterministic)
     distributed.watch_signals()
 
-    output = Path(args.output_dir)
+    output, asked = Path(args.output_dir), args.resume
+    for folder in (output, Path("models")):   # both are written to, so both are tried before any work
+        hold(folder, args.model_id)
     record = RunRecord(Path("models") / args.model_id, args, device, args.tensorboard, args.wandb)
     refs = read_refs(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
+    annotations = {"/".join(Path(path).parts[-2:]): utils.sha256_of(path) for path in refs.annotation_files}
     if distributed.was_restarted():
         log("started again by the launcher")
-    else:
-        set_earlier_run_aside(args.resume, output, args.model_id)
     args.resume, resumed = choose_start(args.resume, output, args.model_id, distributed.was_restarted())
     if goes_on(resumed) and not args.allow_changed_flags:
-        refuse_changes(args, resumed, args.resume, utils.world_size())
+        refuse_changes(args, resumed, args.resume, utils.world_size(), annotations)
 
     model, config, tokenizer = make_network(args, resumed)
     train_batches, val_batches = make_loaders(args, refs, tokenizer, config)
     log(f"{config.model} on {args.dataset}: {len(train_batches.dataset)} training samples, {len(val_batches.dataset)} "
         f"validation sentences; {utils.world_size()} process(es) on {device.type}, seed {args.seed}")
     log("recipe: " + ", ".join(f"{name} {getattr(args, name)}" for name in recipe(args.model, args.swin_type)))
+    val_batches.dataset.check_images()
     wrapped = set_up_training(model, args, device)
-    state = TrainingState(args, model, wrapped, device, len(train_batches), config, tokenizer)
+    state = TrainingState(args, model, wrapped, device, len(train_batches), config, tokenizer, annotations)
     if goes_on(resumed):
         state.resume(resumed)
     elif resumed:
         log(f"weights from {args.resume}; optimiser and schedule start anew, as the file has none that fit")
 
+    if not distributed.was_restarted():
+        set_earlier_run_aside(asked, output, args.model_id)
     progress = state.progress
     with record.begin(goes_on(resumed), progress.epoch, val_batches.dataset), utils.rare_garbage_collection():
         while progress.epoch < args.epochs:
             learning_rate = state.schedule.get_last_lr()[0]
-            figures = train_one_epoch(state, train_batches, args)
+            try:
+                figures = train_one_epoch(state, train_batches, args)
+            except MachineError as error:
+                if utils.world_size() > 1:   # the others wait in the middle of a step
+                    raise
+                state.save_between_updates()
+                raise MachineError(f"{error}. The run is saved; --resume auto goes on") from error
+            state.save()   # so that nothing that validation meets costs the epoch
             metrics = validate(state, val_batches)
             if distributed.agree_to_stop():
-                state.save()   # validation starts again when the run goes on
-                raise Interrupted
+                raise Interrupted   # validation starts again when the run goes on
             if not metrics:
                 raise UserError("no image of the val split could be read; tools/check_dataset.py says what is wrong")
             log(format_all(metrics))
@@ -182,7 +193,8 @@ def run(args: Namespace) -> None:
             progress.best_oIoU = max(progress.best_oIoU, metrics["oIoU"])
             progress.next_epoch()
             state.save(*(["best", "last"] if is_best else ["last"]))
-    log(f"finished: best val overall IoU {progress.best_oIoU:.2f}, in {state.files['best']}")
+    found = f"best val overall IoU {progress.best_oIoU:.2f}, in {state.files['best']}"
+    log(f"finished: {found if state.files['best'].is_file() else 'no epoch was better than none'}")
     distributed.end_processes()
 
 

@@ -28,6 +28,10 @@ class UserError(ValueError):
     """A mistake in what the user gave: scripts print it on one line and exit with status 2."""
 
 
+class MachineError(RuntimeError):
+    """Something outside the program failed: scripts print it on one line and exit with status 1."""
+
+
 def rank() -> int:
     """This process's number among all of the run, 0 without distributed training."""
     return _process_group().get_rank() if _process_group() else 0
@@ -52,6 +56,8 @@ def importing_much() -> Iterator[None]:
     gc.disable()
     try:
         yield
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None   # nothing has begun that a traceback could tell of
     finally:
         gc.enable()
         gc.freeze()
@@ -82,17 +88,67 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+class _Output:
+    """Standard output that never ends a run: what cannot be written to a full disk or a closed pipe is lost."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):   # ValueError: it is closed
+            try:
+                sys.stdout.write(text)
+            except UnicodeEncodeError:
+                sys.stdout.write(text.encode("ascii", "backslashreplace").decode())
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+
+    def isatty(self) -> bool:
+        return sys.stdout.isatty()
+
+    def fileno(self) -> int:
+        return sys.stdout.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return sys.stdout.encoding
+
+
+_output = _Output()
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Meanwhile there is a standard output, if only one that leads nowhere; at the end what it did not take is lost.
+
+    A program may be started without one (`>&-`): the next file that it opened would take its place.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)   # takes the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):   # or Python would try once more, and change the exit status
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def log(message: str, any_process: bool = False) -> None:
     """Prints one line above a progress bar if one is shown; from the first process only, or from any."""
     if rank() == 0 or any_process:
-        tqdm.write(printable(message), file=sys.stdout)
-        sys.stdout.flush()
+        tqdm.write(printable(message), file=_output)
+        _output.flush()
 
 
 def progress(batches: Iterable[T], description: str) -> Iterable[T]:
     """`batches`, with a bar on the terminal of the first process; nothing when the output goes to a file."""
     hidden = rank() > 0 or not sys.stdout.isatty()
-    return tqdm(batches, desc=description, disable=hidden, leave=False, dynamic_ncols=True, file=sys.stdout)
+    return tqdm(batches, desc=description, disable=hidden, leave=False, dynamic_ncols=True, file=_output)
 
 
 def duration(seconds: float) -> str:

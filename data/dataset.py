@@ -281,6 +281,17 @@ class EvalSet(ReferDataset):
         sentence = sentence_index % int(self.tokens.counts[speaker])
         return {"image": image, "target": target, "index": index, **self.tokens(speaker, sentence)}
 
+    def check_images(self) -> None:
+        """Opens every image without decoding it, before work that a missing one would lose. Raises `BadImage`."""
+        if self.packed or self.skip_bad_images:
+            return
+        for path, row in {self.table.image_path(row): row for row in self.refs.rows.tolist()}.items():
+            try:
+                Image.open(path).close()
+            except Exception as error:   # decoders raise nearly any exception for damaged bytes
+                raise BadImage(f"{self.table.where(row)}: its image {path} cannot be opened ({error}); complete the download "
+                               "(refer/data/README.md says from where)") from error
+
     def ref_of(self, index: int) -> dict[str, Any]:
         """The ref of a sample."""
         return self.refs[int(self.samples[index, 0])]

@@ -6,14 +6,16 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from data.dataset import EvalSet, TrainSet
 from distributed import STOP_SIGNALS
-from utils import log
+from utils import MachineError, log
+
+T = TypeVar("T")
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -64,13 +66,34 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def log_problems(batches: Iterable[dict[str, Any]], problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Passes on the batches that have a sample; what is wrong with others goes to the log and into `problems`."""
-    for batch in batches:
+    """Passes on the batches that have a sample; what is wrong with others goes to the log and into `problems`.
+
+    Raises `MachineError` when a loader's process is gone, or has no shared memory to pass a batch on.
+    """
+    for batch in _watched(batches):
         for problem in batch["problems"]:
             log(f"skipped: {problem}", any_process=True)
         problems += batch["problems"]
         if "image" in batch:
             yield batch
+
+
+def _watched(batches: Iterable[T]) -> Iterator[T]:
+    """The batches; the errors that PyTorch raises when a worker process is killed become one line."""
+    iterator = iter(batches)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if any(words in str(error) for words in ("DataLoader worker", "shared memory", "unable to write to file",
+                                                     "unable to allocate shared", "No space left")):
+                said = " ".join(str(error).split())[:300]
+                raise MachineError(f"a loader process is gone or cannot pass its batch on ({said}): see whether memory "
+                                   "or /dev/shm is full; fewer --workers need less") from error
+            raise
+        yield batch
 
 
 def ignore_signals_of_launchers(worker: int) -> None:

@@ -33,7 +33,7 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
     else:
         config = ModelConfig.from_args(args)
         refuse_other_heads(config, checkpoint.get("args"))
-    places = BertConfig.from_dict(config.text).max_position_embeddings
+    places = text_config(config.text, "the text encoder").max_position_embeddings
     if config.max_tokens > places:
         raise UserError(f"--max_tokens {config.max_tokens}: the text encoder has places for {places} tokens; give no "
                         "more than these")

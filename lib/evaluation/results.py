@@ -95,6 +95,8 @@ def describe(outcome: Outcome, model: str, styles: list[str]) -> str:
 
 def make_folders(args: Namespace) -> None:
     """The folders of what test.py is to write, before the evaluation, which would be lost. Raises `UserError`."""
+    if args.results and Path(args.results).is_dir():
+        raise UserError(f"--results {args.results} is a folder: give the name of a file")
     for folder in (Path(args.results).parent if args.results else None, args.report, args.save_predictions):
         if folder and rank() == 0:
             make_folder(Path(folder))

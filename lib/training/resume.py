@@ -56,15 +56,6 @@ def progress_of(stored: Any) -> tuple[float, float]:
     return (math.inf, math.inf) if faults(Progress, stored) else (stored.get("epoch", 0), stored.get("step", 0))
 
 
-def best_on_disk(folder: Path, model_id: str) -> float:
-    """The overall IoU of the best checkpoint that is there, -1 without one.
-
-    A run that was killed or ran out of room between its two files would else believe in one that never came to be.
-    """
-    stored = peek(run_files(folder, model_id)["best"], "progress")
-    return -1.0 if faults(Progress, stored) else stored.get("best_oIoU", -1.0)
-
-
 def goes_on(checkpoint: dict[str, Any]) -> bool:
     """Whether a checkpoint holds the state of a run, and not weights alone."""
     return "progress" in checkpoint and isinstance(checkpoint.get("model"), dict) and not is_official(checkpoint)
@@ -102,8 +93,11 @@ def set_earlier_run_aside(resume: str, folder: Path, model_id: str) -> None:
             move_digests(path, kept)
 
 
-def refuse_changes(args: Namespace, checkpoint: dict[str, Any], path: str, world_size: int) -> None:
+def refuse_changes(args: Namespace, checkpoint: dict[str, Any], path: str, world_size: int,
+                   annotations: dict[str, str]) -> None:
     """Raises `UserError` naming each flag that would make the run another one than `checkpoint`'s.
+
+    `annotations` are the SHA-256 of this run's annotation files, by name.
 
     Only the number of processes may change: `args.batch_size` is then set so that all of them together take
     the same batches as before.
@@ -120,6 +114,9 @@ def refuse_changes(args: Namespace, checkpoint: dict[str, Any], path: str, world
     changed = [f"{name} was {stored[name]!r}, is {getattr(args, name)!r}" for name in DECISIVE
                if stored.get(name, getattr(args, name)) != getattr(args, name) and not (name == "batch_size"
                                                                    and args.batch_size * world_size == together)]
+    if checkpoint.get("annotations", annotations) != annotations:
+        changed.append("the annotation files are others")
     if changed:
         raise UserError(f"--resume {path} with other flags than the run began with: {'; '.join(changed)}. Give the "
-                        "same, or --allow_changed_flags")
+                        f"same, or start a new run from these weights with --init_from {path}; --allow_changed_flags "
+                        "goes on with this one all the same")

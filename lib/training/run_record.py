@@ -94,11 +94,12 @@ class RunRecord:
         """Records an epoch: its entry goes to `log.jsonl`, and from there everywhere.
 
         `entry` has `epoch`, `lr`, `loss`, `images_per_second` and `val` (see `lib.evaluation.metrics`); `model`
-        draws the sample pictures. Only a log that cannot be written raises (`OSError`).
+        draws the sample pictures. What cannot be written is named in the log, and ends no run.
         """
         if not self.first:
             return
-        append_json_line(self.folder / "log.jsonl", entry)
+        with _spared(f"this epoch in {self.folder / 'log.jsonl'}"):
+            append_json_line(self.folder / "log.jsonl", entry)
         with _spared(f"{self.folder / 'curves.png'}"):
             draw_curves(read_log(self.folder / "log.jsonl"), self.folder / "curves.png")
         if self.writer:

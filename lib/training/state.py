@@ -9,15 +9,15 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from distributed import gather_objects
-from lib.checkpoint import describe_model, save_checkpoint
+from lib.checkpoint import describe_model, peek, save_checkpoint
 from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig
 from lib.training.generators import generator_states, restore_generators
 from lib.training.optimizer import make_optimizer
 from lib.training.threads import choose_threads
 from lib.training.update_step import Updater
-from schema import Range
-from utils import log, rank, world_size
+from schema import Range, faults
+from utils import UserError, log, rank, world_size
 
 Count = Annotated[int, Range(0, 2**53)]
 
@@ -56,33 +56,60 @@ class TrainingState:
     """Optimiser, schedule, scaler, progress and random generators of a run of `model`.
 
     `wrapped` is the model as a training step calls it (see `distributed.wrap`), `batches` the number of batches of an
-    epoch in this process, `config` and `tokenizer` what describes the network in a checkpoint.
+    epoch in this process, `config` and `tokenizer` what describes the network in a checkpoint, `annotations` the
+    SHA-256 of each annotation file.
     """
 
     def __init__(self, args: Namespace, model: ReferringSegmenter, wrapped: nn.Module, device: torch.device,
-                 batches: int, config: ModelConfig, tokenizer: Tokenizer):
+                 batches: int, config: ModelConfig, tokenizer: Tokenizer, annotations: dict[str, str]):
         self.args, self.model, self.device = args, model, device
         self.description = describe_model(config, tokenizer)
         self.files = run_files(Path(args.output_dir), args.model_id)
+        self.annotations, self.batches = annotations, batches
+        self.iterations = args.epochs * batches // args.accumulate
         self.optimizer, self.schedule = make_optimizer(
-            model, args.lr, args.weight_decay, args.epochs * batches // args.accumulate, args.warmup_iters,
-            args.amsgrad)
+            model, args.lr, args.weight_decay, self.iterations, args.warmup_iters, args.amsgrad)
         self.updater = Updater(wrapped, self.optimizer, self.schedule, device, args.amp, args.accumulate,
                                args.skip_nonfinite > 0)
         self.threads = choose_threads(device, args.deterministic)
         self.progress = Progress()
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on exactly where the run that wrote `checkpoint` stood; its weights are loaded already."""
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.schedule.load_state_dict(checkpoint["lr_scheduler"])
-        if self.updater.scaler and checkpoint.get("scaler"):
-            self.updater.scaler.load_state_dict(checkpoint["scaler"])
+        """Goes on exactly where the run that wrote `checkpoint` stood; its weights are loaded already.
+
+        Raises `UserError` if its optimiser or schedule belongs to a run of other parameters or another length.
+        """
+        another = f"--resume: this checkpoint is of another run; --init_from {self.args.resume} starts from its weights"
+        try:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.schedule.load_state_dict(checkpoint["lr_scheduler"])
+            if self.updater.scaler and checkpoint.get("scaler"):
+                self.updater.scaler.load_state_dict(checkpoint["scaler"])
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise UserError(f"{another} ({error})") from error
         self.progress = Progress(**checkpoint["progress"])
+        left = (self.args.epochs - self.progress.epoch) * self.batches - self.progress.step
+        if left > 0 and self.schedule.last_epoch >= self.iterations:
+            raise UserError(f"{another} (its schedule of {self.iterations} iterations is at its end, so the {left} "
+                            "batches that are left would train at lr 0)")
+        # The best epoch counts if its file is there: a run may end between two files, or go on in another folder.
+        same_data = checkpoint.get("annotations", self.annotations) == self.annotations
+        self.progress.best_oIoU = min(self.progress.best_oIoU, self.best_on_disk()) if same_data else -1.0
         if world_size() == checkpoint["world_size"]:
             restore_generators(checkpoint["generators"][rank()], self.device)
         log(f"going on with epoch {self.progress.epoch}, iteration {self.progress.step}; best overall IoU so far "
             f"{self.progress.best_oIoU:.2f}")
+
+    def best_on_disk(self) -> float:
+        """The overall IoU of the best checkpoint that is there, -1 without one."""
+        stored = peek(self.files["best"], "progress")
+        return -1.0 if faults(Progress, stored) else stored.get("best_oIoU", -1.0)
+
+    def save_between_updates(self) -> None:
+        """As `save`, where a batch failed to come: batches that wait for their update are done again."""
+        self.progress.step -= self.updater.waiting
+        self.progress.loss_sum = self.updater.loss_sum.item()
+        self.save()
 
     def save(self, *kinds: str) -> None:
         """Writes the state as the run's checkpoint of each kind, "last" unless said; every process takes part."""
@@ -92,6 +119,7 @@ class TrainingState:
         checkpoint = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                       "lr_scheduler": self.schedule.state_dict(),
                       "epoch": self.progress.epoch - (self.progress.step == 0), "args": vars(self.args),
+                      "annotations": self.annotations,
                       "progress": self.progress.to_dict(), "world_size": world_size(), "generators": generators,
                       "scaler": self.updater.scaler.state_dict() if self.updater.scaler else {}, **self.description}
         for kind in kinds or ("last",):

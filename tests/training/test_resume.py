@@ -2,6 +2,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import distributed
 import train
 import utils
 from args import get_parser
+from data.toy import make_toy_rrsisd
 from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.training.resume import (
     DECISIVE,
-    best_on_disk,
     choose_start,
     find_checkpoint,
     refuse_changes,
@@ -23,6 +24,7 @@ from lib.training.resume import (
 )
 from lib.training.run_lock import hold
 from lib.training.state import Progress
+from refer.refer import REFER
 from utils import UserError
 
 STEPS = 4  # batches of 8 in the toy set's 32 training refs
@@ -137,13 +139,89 @@ def test_auto_passes_over_a_file_that_the_disk_cannot_read(tmp_path, monkeypatch
     assert "Input/output error" in capsys.readouterr().out
 
 
-def test_the_best_score_is_that_of_the_file_that_is_there(tmp_path):
-    """Not what `last` claims: the run may have ended between the two files."""
-    assert best_on_disk(tmp_path, "m") == -1
-    save(tmp_path, "best", epoch=3, best_oIoU=40.0)
-    assert best_on_disk(tmp_path, "m") == 40
-    (tmp_path / "model_best_m.pth").write_bytes(b"half")
-    assert best_on_disk(tmp_path, "m") == -1
+def test_the_best_score_is_that_of_the_file_that_is_there(toy, capsys):
+    """Not what `last` claims: the run may have ended between its two files. No message names a file that is not."""
+    train.run(arguments(toy, "--epochs", 1))
+    Path("checkpoints/model_best_m.pth").unlink()
+    train.run(arguments(toy, "--epochs", 2, "--resume", "auto", "--allow_changed_flags", "--lr", 0))
+    assert "best overall IoU so far -1.00" in (said := capsys.readouterr().out)
+    assert said.splitlines()[-1].startswith("finished: best val overall IoU ")
+    assert Path(said.splitlines()[-1].split(", in ")[1]).is_file()
+
+
+def test_a_failing_best_checkpoint_costs_no_epoch(toy, monkeypatch):
+    """The state is saved before validation; the best checkpoint comes before the last, which must not promise it."""
+    def fail_for_best(path, checkpoint) -> None:
+        if "best" in Path(path).name:
+            raise UserError("no room")
+        save_checkpoint(path, checkpoint)
+
+    monkeypatch.setattr("lib.training.state.save_checkpoint", fail_for_best)
+    with pytest.raises(UserError, match="no room"):
+        train.run(arguments(toy))
+    progress = read_checkpoint("checkpoints/model_last_m.pth")["progress"]
+    assert (progress["epoch"], progress["step"], progress["best_oIoU"]) == (0, STEPS, -1.0)
+    monkeypatch.undo()
+    monkeypatch.chdir(Path.cwd())
+    train.run(arguments(toy, "--resume", "auto"))
+    assert read_checkpoint("checkpoints/model_best_m.pth")["progress"]["best_oIoU"] >= 0
+
+
+def test_whatever_validation_meets_costs_no_epoch(toy, monkeypatch):
+    def broken(*_) -> dict:
+        raise UserError("a val image is truncated")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="truncated"):
+        patch.setattr(train, "validate", broken)
+        train.run(arguments(toy))
+    assert read_checkpoint("checkpoints/model_last_m.pth")["progress"]["step"] == STEPS
+
+
+def test_a_missing_val_image_is_found_before_the_first_step(toy, tmp_path):
+    shutil.copytree(toy, tmp_path / "data")
+    refer = REFER(tmp_path / "data", "rrsisd")
+    Path(refer.image_path(refer.getRefIds(split="val")[0])).unlink()
+    with pytest.raises(UserError, match=r"its image .* cannot be opened"):
+        train.run(arguments(toy, "--refer_data_root", tmp_path / "data"))
+    assert not list(Path("checkpoints").glob("*.pth"))
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "models"])
+def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(toy, folder):
+    Path(folder).write_text("a file stands in its place")
+    with pytest.raises(UserError, match=f"{folder} cannot be written"):
+        train.run(arguments(toy))
+
+
+def test_a_run_that_fails_at_once_leaves_the_earlier_runs_checkpoints(toy):
+    train.run(arguments(toy, "--epochs", 1))
+    before = sorted(path.name for path in Path("checkpoints").iterdir())
+    with pytest.raises(UserError, match="lower --batch-size or --accumulate"):
+        train.run(arguments(toy, "--accumulate", 1000))
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == before
+
+
+def test_going_on_with_other_data_is_refused_and_fine_tuning_named(toy, tmp_path):
+    train.run(arguments(toy, "--epochs", 1))
+    make_toy_rrsisd(tmp_path / "other", images=20, size=64, seed=4)
+    other = ("--refer_data_root", tmp_path / "other", "--resume", "checkpoints/model_last_m.pth")
+    with pytest.raises(UserError, match=r"the annotation files are others.* with --init_from checkpoints/model_last_m"):
+        train.run(arguments(toy, *other, "--epochs", 1))
+    train.run(arguments(toy, *other, "--epochs", 2, "--allow_changed_flags"))
+    train.run(arguments(toy, "--init_from", "checkpoints/model_last_m.pth", "--epochs", 1, *other[:2]))
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--train_embeddings", "--epochs", 2], "parameter group"), (["--batch-size", 4, "--epochs", 2], None),
+    (["--batch-size", 16, "--epochs", 2], "would train at lr 0")])
+def test_a_state_of_another_run_is_one_line(toy, flags, message):
+    train.run(arguments(toy, "--epochs", 1))
+    args = arguments(toy, "--resume", "checkpoints/model_last_m.pth", "--allow_changed_flags", *flags)
+    if message is None:
+        train.run(args)
+        return
+    with pytest.raises(UserError, match=rf"of another run; --init_from checkpoints/model_last_m\.pth .*{message}"):
+        train.run(args)
 
 
 def test_a_checkpoint_that_is_set_aside_keeps_its_sha256(tmp_path):
@@ -204,22 +282,22 @@ def stored(toy, world_size=1, **changes) -> dict:
 @pytest.mark.parametrize(("flag", "value"), [("lr", 1.0), ("dataset", "refcoco"), ("model", "lavt"), ("seed", 1)])
 def test_flags_that_change_the_result_are_refused(toy, flag, value):
     with pytest.raises(UserError, match=rf"{flag} was {value!r}, is .*--allow_changed_flags"):
-        refuse_changes(arguments(toy), stored(toy, **{flag: value}), "c.pth", 1)
+        refuse_changes(arguments(toy), stored(toy, **{flag: value}), "c.pth", 1, {})
 
 
 def test_flags_that_do_not_may_differ(toy):
     assert {"workers", "output_dir", "print_freq", "device"}.isdisjoint(DECISIVE)
-    refuse_changes(arguments(toy), stored(toy, workers=9, output_dir="x"), "c.pth", 1)
+    refuse_changes(arguments(toy), stored(toy, workers=9, output_dir="x"), "c.pth", 1, {})
 
 
 def test_another_number_of_processes_keeps_the_global_batch_or_is_refused(toy):
     args = arguments(toy)
-    refuse_changes(args, stored(toy, world_size=1), "c.pth", 4)
+    refuse_changes(args, stored(toy, world_size=1), "c.pth", 4, {})
     assert args.batch_size == 2
     with pytest.raises(UserError, match="batches of 8 cannot be shared by 3 processes"):
-        refuse_changes(arguments(toy), stored(toy), "c.pth", 3)
+        refuse_changes(arguments(toy), stored(toy), "c.pth", 3, {})
     with pytest.raises(UserError, match="batch_size was 8, is 4"):
-        refuse_changes(arguments(toy, "--batch-size", 4), stored(toy), "c.pth", 1)
+        refuse_changes(arguments(toy, "--batch-size", 4), stored(toy), "c.pth", 1, {})
 
 
 def spoil(monkeypatch, *steps: int) -> None:
