@@ -84,6 +84,8 @@ def _watched(batches: Iterable[T]) -> Iterator[T]:
     while True:
         try:
             batch = next(iterator)
+            # PyTorch's handler would raise wherever the program is, in an update too; the loader notices by itself.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         except StopIteration:
             return
         except RuntimeError as error:

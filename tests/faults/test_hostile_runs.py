@@ -1,0 +1,80 @@
+"""Logs that break, signals, full memory and a small part of tools/fuzz.py: work is kept, and the end is one line."""
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import train
+from lib.checkpoint import read_checkpoint
+from tests.launch import ROOT
+from tests.training.test_resume import a_folder_and_signals_of_its_own, arguments  # noqa: F401
+from tools.fuzz import AREAS, fuzz
+from utils import MachineError
+
+LOGGING = ("import sys; sys.path.insert(0, sys.argv[1])\n"
+           "from distributed import user_errors; from utils import log\n"
+           "with user_errors('p.py'):\n"
+           "    for number in range(2000): log(f'line {number} \\udc80')\n"
+           "    open('done', 'w').write('saved')\n")
+
+
+@pytest.mark.parametrize("stdout", ["a pipe that nobody reads", "/dev/full", "closed"])
+def test_a_log_that_cannot_be_written_ends_no_run(tmp_path, stdout):
+    where = {"closed": ">&-", "/dev/full": ">/dev/full"}.get(stdout, "")
+    command = f'"{sys.executable}" -c "$PROGRAM" "{ROOT}" {where}'
+    if stdout.startswith("a pipe"):
+        command = f"set -o pipefail; {command} | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "PROGRAM": LOGGING})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "done").read_text() == "saved"   # and not lines of the log
+
+
+def test_ctrl_c_during_imports_is_no_traceback(tmp_path):
+    program = "from utils import importing_much\nwith importing_much():\n    raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def at_step(monkeypatch, step: int, do) -> None:
+    """Calls `do` during a step of training."""
+    whole, calls = train.segmentation_loss, []
+
+    def loss(*inputs):
+        calls.append(1)
+        if len(calls) == step:
+            do()
+        return whole(*inputs)
+
+    monkeypatch.setattr(train, "segmentation_loss", loss)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_saves_the_run(toy, monkeypatch, number):
+    before = signal.getsignal(signal.SIGHUP)
+    at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(train.Interrupted):
+        train.run(arguments(toy))
+    signal.signal(signal.SIGHUP, before)
+    assert read_checkpoint("checkpoints/model_last_m.pth")["progress"]["step"] == 2
+
+
+def test_a_killed_loader_process_saves_the_run_and_is_one_line(toy, monkeypatch):
+    def kill() -> None:
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGKILL)
+
+    at_step(monkeypatch, 2, kill)
+    with pytest.raises(MachineError, match=r"a loader process is gone.* The run is saved; --resume auto goes on"):
+        train.run(arguments(toy, "--workers", 1))
+    assert read_checkpoint("checkpoints/model_last_m.pth")["progress"]["step"] in (2, 3)   # one batch may be ready
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")   # of Pillow, for the oldest formats
+@pytest.mark.parametrize("area", AREAS)
+def test_mutated_inputs_end_well(area):
+    """`python tools/fuzz.py` has thousands of each."""
+    assert fuzz(8, seed=1, areas=[area])["failures"] == []
