@@ -169,9 +169,9 @@ def checkpoints(samples: Samples, draw: random.Random) -> Input:
         for name in draw.sample(sorted(content["model"]), draw.randint(1, 3)):
             value = content["model"][name]
             content["model"][draw.choice((name, name, name + "x"))] = draw.choice((
-                value.float() * float("nan"), value.to(torch.complex64), value.to("meta"), value.long(), value.flatten()[:0],
-                value.reshape(1, -1), torch.zeros(()), None, "x", value.float().to_sparse(), value.half(),
-                torch.zeros(1).expand(10**9), {}))
+                value.float() * float("nan"), value.to(torch.complex64), value.to("meta"), value.long(),
+                value.flatten()[:0], value.reshape(1, -1), torch.zeros(()), None, "x", value.float().to_sparse(),
+                value.half(), torch.zeros(1).expand(10**9), {}))
     if kind == 0 and draw.random() < 0.3:
         content = {**samples.checkpoint, "tokenizer": mutations.text(samples.checkpoint["tokenizer"], draw) if
                    draw.random() < 0.3 else mutations.as_json(mutations.change(

@@ -5,19 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
-from torch import nn
 
 from bert import load_text_weights, load_tokenizer, tokenizer_from_text
 from lib.checkpoint.files import read_checkpoint
 from lib.checkpoint.official_layout import from_official, is_official
-from lib.checkpoint.settings import model_settings
+from lib.checkpoint.settings import model_settings, refuse_unknown_words
 from lib.checkpoint.strict_loading import (
     State,
+    build_with_weights,
     by_module,
     infer_config,
-    load_weights,
     refuse_misfits,
+    refuse_unnamed,
     shape_of,
     suggestion,
 )
@@ -38,14 +39,17 @@ def make_network(args: Namespace, resumed: dict[str, Any]) -> tuple[ReferringSeg
     if args.init_from and not resumed:
         checkpoint = read_checkpoint(args.init_from)
         config, tokenizer = settings_to_start(args, checkpoint)
+        with torch.device("meta"):   # to compare shapes before memory is taken
+            needed = build(config).state_dict()
+        taken, said = weights_to_start(needed, config, checkpoint, args.init_from)
         model = build(config)
-        log(start_from(model, config, checkpoint, args.init_from))
+        model.load_state_dict({**model.state_dict(), **taken})
+        log(said)
         return model, config, tokenizer
     config, tokenizer = model_settings(args, resumed)
-    model = build(config)
     if resumed:
-        load_weights(model, resumed, args.resume)
-        return model, config, tokenizer
+        return build_with_weights(config, resumed, args.resume), config, tokenizer
+    model = build(config)
     log(load_swin_weights(model.backbone, args.pretrained_swin_weights) if args.pretrained_swin_weights else
         f"Swin starts from random weights: no --pretrained_swin_weights for --swin_type {args.swin_type}")
     log(f"BERT starts from {args.ck_bert}" if load_text_weights(model.text_encoder, args.ck_bert) else
@@ -65,18 +69,22 @@ def settings_to_start(args: Namespace, checkpoint: dict[str, Any]) -> tuple[Mode
     changes = {field: value for field, value in settings_of(args).items() if flag_of(field) in args.given}
     if changes.get("model", stored.model) != stored.model:
         changes = {**MODELS[changes["model"]], **changes}
-    tokenizer = (load_tokenizer(args.bert_tokenizer) if "bert_tokenizer" in args.given
+    config = replace(stored, **changes)
+    tokenizer = (load_tokenizer(args.bert_tokenizer) if "bert_tokenizer" in args.given or "tokenizer" not in checkpoint
                  else tokenizer_from_text(checkpoint["tokenizer"]))
-    return replace(stored, **changes), tokenizer
+    refuse_unknown_words(tokenizer, config, "the tokenizer")
+    return config, tokenizer
 
 
-def start_from(model: nn.Module, config: ModelConfig, checkpoint: dict[str, Any], path: str | Path) -> str:
-    """Copies weights of `checkpoint`, the contents of `path`, into `model`, which `config` describes.
+def weights_to_start(needed: State, config: ModelConfig, checkpoint: dict[str, Any],
+                     path: str | Path) -> tuple[State, str]:
+    """The weights of `checkpoint`, the contents of `path`, that a network begins with, and a line on what they are.
 
-    Where the two networks have different parts (see `lib.segmentation.PARTS`), entries that the file lacks or has in
-    another shape start fresh, and entries that only the file has are left out; everything else must fit. Returns one
-    line on what came from where. Raises `UserError` if the weights do not fit.
+    `config` describes the network, `needed` is its state, which may be without memory. Where it and the file's have
+    different parts (see `lib.segmentation.PARTS`), entries that the file lacks or has in another shape start fresh, and
+    entries that only the file has are left out; everything else must fit. Raises `UserError` if it does not.
     """
+    refuse_unnamed(checkpoint, path)
     if "config" in checkpoint:
         given, stored = checkpoint["model"], ModelConfig.from_dict(checkpoint["config"])
     else:
@@ -84,14 +92,12 @@ def start_from(model: nn.Module, config: ModelConfig, checkpoint: dict[str, Any]
         stored = infer_config(given, checkpoint.get("args"), "bert_model" in checkpoint)
     changed = [place for place in PARTS if getattr(config, place) != getattr(stored, place)]
     in_changed_part = re.compile("|".join(ENTRIES[place] for place in changed) or r"(?!)").match
-    needed = model.state_dict()
     taken: State = {name: value for name, value in given.items() if not in_changed_part(name)
                     or (name in needed and shape_of(value) == shape_of(needed[name]))}
     fresh = [name for name in needed if name not in taken and in_changed_part(name)]
     left_out = [name for name in given if name not in taken]
-    refuse_misfits({**taken, **{name: needed[name] for name in fresh}}, needed, f"--init_from {path}",
+    refuse_misfits(taken, {name: needed[name] for name in needed if name not in fresh}, f"--init_from {path}",
                    suggestion(given, needed))
-    model.load_state_dict({**needed, **taken})
     notes = [f"{len(names)} entries {what}: {by_module(dict.fromkeys(names))}"
              for names, what in ((fresh, "start fresh"), (left_out, "of the file are left out")) if names]
-    return "; ".join([f"weights from {path}: {len(taken)} entries loaded", *notes])
+    return taken, "; ".join([f"weights from {path}: {len(taken)} entries loaded", *notes])

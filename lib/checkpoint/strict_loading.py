@@ -45,12 +45,7 @@ def fitting_weights(checkpoint: dict[str, Any], needed: State, path: str | Path)
     Raises `UserError` for an entry that is missing, unexpected, of another shape, no dense tensor of real numbers, or
     not finite.
     """
-    for part in ("model", "bert_model") if "bert_model" in checkpoint else ("model",):
-        if not isinstance(checkpoint.get(part), dict):
-            entries = ", ".join(map(str, checkpoint))[:200] or "nothing"
-            raise UserError(f"checkpoint {path} has no '{part}' entry with weights; it has {entries}")
-        if not all(isinstance(name, str) for name in checkpoint[part]):
-            raise UserError(f"checkpoint {path}: the entries of '{part}' are not named, so they are no weights")
+    refuse_unnamed(checkpoint, path)
     if not is_official(checkpoint):
         state = checkpoint["model"]
         refuse_misfits(state, needed, f"checkpoint {path}", suggestion(state, needed))
@@ -59,6 +54,16 @@ def fitting_weights(checkpoint: dict[str, Any], needed: State, path: str | Path)
     refuse_misfits(published_entries(checkpoint), published_entries(to_official(needed, split_text=False)),
                    f"published checkpoint {path}", suggestion(state, needed))
     return state
+
+
+def refuse_unnamed(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raises `UserError` if the contents of a file have no weights by name, in either layout."""
+    for part in ("model", "bert_model") if "bert_model" in checkpoint else ("model",):
+        if not isinstance(checkpoint.get(part), dict):
+            entries = ", ".join(map(str, checkpoint))[:200] or "nothing"
+            raise UserError(f"checkpoint {path} has no '{part}' entry with weights; it has {entries}")
+        if not all(isinstance(name, str) for name in checkpoint[part]):
+            raise UserError(f"checkpoint {path}: the entries of '{part}' are not named, so they are no weights")
 
 
 def refuse_misfits(given: State, needed: State, source: str, advice: str = "") -> None:

@@ -17,6 +17,7 @@ from lib.checkpoint import (
     save_checkpoint,
     strict_loading,
 )
+from lib.checkpoint.starting import make_network
 from lib.segmentation import ModelConfig
 from utils import UserError
 
@@ -144,6 +145,18 @@ def test_a_huge_network_is_refused_before_it_takes_memory(checkpoint, tmp_path, 
     checkpoint["config"]["text"].update(hidden_size=4096, num_hidden_layers=96, intermediate_size=16384)   # 100 GB
     assert "missing: " in refusal(checkpoint, tmp_path)
     assert built == ["meta"]
+
+
+def test_starting_from_a_huge_or_nameless_file_is_one_line(checkpoint, tmp_path):
+    """`--init_from` takes strangers' files too."""
+    flags = ["--init_from", str(tmp_path / "c.pth"), "--model", "lavt"]
+    huge = {**checkpoint["config"], "text": {**checkpoint["config"]["text"], "hidden_size": 4096,
+                                             "num_hidden_layers": 96, "intermediate_size": 16384}}
+    for content, message in (({**checkpoint, "config": huge}, "missing: "), ({**checkpoint, "model": None}, "no 'model'"),
+                             ({**checkpoint, "tokenizer": "x"}, "text is damaged")):
+        torch.save(content, tmp_path / "c.pth")
+        with pytest.raises(UserError, match=message):
+            make_network(get_parser().parse_args(flags), {})
 
 
 def test_entries_that_inflate_are_refused_before_they_are_read(tmp_path):

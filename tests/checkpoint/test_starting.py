@@ -6,7 +6,7 @@ from args import get_parser
 from bert import load_tokenizer
 from lib.checkpoint import describe_model
 from lib.checkpoint.official_layout import to_official
-from lib.checkpoint.starting import settings_to_start, start_from
+from lib.checkpoint.starting import settings_to_start, weights_to_start
 from lib.segmentation import ModelConfig, build
 from tests.conftest import TEXT
 from utils import UserError
@@ -31,6 +31,13 @@ def test_settings_are_the_files_where_no_flag_says_otherwise(toy):
     assert config == config_of(toy, "lavt", decoder_conv="arc")
     config, _ = settings_to_start(get_parser().parse_args(["--model", "rmsin"]), checkpoint)
     assert config == config_of(toy, "rmsin")
+
+
+def start_from(model: torch.nn.Module, config: ModelConfig, checkpoint: dict, path: str) -> str:
+    """Gives the model the weights that a run would begin with; what is said of them."""
+    taken, said = weights_to_start(model.state_dict(), config, checkpoint, path)
+    model.load_state_dict({**model.state_dict(), **taken})
+    return said
 
 
 def test_parts_that_differ_start_fresh_and_are_listed(toy):
