@@ -169,6 +169,8 @@ def set_aside(path: Path) -> Path | None:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes `path` whole or not at all. Raises `UserError` if that is not possible."""
+    if path.is_dir():
+        raise UserError(f"{path} cannot be written: it is a folder")
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

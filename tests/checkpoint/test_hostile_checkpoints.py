@@ -152,9 +152,9 @@ def test_starting_from_a_huge_or_nameless_file_is_one_line(checkpoint, tmp_path)
     flags = ["--init_from", str(tmp_path / "c.pth"), "--model", "lavt"]
     huge = {**checkpoint["config"], "text": {**checkpoint["config"]["text"], "hidden_size": 4096,
                                              "num_hidden_layers": 96, "intermediate_size": 16384}}
-    for content, message in (({**checkpoint, "config": huge}, "missing: "), ({**checkpoint, "model": None}, "no 'model'"),
-                             ({**checkpoint, "tokenizer": "x"}, "text is damaged")):
-        torch.save(content, tmp_path / "c.pth")
+    for change, message in (({"config": huge}, "missing: "), ({"model": None}, "no 'model'"),
+                            ({"tokenizer": "x"}, "text is damaged")):
+        torch.save({**checkpoint, **change}, tmp_path / "c.pth")
         with pytest.raises(UserError, match=message):
             make_network(get_parser().parse_args(flags), {})
 

@@ -25,8 +25,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data.toy import make_toy_rrsisd
-from distributed import user_errors
+from distributed import EXIT_REQUEUE, user_errors
 from lib.checkpoint import read_checkpoint, save_checkpoint
+from lib.training.resume import find_checkpoint
+from lib.training.state import run_files
 from refer.plain_pickle import load_plain_pickle
 from tests.launch import ROOT, processes_of
 from utils import UserError, log, write_json
@@ -38,8 +40,8 @@ class Run:
     """A training run in a folder of its own: `processes` of 1 is train.py alone, more are started by torchrun."""
 
     def __init__(self, folder: Path, toy: Path, *flags: object, processes: int = 1, restarts: int = 0,
-                 **environment: str):
-        self.folder, self.said_file = folder, folder / "said.txt"
+                 said_file: Path | None = None, **environment: str):
+        self.folder, self.said_file = folder, said_file or folder / "said.txt"
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
                     "--max-restarts", restarts] if processes > 1 else []
         command = [sys.executable, *launcher, ROOT / "tests/faults/instrumented_train.py", "--refer_data_root", toy,
@@ -87,31 +89,90 @@ class Run:
         return [line.split() for line in (self.folder / name).read_text().splitlines()]
 
 
-def _save_forever(path: Path, done: Any) -> None:
+def _save_forever(folder: Path, done: Any) -> None:
     for number in range(1_000_000):
-        save_checkpoint(path, {"model": {"w": torch.full((500_000,), float(number))}, "number": number})
-        done.value = number
+        for file in reversed(run_files(folder, "t").values()):   # the best checkpoint first, as train.py does
+            save_checkpoint(file, {"model": {"w": torch.full((500_000,), float(number))}, "number": number,
+                                   "progress": {"epoch": number}})
+            done.value = number
 
 
-def saving(folder: Path, toy: Path, trials: int = 100) -> dict[str, Any]:
-    """kill -9 at random moments of a process that saves without pause: what is left must load, and be the newest."""
-    path, draw = folder / "model.pth", random.Random(0)
-    fork = multiprocessing.get_context("fork")
+def saving(folder: Path, toy: Path, trials: int = 200) -> dict[str, Any]:
+    """kill -9 at random moments of a process that saves best and last without pause: the newest must be found."""
+    draw, fork = random.Random(0), multiprocessing.get_context("fork")
     loadable = half_written = 0
     for _ in range(trials):
         done = fork.Value("i", -1)
-        process = fork.Process(target=_save_forever, args=(path, done))
+        process = fork.Process(target=_save_forever, args=(folder, done))
         process.start()
         while done.value < 0:
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.2))
         process.kill()
         process.join()
-        half_written += path.with_name("model.pth.tmp").exists()
-        checkpoint = read_checkpoint(path)
+        half_written += any(folder.glob("*.pth.tmp"))
+        checkpoint = find_checkpoint(folder, "t")[1]
         whole = bool((checkpoint["model"]["w"] == checkpoint["number"]).all())
         loadable += whole and checkpoint["number"] >= done.value
+        for file in folder.glob("*"):   # numbers begin again
+            file.unlink()
     return {"trials": trials, "loadable and newest": loadable, "killed with a file half-written": half_written}
+
+
+def signals(folder: Path, toy: Path, trials: int = 20) -> dict[str, Any]:
+    """SIGTERM or SIGHUP to train.py at any moment, validation and writing among them: saved, nothing logged is lost."""
+    draw, slowest, good = random.Random(4), 0.0, 0
+    for trial in range(trials):
+        run = Run(folder / str(trial), toy, "--epochs", 100, "--save_every", 1)
+        run.wait_for_steps(draw.randint(1, 6))
+        time.sleep(draw.uniform(0, 1))
+        run.process.send_signal((signal.SIGTERM, signal.SIGHUP)[trial % 2])
+        seconds = run.seconds_until_gone()
+        slowest = max(slowest, seconds)
+        well = run.process.returncode == EXIT_REQUEUE and seconds < 20 and run.saved_steps() >= run.steps
+        if not well:
+            log(f"    trial {trial}: status {run.process.returncode}, {seconds:.1f} s\n{run.said}")
+        good += well
+    return {"trials": trials, "saved, nothing logged is lost, status 75": good, "slowest (s)": round(slowest, 1)}
+
+
+def twice(folder: Path, toy: Path, trials: int = 5) -> dict[str, Any]:
+    """A second run of one name beside the first, then again after kill -9: refused in one line, then let in."""
+    good = 0
+    for trial in range(trials):
+        first = Run(folder / str(trial), toy, "--epochs", 100, "--save_every", 1, "--workers", 2 * (trial % 2))
+        first.wait_for_steps(2)
+        second = Run(first.folder, toy, "--epochs", 100)
+        status = second.process.wait(timeout=120)
+        refused = status == 2 and "another run of --model_id t is writing to" in first.said
+        going_on = first.process.poll() is None
+        first.process.kill()
+        first.process.wait()
+        third = Run(first.folder, toy, "--epochs", 1, "--resume", "auto")
+        third.process.wait(timeout=120)
+        good += refused and going_on and "finished: best val" in third.said
+        third.seconds_until_gone()
+    return {"trials": trials, "refused, the first went on, a third after kill -9 let in": good}
+
+
+def full_disks(folder: Path, toy: Path, trials: int = 3) -> dict[str, Any]:
+    """No room for checkpoints, for the record of the run, for the log (needs the right to mount): nothing is lost."""
+    said: dict[str, str] = {}
+    for number, kind in enumerate(("checkpoints", "models", "log")[:trials]):
+        run_folder = folder / str(number)
+        (small := run_folder / kind).mkdir(parents=True)
+        if kind != "log":
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={'60m' if kind == 'checkpoints' else '8k'}", "tmpfs",
+                            small], check=True)
+        try:
+            run = Run(run_folder, toy, "--epochs", 2, said_file=Path("/dev/full") if kind == "log" else None)
+            run.seconds_until_gone()
+            status, saved = run.process.returncode, sorted(path.name for path in run_folder.rglob("*.pth"))
+            said[kind] = f"status {status}, {', '.join(saved)}"
+        finally:
+            if kind != "log":
+                subprocess.run(["umount", small], check=True)
+    return {"trials": len(said), **said}
 
 
 def resume(folder: Path, toy: Path, trials: int = 12) -> dict[str, Any]:
@@ -260,7 +321,8 @@ def soak(folder: Path, toy: Path, trials: int = 500) -> dict[str, Any]:
 
 
 SCENARIOS = {scenario.__name__: scenario
-             for scenario in (saving, checkpoints, pickles, processes, sigterm, resume, soak)}
+             for scenario in (saving, signals, twice, full_disks, checkpoints, pickles, processes, sigterm, resume,
+                              soak)}
 
 
 def main() -> None:
