@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.activations import ACT2FN
 
+from bert import hub
 from schema import Range, Rule, check
 from utils import UserError, read_json
 
@@ -96,12 +97,8 @@ def load_text_config(source: str) -> BertConfig:
         return text_config(read_json(file), f"--ck_bert {file}")
     if source == BASE_UNCASED:
         return BertConfig()
-    try:
-        return text_config(BertConfig.from_pretrained(source).to_dict(), f"--ck_bert {source}")
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        raise UserError(not_loadable("--ck_bert", source)) from error
+    return text_config(hub.load("--ck_bert", source, lambda local: BertConfig.from_pretrained(
+        source, local_files_only=local).to_dict()), f"--ck_bert {source}")
 
 
 def load_text_weights(encoder: TextEncoder, source: str) -> bool:
@@ -112,19 +109,10 @@ def load_text_weights(encoder: TextEncoder, source: str) -> bool:
     """
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in WEIGHT_FILES):
         return False
-    try:
-        pretrained, report = BertModel.from_pretrained(source, add_pooling_layer=False, dtype=torch.float32,
-                                                       output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(not_loadable("--ck_bert", source)) from error
+    pretrained, report = hub.load("--ck_bert", source, lambda local: BertModel.from_pretrained(
+        source, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True, local_files_only=local))
     if report["missing_keys"]:
         raise UserError(f"--ck_bert {source}: the weights lack {len(report['missing_keys'])} entries of BERT, "
                         f"the first is {sorted(report['missing_keys'])[0]}")
     encoder.bert.load_state_dict(pretrained.state_dict())
     return True
-
-
-def not_loadable(flag: str, source: str) -> str:
-    """The text of the error for a model that is neither a folder nor to be had from the hub."""
-    return (f"{flag} {source}: no such folder, and the Hugging Face hub did not provide it; see "
-            f"pretrained_weights/README.md for what to download, then give the folder's path")

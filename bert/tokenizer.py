@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertTokenizer
 
-from bert.encoder import not_loadable
+from bert import hub
 from schema import is_unicode
 from utils import UserError
 
@@ -27,11 +27,10 @@ def load_tokenizer(source: str) -> Tokenizer:
         if (folder / "tokenizer.json").is_file():
             return tokenizer_from_text((folder / "tokenizer.json").read_text(encoding="utf-8"))
         kind = BertTokenizer if folder.is_dir() else AutoTokenizer
-        return tokenizer_from_text(kind.from_pretrained(source).backend_tokenizer.to_str())
-    except UserError as error:
-        raise UserError(f"--bert_tokenizer {source}: {error}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(not_loadable("--bert_tokenizer", source)) from error
+        return tokenizer_from_text(hub.load("--bert_tokenizer", source, lambda local: kind.from_pretrained(
+            source, local_files_only=local).backend_tokenizer.to_str()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--bert_tokenizer {source} cannot be read: {error}") from error
 
 
 def tokenizer_from_text(text: str) -> Tokenizer:

@@ -1,5 +1,6 @@
 """Tokens and the text encoder."""
 import json
+import time
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from transformers import BertConfig, BertModel
 
 from bert import (
     TextEncoder,
+    hub,
     load_text_config,
     load_text_weights,
     load_tokenizer,
@@ -132,3 +134,14 @@ def test_a_folder_without_what_is_needed_is_an_error(tmp_path):
         load_text_config(str(tmp_path))
     with pytest.raises(UserError, match=r"neither vocab\.txt nor tokenizer\.json"):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("load", [load_text_config, load_tokenizer])
+def test_without_a_network_the_hub_is_not_asked(load, monkeypatch):
+    """Its client would try again for most of a minute."""
+    asked = []
+    monkeypatch.setattr(hub, "hub_answers", lambda: asked.append(1) or False)
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="nobody/nothing: no such folder, and the Hugging Face hub did not provide it"):
+        load("nobody/nothing")
+    assert asked == [1] and time.monotonic() - begun < 10

@@ -1,0 +1,49 @@
+"""Models of the Hugging Face hub: from this machine's cache, else from the network if there is one."""
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlparse
+
+from utils import UserError
+
+T = TypeVar("T")
+ANSWER_S = 5
+
+
+def load(flag: str, source: str, read: Callable[[bool], T]) -> T:
+    """`read(local_only)`, which loads `source`, a folder or a hub name: without the network, and if need be with it.
+
+    Raises `UserError`, which names the `flag`, if neither has it: at once without a network, where the hub's client
+    would try again for most of a minute.
+    """
+    try:
+        return read(True)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        if Path(source).is_dir() or not hub_answers():
+            raise UserError(not_loadable(flag, source)) from error
+    try:
+        return read(False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(not_loadable(flag, source)) from error
+
+
+def hub_answers() -> bool:
+    """Whether the hub's host takes connections; True behind a proxy, whose business that is."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    address = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((address.hostname, address.port or 443), ANSWER_S).close()
+        return True
+    except OSError:
+        return False
+
+
+def not_loadable(flag: str, source: str) -> str:
+    """The text of the error for a model that is neither a folder nor to be had from the hub."""
+    return (f"{flag} {source}: no such folder, and the Hugging Face hub did not provide it; see "
+            f"pretrained_weights/README.md for what to download, then give the folder's path")
