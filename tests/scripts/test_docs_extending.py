@@ -18,7 +18,7 @@ from lib.segmentation import ModelConfig, build
 from tests.launch import ROOT
 
 PAGE = (ROOT / "docs/extending.md").read_text()
-PARTS = ("args.py", "train.py", "test.py", "transforms.py", "distributed.py", "utils.py", "pyproject.toml",
+PARTS = ("args.py", "train.py", "test.py", "transforms.py", "distributed.py", "schema.py", "utils.py", "pyproject.toml",
          "tests/__init__.py", "tests/conftest.py", "tests/launch.py", "tests/network/__init__.py", "bert", "data",
          "lib", "refer", "tools")
 RUN_COMMANDS = """
