@@ -289,8 +289,8 @@ class EvalSet(ReferDataset):
             try:
                 Image.open(path).close()
             except Exception as error:   # decoders raise nearly any exception for damaged bytes
-                raise BadImage(f"{self.table.where(row)}: its image {path} cannot be opened ({error}); complete the download "
-                               "(refer/data/README.md says from where)") from error
+                raise BadImage(f"{self.table.where(row)}: its image {path} cannot be opened ({error}); complete the "
+                               "download (refer/data/README.md says from where)") from error
 
     def ref_of(self, index: int) -> dict[str, Any]:
         """The ref of a sample."""
