@@ -143,14 +143,15 @@ def twice(folder: Path, toy: Path, trials: int = 5) -> dict[str, Any]:
         first = Run(folder / str(trial), toy, "--epochs", 100, "--save_every", 1, "--workers", 2 * (trial % 2))
         first.wait_for_steps(2)
         second = Run(first.folder, toy, "--epochs", 100)
-        status = second.process.wait(timeout=120)
+        status = second.process.wait(timeout=600)
         refused = status == 2 and "another run of --model_id t is writing to" in first.said
         going_on = first.process.poll() is None
         first.process.kill()
         first.process.wait()
-        third = Run(first.folder, toy, "--epochs", 1, "--resume", "auto")
-        third.process.wait(timeout=120)
-        good += refused and going_on and "finished: best val" in third.said
+        third = Run(first.folder, toy, "--epochs", 100, "--resume", "auto")
+        third.wait_for_steps(first.steps + 2)
+        good += refused and going_on and "going on with epoch" in third.said and third.process.poll() is None
+        third.process.kill()
         third.seconds_until_gone()
     return {"trials": trials, "refused, the first went on, a third after kill -9 let in": good}
 

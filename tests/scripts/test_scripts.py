@@ -230,7 +230,8 @@ def test_mistakes_in_evaluation(trained, toy, tmp_path):
     for flag, path in [("--results", "/proc/none/r.json"), ("--report", "file"), ("--save_predictions", "file/x")]:
         refused(test("--refer_data_root", toy, flag, path), "cannot be written")
     refused(test("--refer_data_root", tmp_path / "not looked at", "--results", tmp_path), "is a folder")
-    refused(test("--refer_data_root", toy, "--report", "r", "--probe", "file"), "--probe file: must be an object with conditions, words")
+    refused(test("--refer_data_root", toy, "--report", "r", "--probe", "file"),
+            "--probe file: must be an object with conditions, words")
 
     broken = tmp_path / "broken"
     shutil.copytree(toy, broken)
