@@ -210,7 +210,7 @@ def test_going_on_with_other_data_is_refused_and_fine_tuning_named(toy, tmp_path
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--train_embeddings", "--epochs", 2], "parameter group"), (["--batch-size", 4, "--epochs", 2], None),
+    (["--no-train_embeddings", "--epochs", 2], "parameter group"), (["--batch-size", 4, "--epochs", 2], None),
     (["--batch-size", 16, "--epochs", 2], "would train at lr 0")])
 def test_a_state_of_another_run_is_one_line(toy, flags, message):
     train.run(arguments(toy, "--epochs", 1))
