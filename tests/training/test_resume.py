@@ -156,13 +156,11 @@ def test_a_failing_best_checkpoint_costs_no_epoch(toy, monkeypatch):
             raise UserError("no room")
         save_checkpoint(path, checkpoint)
 
-    monkeypatch.setattr("lib.training.state.save_checkpoint", fail_for_best)
-    with pytest.raises(UserError, match="no room"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="no room"):
+        patch.setattr("lib.training.state.save_checkpoint", fail_for_best)
         train.run(arguments(toy))
     progress = read_checkpoint("checkpoints/model_last_m.pth")["progress"]
     assert (progress["epoch"], progress["step"], progress["best_oIoU"]) == (0, STEPS, -1.0)
-    monkeypatch.undo()
-    monkeypatch.chdir(Path.cwd())
     train.run(arguments(toy, "--resume", "auto"))
     assert read_checkpoint("checkpoints/model_best_m.pth")["progress"]["best_oIoU"] >= 0
 
