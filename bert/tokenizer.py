@@ -55,8 +55,19 @@ def words_needed(tokenizer: Tokenizer) -> int:
     return 1 + max([*tokenizer.get_vocab(with_added_tokens=True).values(), *framed.ids], default=0)
 
 
+def refuse_odd_text(sentences: Iterable[str]) -> None:
+    """Raises `UserError` for the first sentence that is not Unicode, which the tokenizer does not take."""
+    for sentence in sentences:
+        if not is_unicode(sentence):
+            raise UserError(f"the sentence {sentence!r} is not valid Unicode: it must be UTF-8 without lone surrogates")
+
+
 def reading_problems(tokenizer: Tokenizer, sentence: str, max_tokens: int = MAX_TOKENS) -> list[str]:
-    """What a network does not get of a sentence, a line each: words that its vocabulary lacks, words cut."""
+    """What a network does not get of a sentence, a line each: words that its vocabulary lacks, words cut.
+
+    Raises `UserError` for a sentence that is not Unicode.
+    """
+    refuse_odd_text([sentence])
     encoding = tokenizer.encode(sentence)
     pieces: dict[int, list[int]] = {}   # the tokens of each word, punctuation left out
     for token, word in enumerate(encoding.word_ids):
@@ -101,8 +112,7 @@ def tokenize_many(tokenizer: Tokenizer, sentences: Iterable[str], number: int,
     rest = iter(sentences)
     for start in range(0, number, AT_ONCE):
         some = list(itertools.islice(rest, AT_ONCE))
-        if odd := next((sentence for sentence in some if not is_unicode(sentence)), None):
-            raise UserError(f"the sentence {odd!r} is not valid Unicode: it must be UTF-8 without lone surrogates")
+        refuse_odd_text(some)
         for row, encoding in enumerate(tokenizer.encode_batch_fast(some), start):
             kept = encoding.ids[:max_tokens]
             token_ids[row, :len(kept)] = kept
