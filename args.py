@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from lib.evaluation import NO_TARGET_PIXELS
-from lib.segmentation import LARGEST_IMAGE_PX, MODELS, PARTS, STRIDE, SWIN_VARIANTS
+from lib.segmentation import LARGEST_IMAGE_PX, MAX_TOKENS, MODELS, NUM_TMEM, PARTS, STRIDE, SWIN_VARIANTS
 from refer.layouts import DATASETS, default_max_tokens, parse_datasets
 from utils import printable
 
@@ -21,6 +21,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 # Where BERT is part of the network, it is set to training with it; `lavt` keeps it beside, in evaluation mode.
 RECIPES["lavt_one"] = {**RECIPES["lavt"], "bert_dropout": True}
+RECIPES["lgce"] = {**RECIPES["lavt_one"], "model_id": "lgce", "dataset": "refsegrs"}
+RECIPES["fianet"] = {**RECIPES["rmsin"], "model_id": "fianet", "batch_size": 8, "num_tmem": NUM_TMEM,
+                     "max_tokens": MAX_TOKENS["fianet"]}
 # What every model has in common, and what a nano network takes instead: it starts from random weights, which the
 # original rates, chosen to fine-tune, would hardly change.
 SHARED_RECIPE = {"img_size": 480, "warmup_iters": 0, "train_embeddings": False}
@@ -167,6 +170,8 @@ def add_network(group: Group) -> None:
               help="heads of the pixel-word attention in the four stages (default: one each)")
     group.add("--fusion_drop", default=0.0, type=share, metavar="RATE",
               help="dropout in the pixel-word attention (default: 0)")
+    group.add("--num_tmem", type=whole(1, 64), metavar="N",
+              help=f"blocks of FIANet's text-aware module across the scales (default: {NUM_TMEM})")
     group.add("--ck_bert", default="bert-base-uncased", metavar="FOLDER|NAME",
               help="text encoder: a folder with config.json and weights, or a hub name;\n"
                    "a folder without weights starts from random ones (default: bert-base-uncased)")

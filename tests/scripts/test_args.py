@@ -25,7 +25,7 @@ OWN_FLAGS = [
     "--amp", "--accumulate", "--checkpoint_activations", "--compile", "--packed", "--fuse",
     "--tensorboard", "--wandb", "--eval_ori_size", "--latex", "--markdown", "--save_predictions", "--prediction_pngs",
     "--report", "--report_samples", "--report_attention", "--probe", "--init_from",
-    "--fusion", "--intra_scale", "--cross_scale", "--decoder_conv",
+    "--fusion", "--intra_scale", "--alignment", "--cross_scale", "--decoder_conv", "--num_tmem",
     "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels",
 ]
 
@@ -70,6 +70,16 @@ def test_lavts_recipe(model):
     assert (args.dataset, args.lr, args.batch_size) == ("refcoco", 5e-5, 8)
     assert (args.dice_weight, args.random_box_share, args.pretrained_swin_weights) == (0.0, 0.0, "")
     assert (args.model_id, args.bert_dropout) == ("lavt", model == "lavt_one")
+
+
+def test_the_recipes_of_lgce_and_fianet():
+    args = parse("--model lgce")
+    assert (args.dataset, args.lr, args.batch_size, args.dice_weight) == ("refsegrs", 5e-5, 8, 0.0)
+    assert (args.model_id, args.random_box_share, args.bert_dropout, args.max_tokens) == ("lgce", 0.0, True, 20)
+    args = parse("--model fianet")
+    assert (args.dataset, args.lr, args.batch_size, args.dice_weight) == ("rrsisd", 3e-5, 8, 0.1)
+    assert (args.model_id, args.random_box_share, args.bert_dropout, args.max_tokens) == ("fianet", 0.2, True, 22)
+    assert args.num_tmem == 3 and parse("--model fianet --num_tmem 1").num_tmem == 1
 
 
 def test_the_default_swin_file_belongs_to_base():
