@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from lib.evaluation import NO_TARGET_PIXELS
-from lib.segmentation import LARGEST_IMAGE_PX, MODELS, PARTS, STRIDE, SWIN_VARIANTS
+from lib.segmentation import LARGEST_IMAGE_PX, MODELS, NUM_TMEM, PARTS, STRIDE, SWIN_VARIANTS
 from lib.training.recipes import DEFAULT_DATASETS, NANO, RECIPES, SWIN_BASE_FILE, Recipe, recipe_of
 from refer.layouts import DATASETS, default_max_tokens, parse_datasets
 from utils import printable
@@ -115,9 +115,8 @@ class RecipeParser(Parser):
         flags = {action.dest: flag for action in self._actions for flag in action.option_strings[:2]
                  if not flag.startswith("--no-") and flag.startswith("--")}
         for name in (*recipe.flags, "weight_decay", "amsgrad", "bert_layers", "seed"):
-            if name not in flags:
+            if (value := getattr(args, name)) is None:
                 continue
-            value = getattr(args, name)
             said = ("no", "yes")[value] if isinstance(value, bool) else value if value != "" else "none"
             lines.append(f"  {flags[name]:26}{said}{'  (given)' * (name in args.given)}")
         return "\n".join(lines)
@@ -180,6 +179,9 @@ def add_network(group: Group) -> None:
               help="heads of the pixel-word attention in the four stages (default: one each)")
     group.add("--fusion_drop", default=0.0, type=share, metavar="RATE",
               help="dropout in the pixel-word attention (default: 0)")
+    group.add("--num_tmem", type=whole(1, 64), metavar="N",
+              help="blocks of FIANet's text-aware module across the scales\n"
+                   f"(default: {NUM_TMEM}, on refsegrs {RECIPES['fianet']['refsegrs'].num_tmem})")
     group.add("--ck_bert", default="bert-base-uncased", metavar="FOLDER|NAME",
               help="text encoder: a folder with config.json and weights, or a hub name;\n"
                    "a folder without weights starts from random ones (default: bert-base-uncased)")

@@ -75,3 +75,14 @@ def make_inputs(batch: int, size: int | tuple[int, int], vocabulary: int = 100) 
     token_ids = torch.randint(1, vocabulary, (batch, 20), generator=generator)
     token_mask = (torch.arange(20) < torch.arange(batch)[:, None] % 5 + 4).long()
     return image, token_ids * token_mask, token_mask
+
+
+def inputs_for(network: torch.nn.Module, batch: int, size: int | tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    """`make_inputs`, and the phrase masks (B, 2, 20) if the network reads them; the last sample names no object."""
+    image, token_ids, token_mask = make_inputs(batch, size)
+    if not network.reads_phrases:
+        return image, token_ids, token_mask
+    objects, positions = torch.zeros_like(token_mask), token_mask.clone()
+    objects[:-1, 1:3] = 1
+    positions[::2, :2] = 0
+    return image, token_ids, token_mask, torch.stack([objects, positions], dim=1)

@@ -6,6 +6,8 @@ for all others. `NANO` replaces some of it for a network that starts from random
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from lib.segmentation import MAX_TOKENS, NUM_TMEM
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -14,7 +16,7 @@ class Recipe:
     `batch_size` is a process's (the originals of RMSIN and LAVT run four), `max_tokens` a sentence's with [CLS] and
     [SEP] (a data set of longer sentences takes more, see `refer.layouts`), `dice_weight` the Dice loss's share beside
     the cross-entropy's, `random_box_share` that of the training refs whose images get black squares, `bert_dropout`
-    whether BERT's dropouts are active, `num_tmem` the blocks of FIANet's TMEM, which other networks do not have.
+    whether BERT's dropouts are active, `num_tmem` the blocks of FIANet's TMEM, None for networks that have none.
     """
 
     source: str
@@ -26,7 +28,7 @@ class Recipe:
     dice_weight: float = 0.0
     random_box_share: float = 0.0
     bert_dropout: bool = True
-    num_tmem: int = 3
+    num_tmem: int | None = None
     img_size: int = 480
     warmup_iters: int = 0
     train_embeddings: bool = False
@@ -44,7 +46,7 @@ _RMSIN = Recipe("RMSIN's original program", "RMSIN", lr=3e-5, batch_size=2, dice
                 pretrained_swin_weights=SWIN_BASE_FILE)
 _LAVT = Recipe("LAVT's original program", "lavt", lr=5e-5, batch_size=8)
 _FIANET = replace(_RMSIN, source="FIANet's original program, on RRSIS-D", model_id="fianet", batch_size=8,
-                  max_tokens=22)
+                  max_tokens=MAX_TOKENS["fianet"], num_tmem=NUM_TMEM)
 
 RECIPES: dict[str, dict[str, Recipe]] = {   # model: {data set, or "" for all others: recipe}
     "rmsin": {"": _RMSIN},
