@@ -11,7 +11,7 @@ from lib.checkpoint.strict_loading import misfit, refuse_misfits, suggestion
 from utils import UserError
 
 # What Swin's classification files lack because it is not theirs, and what they bring that is not needed.
-SWIN_STARTS_FRESH = r"^(stages\.\d+\.(fusion|language_gate|visual_gate|intra_scale)|norms\.\d+)\."
+SWIN_STARTS_FRESH = r"^(stages\.\d+\.(fusion|language_gate|visual_gate|intra_scale|alignment)|norms\.\d+)\."
 SWIN_IGNORED = r"^(norm|head)\.|\.(attn_mask|relative_position_index)$"
 
 
