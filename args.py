@@ -172,8 +172,9 @@ def add_network(group: Group) -> None:
                    "a folder without weights starts from random ones (default: bert-base-uncased)")
     group.add("--bert_tokenizer", default="bert-base-uncased", metavar="FOLDER|NAME",
               help="tokenizer: a folder with vocab.txt, or a hub name (default: bert-base-uncased)")
-    group.add("--pretrained_swin_weights", metavar="FILE",
-              help="classification checkpoint that the backbone starts from; '' for random weights\n"
+    group.add("--pretrained_swin_weights", metavar="FILE|timm:NAME",
+              help="classification checkpoint that the backbone starts from: a file in the original's or timm's\n"
+                   "layout, or a name of timm's, which is fetched; '' for random weights\n"
                    f"(default: {DEFAULT_SWIN_FILE}\nfor rmsin with --swin_type base, else none)")
     for place, rows in PARTS.items():
         of_models = ", ".join(f"{parts[place]} for {model}" for model, parts in MODELS.items())
