@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from lib.checkpoint.digests import digest_file, read_digests, sync_folder, write_digests
+from lib.checkpoint.model_folder import read_description, weights_file
 from lib.checkpoint.settings import model_settings
 from lib.checkpoint.strict_loading import State, build_with_weights, load_weights
 from lib.model import ReferringSegmenter
@@ -30,11 +31,13 @@ Checkpoint = dict[str, Any]
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """The contents of a checkpoint file, on the CPU; nothing in it is run.
+    """The contents of a checkpoint, a file or a model folder, on the CPU; nothing in it is run.
 
-    Raises `UserError` if the file is missing, damaged, or holds more than tensors and plain data.
+    Raises `UserError` if it is missing, damaged, or holds more than tensors and plain data.
     """
     path = Path(path)
+    if path.is_dir():
+        return {**read_description(path), **read_checkpoint(weights_file(path))}
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
                         "(README.md, 'Published checkpoints', says from where)")
