@@ -187,8 +187,9 @@ def add_network(group: Group) -> None:
                    "a folder without weights starts from random ones (default: bert-base-uncased)")
     group.add("--bert_tokenizer", default="bert-base-uncased", metavar="FOLDER|NAME",
               help="tokenizer: a folder with vocab.txt, or a hub name (default: bert-base-uncased)")
-    group.add("--pretrained_swin_weights", metavar="FILE",
-              help="classification checkpoint that the backbone starts from; '' for random weights\n"
+    group.add("--pretrained_swin_weights", metavar="FILE|timm:NAME",
+              help="classification checkpoint that the backbone starts from: a file in the original's or timm's\n"
+                   "layout, or a name of timm's, which is fetched; '' for random weights\n"
                    f"(default: {SWIN_BASE_FILE}\nfor rmsin and fianet with --swin_type base, else none)")
     for place, rows in PARTS.items():
         of_models = ", ".join(f"{parts[place]} for {model}" for model, parts in MODELS.items())
@@ -261,9 +262,10 @@ def add_training(group: Group) -> None:
               help="keep only the inputs of Swin's blocks and compute the rest again: less memory, slower")
     group.add("--compile", action="store_true",
               help="compile the network with torch.compile: a slow start, then faster on GPUs")
-    group.add("--init_from", default="", metavar="FILE",
-              help="start from the weights of any checkpoint, this project's or an original one. Parts of the\n"
-                   "network that differ from the checkpoint's start fresh and are listed; everything else must fit")
+    group.add("--init_from", default="", metavar="FILE|FOLDER",
+              help="start from the weights of any checkpoint, this project's (or a folder of tools/export.py) or\n"
+                   "an original one. Parts of the network that differ from the checkpoint's start fresh and are\n"
+                   "listed; everything else must fit")
 
 
 def add_saving(group: Group) -> None:
@@ -289,9 +291,9 @@ def add_saving(group: Group) -> None:
 def add_run(group: Group) -> None:
     """What training and evaluation have in common."""
     group.add("--seed", default=2401, type=count, help="default: 2401")
-    group.add("--resume", default="", metavar="FILE|auto",
-              help="train.py: go on from it, or with auto from this run's newest valid checkpoint\n"
-                   "if there is one; test.py: evaluate it")
+    group.add("--resume", default="", metavar="FILE|FOLDER|auto",
+              help="checkpoint, or a folder of tools/export.py. train.py: go on from it, or with auto from this\n"
+                   "run's newest valid checkpoint if there is one; test.py: evaluate it")
     group.add("--skip_bad_images", action="store_true",
               help="an image that is missing or broken: train on another ref in its place, leave it out of\n"
                    "the evaluation; each is logged and counted (default: stop and name it)")

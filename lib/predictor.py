@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torchvision.transforms import functional as TF
 from bert import PhraseMarker, reading_problems, tokenize
 from lib.accelerate import accelerate, autocast, prepare_for_inference
 from lib.checkpoint import restore
+from lib.checkpoint.model_folder import fetch_folder
 from lib.report.pictures import array_to_picture, read_picture, to_rgb
 from transforms import normalize
 from utils import UserError
@@ -42,7 +44,7 @@ class Segmentation:
 
 
 class Predictor:
-    """Segments images with the network of a checkpoint.
+    """Segments images with the network of a checkpoint, a file or a model folder.
 
     An image is a path, a Pillow image of any mode, or an array (H, W), (H, W, 3) or (H, W, 4), uint8 as it is and
     other numbers stretched to 8 bits (see `lib.report.pictures`). It may have any size: it is resized to what the
@@ -67,6 +69,14 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         accelerate(self.model.to(self.device), self.device)
         prepare_for_inference(self.model, amp, fold_batchnorm=fast)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> "Predictor":
+        """A predictor from a checkpoint, a model folder, or a repository USER/NAME of the Hugging Face hub.
+
+        What this machine's cache of the hub has is not asked for again. Raises `UserError` if it cannot be had.
+        """
+        return cls(source if Path(source).exists() else fetch_folder(str(source)), **options)
 
     def segment(self, image: Picture, sentence: str, threshold: float = 0.5) -> np.ndarray:
         """The mask of the object meant: (H, W) bool, where its probability is above the threshold (0 to 1)."""

@@ -24,7 +24,7 @@ from args import EVALUATION, RecipeParser, get_parser, positive
 from bert import PhraseMarker, tokenize
 from data import EvalSet
 from lib.accelerate import accelerate, autocast
-from lib.checkpoint import restore
+from lib.checkpoint import restore, weights_file
 from lib.evaluation.expressions import category_words, without_attributes, without_positions, words_of
 from lib.evaluation.metrics import count_pixels, predict
 from lib.evaluation.tables import ratio_intervals
@@ -156,7 +156,7 @@ def run(args: Namespace) -> None:
         show(tables)
         utils.write_json(Path(args.out), {
             **tables, "split": args.split, "samples": len(rows), "flags": vars(args), **utils.describe_run(device),
-            "checkpoint": {"path": str(args.resume), "sha256": utils.sha256_of(args.resume)}})
+            "checkpoint": {"path": str(args.resume), "sha256": utils.sha256_of(weights_file(args.resume))}})
         utils.log(f"\nwrote {args.out}")
     distributed.end_processes()
 
