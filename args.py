@@ -27,6 +27,8 @@ SHARED_RECIPE = {"img_size": 480, "warmup_iters": 0, "train_embeddings": False}
 NANO_RECIPE = {"img_size": 96, "batch_size": 16, "lr": 5e-4, "warmup_iters": 100, "random_box_share": 0.0,
                "train_embeddings": True}
 
+EMA_DECAY = 0.999
+
 
 def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     """An argparse type: a whole number from `low` to `high`."""
@@ -113,6 +115,8 @@ class RecipeParser(Parser):
                 setattr(args, name, value)
         if "dataset" in vars(args):
             self.fill_in_data(args)
+        if args.ema is True and "epochs" in vars(args):   # given without a value, in a training
+            args.ema = EMA_DECAY
         if args.pretrained_swin_weights is None:
             takes_default = args.model == "rmsin" and args.swin_type == "base"
             args.pretrained_swin_weights = DEFAULT_SWIN_FILE if takes_default else ""
@@ -282,6 +286,9 @@ def add_run(group: Group) -> None:
     group.add("--device", default=None, type=device,
               help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
     group.add("--local_rank", "--local-rank", default=0, type=whole(-1), help=argparse.SUPPRESS)
+    group.add("--ema", nargs="?", default=0.0, const=True, type=real(0, 0.999999), metavar="DECAY",
+              help="train.py: also keep an exponential moving average of the weights, which chooses the best\n"
+                   f"epoch (default: 0, off; without a value {EMA_DECAY}); elsewhere, without DECAY: use that average")
     group.add("--amp", default="off", choices=("off", "bf16", "fp16"),
               help="precision of the network: bf16 or fp16 where that is safe, float32 elsewhere\n"
                    "(default: off, float32 throughout)")

@@ -26,7 +26,7 @@ OWN_FLAGS = [
     "--tensorboard", "--wandb", "--eval_ori_size", "--latex", "--markdown", "--save_predictions", "--prediction_pngs",
     "--report", "--report_samples", "--report_attention", "--probe", "--init_from",
     "--fusion", "--intra_scale", "--cross_scale", "--decoder_conv",
-    "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels",
+    "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels", "--ema",
 ]
 
 PUBLISHED_COMMANDS = [

@@ -26,10 +26,10 @@ def training_flags(toy: Path) -> list:
 
 @pytest.fixture(scope="module")
 def trained(toy, tmp_path_factory) -> Path:
-    """A folder in which train.py ran for one epoch."""
+    """A folder in which train.py ran for one epoch, keeping an average of the weights."""
     folder = tmp_path_factory.mktemp("run")
     done = run_script("train.py", *training_flags(toy), "--epochs", 1, "--batch-size", 8, "--model_id", "toy",
-                      "--tensorboard", cwd=folder)
+                      "--tensorboard", "--ema", 0.5, cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "printed.txt").write_text(done.stdout)
     return folder
@@ -48,7 +48,7 @@ def test_training_logs_and_saves(trained, toy):
     assert {"epoch", "lr", "loss", "val", "images_per_second", "peak_memory_mib"} <= entry.keys()
     assert entry["val"].keys() == {"mIoU", "oIoU", "boundary_IoU", "precision"}
     saved = torch.load(trained / "checkpoints/model_last_toy.pth", weights_only=True)
-    assert {"model", "optimizer", "lr_scheduler", "epoch", "args", "config", "tokenizer"} <= saved.keys()
+    assert {"model", "ema", "optimizer", "lr_scheduler", "epoch", "args", "config", "tokenizer"} <= saved.keys()
     assert type(saved["args"]) is dict and saved["epoch"] == 0
     assert (trained / "checkpoints/model_best_toy.pth").is_file()
 
@@ -89,6 +89,11 @@ def test_the_logs_number_is_the_final_number(trained, toy):
     results = evaluate(trained, toy, "again", "--batch-size", 8)
     assert results["mIoU"] == entry["val"]["mIoU"] and results["oIoU"] == entry["val"]["oIoU"]
     assert "Mean IoU is %.2f" % results["mIoU"] in results["printed"]
+    averaged = evaluate(trained, toy, "averaged", "--batch-size", 8, "--ema")
+    assert averaged["oIoU"] == entry["val_ema"]["oIoU"] and averaged["mIoU"] == entry["val_ema"]["mIoU"]
+    assert averaged["samples"] != results["samples"]
+    best = read_checkpoint(trained / "checkpoints/model_best_toy.pth")["progress"]["best_oIoU"]
+    assert best == averaged["oIoU"]   # the average chooses the best epoch
 
 
 def test_every_sample_once_at_any_number_of_processes_and_batch_size(trained, toy):
@@ -151,8 +156,8 @@ def test_deterministic_runs_are_equal_bit_for_bit(toy, tmp_path):
 
 
 def test_two_processes_train_together(toy, tmp_path):
-    done = torchrun("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 4, "--model_id", "two",
-                    cwd=tmp_path, processes=2)
+    done = torchrun("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 4, "--ema", 0.5,
+                    "--model_id", "two", cwd=tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     assert "BatchNorm is not synchronised" in done.stdout and "2 process(es) on cpu" in done.stdout
     assert done.stdout.count("finished:") == 1   # one process speaks
@@ -226,6 +231,9 @@ def test_mistakes_in_evaluation(trained, toy, tmp_path):
     refused(test("--refer_data_root", tmp_path), f"{tmp_path}/rrsisd")
     refused(test("--refer_data_root", toy, "--split", "testA"), "testA", "val")
     refused(test("--refer_data_root", toy, "--model", "lavt"), "--model lavt was given", "trained with rmsin")
+    whole = read_checkpoint(checkpoint)
+    save_checkpoint(tmp_path / "plain.pth", {key: whole[key] for key in ("model", "config", "tokenizer")})
+    refused(test("--resume", "plain.pth", "--ema"), "--ema: checkpoint plain.pth holds no averaged weights")
     (tmp_path / "file").write_text("[3]")
     for flag, path in [("--results", "/proc/none/r.json"), ("--report", "file"), ("--save_predictions", "file/x")]:
         refused(test("--refer_data_root", toy, flag, path), "cannot be written")
