@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import contourpy
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from utils import UserError
 
@@ -40,6 +40,8 @@ def read_picture(path: str | Path | BinaryIO, any_size: bool = False, name: str 
     except Image.DecompressionBombError as error:
         raise UserError(f"{name or path} has more pixels than is safe to open unasked ({error}); if you trust it, give "
                         "demo_inference.py --tile PIXELS, which reads images of any size") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name or path} cannot be read as an image: it is of no format that Pillow knows") from error
     except Exception as error:   # decoders raise nearly any exception for damaged bytes
         raise UserError(f"{name or path} cannot be read as an image: {error or type(error).__name__}") from error
 

@@ -128,7 +128,8 @@ def segment(predictor: Predictor, picture: Image.Image, sentence: str) -> dict[s
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ReadingWarning)
         (probability,) = predictor.probabilities(picture, [sentence])
-    notes = [str(warning.message) for warning in said if issubclass(warning.category, ReadingWarning)]
+    notes = [str(warning.message).removeprefix(f"'{sentence}': ") for warning in said
+             if issubclass(warning.category, ReadingWarning)]
     steps = Image.fromarray(quantise(probability))
     return {"sentence": sentence, "notes": notes, "probabilities": encode(steps, "PNG", compress_level=1)}
 
