@@ -1,5 +1,5 @@
 """Trains a network. One process or many: plain `python train.py`, `torchrun` or `torch.distributed.launch`."""
-from args import TRAINING, get_parser, recipe
+from args import TRAINING, get_parser
 from utils import importing_much
 
 if __name__ == "__main__":   # a mistyped flag and --help are answered before the imports, which take seconds
@@ -9,6 +9,7 @@ with importing_much():
     import gc
     import itertools
     import sys
+    import textwrap
     import time
     from argparse import Namespace
     from pathlib import Path
@@ -31,7 +32,7 @@ with importing_much():
     from lib.training.generators import seed_everything
     from lib.training.nonfinite import NonFiniteGuard
     from lib.training.optimizer import freeze_text, recompute_activations
-    from lib.training.resume import choose_start, goes_on, refuse_changes, set_earlier_run_aside
+    from lib.training.resume import DECISIVE, choose_start, goes_on, refuse_changes, set_earlier_run_aside
     from lib.training.run_lock import hold
     from lib.training.run_record import RunRecord
     from lib.training.state import TrainingState
@@ -141,12 +142,13 @@ def run(args: Namespace) -> None:
     args.resume, resumed = choose_start(args.resume, output, args.model_id, distributed.was_restarted())
     if goes_on(resumed) and not args.allow_changed_flags:
         refuse_changes(args, resumed, args.resume, utils.world_size(), annotations)
+    recipe = ", ".join(f"{name} {getattr(args, name)!r}" for name in DECISIVE)
+    log(textwrap.fill(f"recipe: {recipe}", 120, subsequent_indent="    ", break_on_hyphens=False))
 
     model, config, tokenizer = make_network(args, resumed)
     train_batches, val_batches = make_loaders(args, refs, tokenizer, config.img_size, config.max_tokens)
     log(f"{config.model} on {args.dataset}: {len(train_batches.dataset)} training samples, {len(val_batches.dataset)} "
         f"validation sentences; {utils.world_size()} process(es) on {device.type}, seed {args.seed}")
-    log("recipe: " + ", ".join(f"{name} {getattr(args, name)}" for name in recipe(args.model, args.swin_type)))
     val_batches.dataset.check_images()
     wrapped, average = set_up_training(model, args, device)
     state = TrainingState(args, model, wrapped, average, device, len(train_batches), config, tokenizer, annotations)
