@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.respond(self.post)
 
-    def respond(self, work: Any) -> None:
+    def respond(self, work: Callable[[], tuple[bytes, str]]) -> None:
         """Sends what `work` gives: content and its type; or why there is none."""
         self.unread = self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers
         try:
