@@ -44,8 +44,9 @@ class Disturbance:
 
     def replace_tokens(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """(B, N) int64, both -> (B, N) int64: each word's token is chosen with probability 0.15; see above."""
-        special = torch.isin(token_ids, torch.tensor(self.kept, device=token_ids.device))
-        chosen = (torch.rand(token_ids.shape, device=token_ids.device) < TOKEN_SHARE) & (token_mask == 1) & ~special
+        chosen = (torch.rand(token_ids.shape, device=token_ids.device) < TOKEN_SHARE) & (token_mask == 1)
+        for kept in self.kept:
+            chosen &= token_ids != kept
         fate = torch.rand(token_ids.shape, device=token_ids.device)
         others = torch.randint_like(token_ids, self.vocabulary)
         exchanged = torch.where(fate < MASK_SHARE + RANDOM_SHARE, others, token_ids)
