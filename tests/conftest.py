@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import BertConfig
 
-from bert import load_tokenizer
+from bert import BertConfig, load_tokenizer
 from data.toy import make_toy_rrsisd
 from lib.segmentation import ModelConfig, build
 from refer.refer import REFER
