@@ -204,7 +204,8 @@ def add_data(group: Group) -> None:
               help="samples a process (default: 2 for rmsin, 8 for lavt, 16 for nano)")
     group.add("-j", "--workers", default=8, type=whole(0, 1024), metavar="N",
               help="loader processes of each training process (default: 8)")
-    group.add("--pin_mem", action="store_true", help="page-locked host memory for faster copies to a GPU")
+    group.add("--pin_mem", action=argparse.BooleanOptionalAction,
+              help="page-locked host memory for faster copies to a GPU (default: on a GPU)")
 
 
 def add_training(group: Group) -> None:
@@ -241,8 +242,6 @@ def add_training(group: Group) -> None:
               help="batches an optimiser update (default: 1); an iteration of the schedule is an update")
     group.add("--checkpoint_activations", action="store_true",
               help="keep only the inputs of Swin's blocks and compute the rest again: less memory, slower")
-    group.add("--compile", action="store_true",
-              help="compile the network with torch.compile: a slow start, then faster on GPUs")
     group.add("--init_from", default="", metavar="FILE",
               help="start from the weights of any checkpoint, this project's or an original one. Parts of the\n"
                    "network that differ from the checkpoint's start fresh and are listed; everything else must fit")
@@ -282,9 +281,23 @@ def add_run(group: Group) -> None:
     group.add("--device", default=None, type=device,
               help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
     group.add("--local_rank", "--local-rank", default=0, type=whole(-1), help=argparse.SUPPRESS)
-    group.add("--amp", default="off", choices=("off", "bf16", "fp16"),
+    group.add("--amp", default="off", choices=("off", "bf16", "bf16!", "fp16"),
               help="precision of the network: bf16 or fp16 where that is safe, float32 elsewhere\n"
-                   "(default: off, float32 throughout)")
+                   "(default: off, float32 throughout). bf16 means float32 on a CPU without bfloat16\n"
+                   "instructions, where it would be slow; bf16! insists")
+    group.add("--tf32", action=argparse.BooleanOptionalAction, default=True,
+              help="on GPUs, float32 products and convolutions in TF32 (default: yes, as in the\n"
+                   "original's PyTorch)")
+    group.add("--cudnn_benchmark", action=argparse.BooleanOptionalAction, default=True,
+              help="on GPUs, the fastest of cuDNN's algorithms for the first batch's sizes (default: yes)")
+
+
+def add_speed(group: Group) -> None:
+    """What makes GPUs faster, or not: to be measured there."""
+    group.add("--compile", action="store_true",
+              help="compile the network with torch.compile: a slow start, then faster on GPUs")
+    group.add("--channels_last", action="store_true",
+              help="on GPUs, weights of convolutions channels last in memory")
 
 
 def add_inference(group: Group) -> None:
@@ -320,9 +333,9 @@ def add_evaluation(group: Group) -> None:
 
 
 GROUPS = {"network": add_network, "data": add_data, "training recipe": add_training, "training run": add_saving,
-          "run": add_run, "inference": add_inference, "evaluation": add_evaluation}
-TRAINING = ("network", "data", "training recipe", "training run", "run")   # train.py's groups
-EVALUATION = ("network", "data", "run", "inference", "evaluation")         # test.py's
+          "run": add_run, "speed": add_speed, "inference": add_inference, "evaluation": add_evaluation}
+TRAINING = ("network", "data", "training recipe", "training run", "run", "speed")   # train.py's groups
+EVALUATION = ("network", "data", "run", "speed", "inference", "evaluation")         # test.py's
 INFERENCE = ("network", "run", "inference")                                # of what reads no data set
 
 

@@ -21,7 +21,7 @@ with importing_much():
     import distributed
     import utils
     from data import log_problems, make_loaders, read_refs
-    from lib.accelerate import accelerate, set_up_cpu
+    from lib.accelerate import accelerate, compiled, set_up
     from lib.checkpoint.starting import make_network
     from lib.evaluation.generalized import all_metrics, format_all
     from lib.evaluation.metrics import evaluate, warning_of_empty_predictions
@@ -45,12 +45,10 @@ class Interrupted(Exception):
 def set_up_training(model: ReferringSegmenter, args: Namespace, device: torch.device) -> nn.Module:
     """Freezes, speeds up and wraps the network as the flags ask; returns it as a training step calls it."""
     freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout)
-    accelerate(model.to(device), device)
+    accelerate(model.to(device), device, args.channels_last)
     if args.checkpoint_activations:
         recompute_activations(model)
-    if args.compile:
-        model.compile()
-    return distributed.wrap(model, device)
+    return distributed.wrap(compiled(model, device) if args.compile else model, device)
 
 
 def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) -> dict[str, float]:
@@ -66,7 +64,6 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
     updater.loss_sum.fill_(progress.loss_sum)
     global_batch = args.batch_size * utils.world_size()
     guard = NonFiniteGuard(updater, progress, args.skip_nonfinite, batches.dataset)
-    look_every = args.print_freq if device.type == "cuda" else 1   # at the losses: on a GPU this waits for it
     bad_images: list[str] = []
     for batch in log_problems(utils.progress(batches, f"epoch {progress.epoch}"), bad_images):
         image, token_ids, token_mask, target = (batch[key].to(device, non_blocking=True)
@@ -75,7 +72,7 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
             logits = updater.forward(normalize(image), token_ids, token_mask)
             updated = updater.backward(segmentation_loss(logits, target.long(), args.dice_weight))
         guard.unseen.append(batch["index"])
-        progress.empty_masks += int((batch["target"].flatten(1).amax(1) == 0).sum())
+        progress.empty_masks += int((~batch["target"].numpy().any(axis=(1, 2))).sum())   # the host's own copy
         progress.step += 1
         progress.seconds = time.perf_counter() - start
         if not updated:
@@ -83,7 +80,7 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
         interrupted = distributed.agree_to_stop()
         last = progress.step == len(batches)
         due = last or interrupted or (args.save_every and progress.step % args.save_every < args.accumulate)
-        if due or progress.step // args.accumulate % look_every == 0:
+        if due or progress.step // args.accumulate % state.look_every == 0:
             guard.check()
             progress.loss_sum = updater.loss_sum.item()
         if last or progress.step // args.accumulate % args.print_freq == 0:
@@ -118,7 +115,7 @@ def validate(state: TrainingState, batches: DataLoader) -> dict[str, Any]:
 def run(args: Namespace) -> None:
     """The whole training run; `main` says its user errors."""
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
-    set_up_cpu(device)
+    set_up(device, args)
     seed_everything(args.seed, args.deterministic)
     distributed.watch_signals()
 

@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional as TF
 
 from bert import reading_problems, tokenize
-from lib.accelerate import accelerate, autocast, prepare_for_inference
+from lib.accelerate import accelerate, autocast, prepare_for_inference, usable_amp
 from lib.checkpoint import restore
 from lib.report.pictures import array_to_picture, read_picture, to_rgb
-from transforms import normalize
+from transforms import normalize, resize_image
 
 Picture = str | Path | Image.Image | np.ndarray
 Progress = Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]]
@@ -56,10 +55,11 @@ class Predictor:
     def __init__(self, checkpoint: str | Path, *, device: str | torch.device | None = None, amp: str = "off",
                  fast: bool = False, args: Namespace | None = None):
         self.model, config, self.tokenizer = restore(str(checkpoint), args)
-        self.size_px, self.max_tokens, self.amp = config.img_size, config.max_tokens, amp
+        self.size_px, self.max_tokens = config.img_size, config.max_tokens
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.amp = usable_amp(amp, self.device)
         accelerate(self.model.to(self.device), self.device)
-        prepare_for_inference(self.model, amp, fold_batchnorm=fast)
+        prepare_for_inference(self.model, self.amp, fold_batchnorm=fast)
 
     def segment(self, image: Picture, sentence: str, threshold: float = 0.5) -> np.ndarray:
         """The mask of the object meant: (H, W) bool, where its probability is above the threshold (0 to 1)."""
@@ -143,8 +143,7 @@ class Predictor:
     @torch.inference_mode()
     def margins(self, pictures: Sequence[Image.Image], sentences: Sequence[str]) -> Tensor:
         """By how much the object's logit exceeds the background's, at the network's size: (B, S, S) float32, CPU."""
-        small = {id(picture): TF.pil_to_tensor(TF.resize(picture, [self.size_px, self.size_px]))
-                 for picture in pictures}
+        small = {id(picture): resize_image(picture, self.size_px) for picture in pictures}
         image = torch.stack([small[id(picture)] for picture in pictures]).to(self.device)
         token_ids, token_mask = (torch.from_numpy(tokens).to(self.device)
                                  for tokens in tokenize(self.tokenizer, list(sentences), self.max_tokens))

@@ -71,6 +71,7 @@ class TrainingState:
             model, args.lr, args.weight_decay, self.iterations, args.warmup_iters, args.amsgrad)
         self.updater = Updater(wrapped, self.optimizer, self.schedule, device, args.amp, args.accumulate,
                                args.skip_nonfinite > 0)
+        self.look_every = args.print_freq if device.type == "cuda" else 1   # at the losses: waits for a GPU
         self.threads = choose_threads(device, args.deterministic)
         self.progress = Progress()
 

@@ -27,6 +27,7 @@ OWN_FLAGS = [
     "--report", "--report_samples", "--report_attention", "--probe", "--init_from",
     "--fusion", "--intra_scale", "--cross_scale", "--decoder_conv",
     "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels",
+    "--no-pin_mem", "--tf32", "--no-tf32", "--cudnn_benchmark", "--no-cudnn_benchmark", "--channels_last",
 ]
 
 PUBLISHED_COMMANDS = [
