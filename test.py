@@ -34,7 +34,8 @@ def run(args: Namespace) -> None:
 
     refs = read_refs(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     dataset = EvalSet(refs, args.split, tokenizer, config.img_size, args.seed if args.shuffle_sentences else None,
-                      skip_bad_images=args.skip_bad_images, packed=args.packed, max_tokens=config.max_tokens)
+                      skip_bad_images=args.skip_bad_images, packed=args.packed, max_tokens=config.max_tokens,
+                      phrases=config.reads_phrases)
     batches = eval_loader(dataset, args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     readable = log_problems(utils.progress(batches, args.split), problems := [])
     recorder = Recorder(dataset.original_mask if args.eval_ori_size else None,

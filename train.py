@@ -1,5 +1,5 @@
 """Trains a network. One process or many: plain `python train.py`, `torchrun` or `torch.distributed.launch`."""
-from args import TRAINING, get_parser, recipe
+from args import TRAINING, get_parser
 from utils import importing_much
 
 if __name__ == "__main__":   # a mistyped flag and --help are answered before the imports, which take seconds
@@ -11,6 +11,7 @@ with importing_much():
     import sys
     import time
     from argparse import Namespace
+    from dataclasses import replace
     from pathlib import Path
     from typing import Any
 
@@ -28,13 +29,15 @@ with importing_much():
     from lib.losses import segmentation_loss
     from lib.model import ReferringSegmenter
     from lib.training.generators import seed_everything
+    from lib.training.masked_pass import taught_loss
     from lib.training.nonfinite import NonFiniteGuard
     from lib.training.optimizer import freeze_text, recompute_activations
+    from lib.training.recipes import recipe_of
     from lib.training.resume import choose_start, goes_on, refuse_changes, set_earlier_run_aside
     from lib.training.run_lock import hold
     from lib.training.run_record import RunRecord
     from lib.training.state import TrainingState
-    from transforms import normalize
+    from transforms import network_inputs
     from utils import MachineError, UserError, duration, log
 
 
@@ -66,11 +69,12 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
     guard = NonFiniteGuard(updater, progress, args.skip_nonfinite, batches.dataset)
     bad_images: list[str] = []
     for batch in log_problems(utils.progress(batches, f"epoch {progress.epoch}"), bad_images):
-        image, token_ids, token_mask, target = (batch[key].to(device, non_blocking=True)
-                                                for key in ("image", "token_ids", "token_mask", "target"))
+        inputs, target = network_inputs(batch, device), batch["target"].to(device, non_blocking=True).long()
         with state.threads.step():
-            logits = updater.forward(normalize(image), token_ids, token_mask)
-            updated = updater.backward(segmentation_loss(logits, target.long(), args.dice_weight))
+            logits = updater.forward(*inputs)
+            updated = updater.backward(segmentation_loss(logits, target, args.dice_weight))
+            if state.disturb:
+                updated = updater.backward(taught_loss(updater.forward(*state.disturb(*inputs)), logits))
         guard.unseen.append(batch["index"])
         progress.empty_masks += int((~batch["target"].numpy().any(axis=(1, 2))).sum())   # the host's own copy
         progress.step += 1
@@ -132,10 +136,14 @@ def run(args: Namespace) -> None:
         refuse_changes(args, resumed, args.resume, utils.world_size(), annotations)
 
     model, config, tokenizer = make_network(args, resumed)
-    train_batches, val_batches = make_loaders(args, refs, tokenizer, config.img_size, config.max_tokens)
+    if config.reads_phrases:
+        config = replace(config, class_names=refs.class_names())
+    train_batches, val_batches = make_loaders(args, refs, tokenizer, config.img_size, config.max_tokens,
+                                              config.reads_phrases)
     log(f"{config.model} on {args.dataset}: {len(train_batches.dataset)} training samples, {len(val_batches.dataset)} "
         f"validation sentences; {utils.world_size()} process(es) on {device.type}, seed {args.seed}")
-    log("recipe: " + ", ".join(f"{name} {getattr(args, name)}" for name in recipe(args.model, args.swin_type)))
+    recipe = {name: getattr(args, name) for name in recipe_of(args.model, "", args.swin_type).flags}
+    log("recipe: " + ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None))
     val_batches.dataset.check_images()
     wrapped = set_up_training(model, args, device)
     state = TrainingState(args, model, wrapped, device, len(train_batches), config, tokenizer, annotations)

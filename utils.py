@@ -169,13 +169,18 @@ def set_aside(path: Path) -> Path | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes `path` whole or not at all. Raises `UserError` if that is not possible."""
+    """Writes plain data as JSON, whole or not at all. Raises `UserError` if that is not possible."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `path` in UTF-8, whole or not at all. Raises `UserError` if that is not possible."""
     if path.is_dir():
         raise UserError(f"{path} cannot be written: it is a folder")
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         with suppress(OSError):   # it may never have come to be

@@ -62,6 +62,7 @@ def text_config(values: dict[str, Any], source: str) -> BertConfig:
 class TextEncoder(nn.Module):
     """BERT without a pooler: token_ids, token_mask (B, N) int64 -> words (B, N, L), L = `config.hidden_size`.
 
+    A mask of zeros throughout reads every token, as one of ones does.
     Without `dropout_in_training` it stays in evaluation mode while the network around it trains; its weights train
     all the same.
     """
@@ -81,7 +82,10 @@ class TextEncoder(nn.Module):
         return self.config.hidden_size
 
     def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        return self.bert(token_ids, token_mask[:, None, None, :].bool())
+        real = token_mask.bool()
+        # BERT subtracts the same large number from every masked score: where all are masked, nothing is.
+        real = real | ~real.any(dim=-1, keepdim=True)
+        return self.bert(token_ids, real[:, None, None, :])
 
 
 def load_text_config(source: str) -> BertConfig:

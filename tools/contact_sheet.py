@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import default_collate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -22,7 +23,7 @@ from lib.evaluation.metrics import count_pixels, predict
 from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, overlay, sheet
 from refer.refer import REFER
 from tools.ref_sheet import save_sheet
-from transforms import normalize
+from transforms import network_inputs
 
 CAPTION_CHARACTERS, CAPTION_LINES = 80, 2   # that fit below three panels
 
@@ -52,14 +53,14 @@ def run(args: Namespace) -> None:
     model, config, tokenizer = restore(args.resume, args)
     accelerate(model.to(device), device)
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
-    dataset = EvalSet(refer, args.split, tokenizer, config.img_size, max_tokens=config.max_tokens)
+    dataset = EvalSet(refer, args.split, tokenizer, config.img_size, max_tokens=config.max_tokens,
+                      phrases=config.reads_phrases)
 
     drawn = []
     for index in np.linspace(0, len(dataset) - 1, min(args.samples, len(dataset))).astype(int).tolist():
         sample = dataset[index]
-        image, token_ids, token_mask, target = (sample[key][None].to(device)
-                                                for key in ("image", "token_ids", "token_mask", "target"))
-        predicted = predict(model(normalize(image), token_ids, token_mask))
+        target = sample["target"][None].to(device)
+        predicted = predict(model(*network_inputs(default_collate([sample]), device)))
         intersection, union = count_pixels(predicted, target)[0, :2].tolist()
         pixels = sample["image"].permute(1, 2, 0).numpy()
         panels = (pixels, overlay(pixels, target[0].bool().cpu().numpy(), TRUTH_COLOUR),

@@ -4,19 +4,20 @@ from torch import nn
 
 from lib.accelerate.cross_scale import FastCrossScaleAttention
 from lib.accelerate.decoder import FastLevel
-from lib.accelerate.language_fusion import FastPixelWordAttention
+from lib.accelerate.language_fusion import FastPixelWordAttention, FastWordAttention
 from lib.accelerate.rotated_conv import FastAdaptiveRotatedConv
 from lib.accelerate.window_attention import FastWindowAttention
 from lib.cross_scale import CrossScaleAttention
 from lib.decoder import Level
-from lib.language_fusion import PixelWordAttention
+from lib.language_fusion import PixelWordAttention, WordAttention
 from lib.rotated_conv import AdaptiveRotatedConv
 from lib.swin import WindowAttention
 
 # For each kind of device: class -> faster class of the same parameters. No measurement has filled one for GPUs yet.
 FASTER: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
-    "cpu": {WindowAttention: FastWindowAttention, PixelWordAttention: FastPixelWordAttention, Level: FastLevel,
-            AdaptiveRotatedConv: FastAdaptiveRotatedConv, CrossScaleAttention: FastCrossScaleAttention},
+    "cpu": {WindowAttention: FastWindowAttention, WordAttention: FastWordAttention,
+            PixelWordAttention: FastPixelWordAttention, Level: FastLevel, AdaptiveRotatedConv: FastAdaptiveRotatedConv,
+            CrossScaleAttention: FastCrossScaleAttention},
 }
 
 

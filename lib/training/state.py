@@ -13,6 +13,7 @@ from lib.checkpoint import describe_model, peek, save_checkpoint
 from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig
 from lib.training.generators import generator_states, restore_generators
+from lib.training.masked_pass import Disturbance
 from lib.training.optimizer import make_optimizer
 from lib.training.threads import choose_threads
 from lib.training.update_step import Updater
@@ -70,7 +71,8 @@ class TrainingState:
         self.optimizer, self.schedule = make_optimizer(
             model, args.lr, args.weight_decay, self.iterations, args.warmup_iters, args.amsgrad)
         self.updater = Updater(wrapped, self.optimizer, self.schedule, device, args.amp, args.accumulate,
-                               args.skip_nonfinite > 0)
+                               args.skip_nonfinite > 0, passes=1 + args.masked_pass)
+        self.disturb = Disturbance(tokenizer) if args.masked_pass else None
         self.look_every = args.print_freq if device.type == "cuda" else 1   # at the losses: waits for a GPU
         self.threads = choose_threads(device, args.deterministic)
         self.progress = Progress()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lib.training.masked_pass import Disturbance
 from lib.training.optimizer import freeze_text, make_optimizer
 from lib.training.state import Progress
 from lib.training.threads import FixedThreads
@@ -64,14 +65,17 @@ class Batches(list):
     dataset = SimpleNamespace(ref_of=lambda index: {"ref_id": index})
 
 
-def waits(nano, amp: str = "off", accumulate: int = 1, tolerated: int = 0, model: str = "rmsin") -> dict[int, set[str]]:
+def waits(nano, amp: str = "off", accumulate: int = 1, tolerated: int = 0, model: str = "rmsin",
+          disturb: Disturbance | None = None) -> dict[int, set[str]]:
     """{step: what it waits for} of four steps of train.py as on a GPU, with a log line after each second."""
     network = nano(model)
     freeze_text(network, 2, True)
     optimizer, schedule = make_optimizer(network, 1e-4, 0.01, 10, warmup_iterations=3)
-    updater = Updater(network, optimizer, schedule, CPU, amp, accumulate, skip_bad=tolerated > 0)
+    updater = Updater(network, optimizer, schedule, CPU, amp, accumulate, skip_bad=tolerated > 0,
+                      passes=2 if disturb else 1)
     state = SimpleNamespace(updater=updater, schedule=schedule, progress=Progress(), device=CPU, model=network,
-                            threads=FixedThreads(), look_every=2 // accumulate, average=None)
+                            threads=FixedThreads(), look_every=2 // accumulate, average=None,
+                            disturb=disturb)
     args = SimpleNamespace(batch_size=2, skip_nonfinite=tolerated, print_freq=2 // accumulate, save_every=0, epochs=2,
                            accumulate=accumulate, dice_weight=0.1)
     image, token_ids, token_mask = make_inputs(2, 64)
@@ -92,10 +96,10 @@ def waits(nano, amp: str = "off", accumulate: int = 1, tolerated: int = 0, model
 
 @pytest.mark.parametrize("options", [
     {}, {"amp": "bf16", "tolerated": 1, "model": "lavt"}, {"amp": "fp16", "model": "lavt"},
-    {"accumulate": 2, "model": "lavt"},
-], ids=["float32", "bf16, skipping", "fp16", "two batches an update"])
-def test_a_step_waits_for_nothing_between_log_lines(nano, options):
-    found = waits(nano, **options)
+    {"disturb": True, "model": "lavt"}, {"accumulate": 2, "model": "lavt"},
+], ids=["float32", "bf16, skipping", "fp16", "two passes", "two batches an update"])
+def test_a_step_waits_for_nothing_between_log_lines(nano, tokenizer, options):
+    found = waits(nano, **({**options, "disturb": Disturbance(tokenizer)} if "disturb" in options else options))
     assert set(found) == {2, 4}, found   # where the log line is made
     assert set().union(*found.values()) <= {"item", "aten._local_scalar_dense"}
 
