@@ -1,4 +1,6 @@
 """What a process is set up with: the precision that its CPU is fast in, and on GPUs what the flags say."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -63,7 +65,8 @@ def test_every_program_asks(script, processor, monkeypatch):
     monkeypatch.setattr(process, "usable_amp", asked)
     if script == "Predictor":
         monkeypatch.setattr("lib.predictor.usable_amp", asked)
-        monkeypatch.setattr("lib.predictor.restore", lambda *_: (None, get_parser().parse_args([]), None))
+        config = SimpleNamespace(reads_phrases=False, img_size=64, max_tokens=20)
+        monkeypatch.setattr("lib.predictor.restore", lambda *_: (None, config, None))
         with pytest.raises(AskedError):
             Predictor("x.pth", amp="bf16")
         return
