@@ -1,10 +1,12 @@
 """Joint transforms of image and mask, and the image's way to the network's input."""
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as TF
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -17,13 +19,8 @@ def resize(image: Image.Image, mask: np.ndarray, size_px: int) -> tuple[Tensor, 
 
     image RGB, mask (H, W) uint8 of 0 and 1 -> image (3, S, S) uint8, mask (S, S) uint8.
     """
-    return resize_image(image, size_px), resize_mask(mask, size_px, size_px)
-
-
-def resize_image(image: Image.Image, size_px: int) -> Tensor:
-    """An RGB image of any size, bilinear: -> (3, S, S) uint8."""
-    pixels = np.asarray(image.resize((size_px, size_px), Image.Resampling.BILINEAR))
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    pixels = np.asarray(TF.resize(image, [size_px, size_px], InterpolationMode.BILINEAR))
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), resize_mask(mask, size_px, size_px)
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> Tensor:
@@ -42,16 +39,7 @@ def nearest(length: int, size: int) -> np.ndarray:
 
 def normalize(image: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) of 0 … 255 -> float32, ImageNet's mean 0 and standard deviation 1."""
-    mean, std = image_statistics(image.device)
-    return (image.float() / 255).sub_(mean).div_(std)
-
-
-@cache
-def image_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """ImageNet's mean and standard deviation, (3, 1, 1) each; copied to the device once, as a copy waits for it."""
-    with torch.inference_mode(False):   # tensors made in inference mode could not be used in training
-        mean, std = (torch.tensor(numbers, device=device)[:, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
-    return mean, std
+    return TF.normalize(image.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def network_inputs(batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, ...]:

@@ -1,16 +1,14 @@
-"""BERT as the text encoder: its configuration, its weights, its last hidden state.
-
-`transformers` is imported only where its pretrained weights are read: that takes seconds.
-"""
+"""BERT as the text encoder: its configuration, its weights, its last hidden state."""
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+from transformers.activations import ACT2FN
 
 from bert import hub
-from bert.network import ACTIVATIONS, Bert
 from schema import Range, Rule, check
 from utils import UserError, read_json
 
@@ -19,15 +17,15 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass
-class BertConfig:
-    """What may stand in BERT's configuration, of a folder or a checkpoint: names and defaults of `transformers`."""
+class TextSettings:
+    """What may stand in BERT's configuration, of a folder or a checkpoint: the names and defaults of `BertConfig`."""
 
     vocab_size: Annotated[int, Range(1, 2**20)] = 30522
     hidden_size: Annotated[int, Range(1, 8192)] = 768
     num_hidden_layers: Annotated[int, Range(0, 96)] = 12
     num_attention_heads: Annotated[int, Range(1, 128)] = 12
     intermediate_size: Annotated[int, Range(1, 32768)] = 3072
-    hidden_act: Annotated[str, Rule(ACTIVATIONS.__contains__, f"one of {', '.join(ACTIVATIONS)}")] = "gelu"
+    hidden_act: Annotated[str, Rule(lambda name: name in ACT2FN, "the name of an activation")] = "gelu"
     hidden_dropout_prob: Annotated[float, Range(0, 1)] = 0.1
     attention_probs_dropout_prob: Annotated[float, Range(0, 1)] = 0.1
     max_position_embeddings: Annotated[int, Range(1, 2**16)] = 512
@@ -45,18 +43,14 @@ class BertConfig:
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f"pad_token_id {self.pad_token_id} is none of {self.vocab_size} words")
 
-    def to_diff_dict(self) -> dict[str, Any]:
-        """What differs from the defaults, as plain data."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) != field.default}
-
 
 def text_config(values: dict[str, Any], source: str) -> BertConfig:
-    """BERT's configuration from plain data, as far as `BertConfig` knows it; the rest does not change the network.
+    """BERT's configuration from plain data, as far as `TextSettings` knows it; the rest does not change the network.
 
     Raises `UserError`, which names the `source`, for what no text encoder can have.
     """
-    check(BertConfig, values, source)
-    return BertConfig(**{field.name: values[field.name] for field in fields(BertConfig) if field.name in values})
+    check(TextSettings, values, source)
+    return BertConfig(**{field.name: values[field.name] for field in fields(TextSettings) if field.name in values})
 
 
 class TextEncoder(nn.Module):
@@ -69,12 +63,16 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.config, self.bert = config, Bert(config)
+        self.bert = BertModel(config, add_pooling_layer=False)
         self.dropout_in_training = True
 
     def train(self, mode: bool = True) -> "TextEncoder":
         """As `nn.Module.train`, with BERT's dropouts only if they are wanted."""
         return super().train(mode and self.dropout_in_training)
+
+    @property
+    def config(self) -> BertConfig:
+        return self.bert.config
 
     @property
     def width(self) -> int:
@@ -85,13 +83,14 @@ class TextEncoder(nn.Module):
         real = token_mask.bool()
         # BERT subtracts the same large number from every masked score: where all are masked, nothing is.
         real = real | ~real.any(dim=-1, keepdim=True)
-        return self.bert(token_ids, real[:, None, None, :])
+        # A mask that is 4-D already is used as it is; a 2-D one would cost a look at its values.
+        return self.bert(token_ids, attention_mask=real[:, None, None, :]).last_hidden_state
 
 
 def load_text_config(source: str) -> BertConfig:
     """The configuration named by `--ck_bert`: a folder with config.json, or a name of the Hugging Face hub.
 
-    `bert-base-uncased` needs no file: its configuration is the default. Raises `UserError` when
+    `bert-base-uncased` needs no file: its configuration is transformers' default. Raises `UserError` when
     there is no such folder and the hub does not answer.
     """
     if Path(source).is_dir():
@@ -101,11 +100,8 @@ def load_text_config(source: str) -> BertConfig:
         return text_config(read_json(file), f"--ck_bert {file}")
     if source == BASE_UNCASED:
         return BertConfig()
-
-    def read(local: bool) -> dict[str, Any]:
-        from transformers import BertConfig as HubConfig
-        return HubConfig.from_pretrained(source, local_files_only=local).to_dict()
-    return text_config(hub.load("--ck_bert", source, read), f"--ck_bert {source}")
+    return text_config(hub.load("--ck_bert", source, lambda local: BertConfig.from_pretrained(
+        source, local_files_only=local).to_dict()), f"--ck_bert {source}")
 
 
 def load_text_weights(encoder: TextEncoder, source: str) -> bool:
@@ -116,12 +112,8 @@ def load_text_weights(encoder: TextEncoder, source: str) -> bool:
     """
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in WEIGHT_FILES):
         return False
-
-    def read(local: bool) -> tuple[nn.Module, dict[str, Any]]:
-        from transformers import BertModel
-        return BertModel.from_pretrained(source, add_pooling_layer=False, dtype=torch.float32,
-                                         output_loading_info=True, local_files_only=local)
-    pretrained, report = hub.load("--ck_bert", source, read)
+    pretrained, report = hub.load("--ck_bert", source, lambda local: BertModel.from_pretrained(
+        source, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True, local_files_only=local))
     if report["missing_keys"]:
         raise UserError(f"--ck_bert {source}: the weights lack {len(report['missing_keys'])} entries of BERT, "
                         f"the first is {sorted(report['missing_keys'])[0]}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer, BertTokenizer
 
 from bert import hub
 from bert.phrases import PhraseMarker
@@ -26,8 +27,6 @@ def load_tokenizer(source: str) -> Tokenizer:
     try:
         if (folder / "tokenizer.json").is_file():
             return tokenizer_from_text((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        from transformers import AutoTokenizer, BertTokenizer  # takes a second, and a checkpoint brings its own
-
         kind = BertTokenizer if folder.is_dir() else AutoTokenizer
         return tokenizer_from_text(hub.load("--bert_tokenizer", source, lambda local: kind.from_pretrained(
             source, local_files_only=local).backend_tokenizer.to_str()))

@@ -123,7 +123,7 @@ Heads = Annotated[int, Range(1, 1024)]
 class ModelConfig:
     """All that it takes to build a network again, as plain data; a checkpoint carries it.
 
-    `text` is the text encoder's configuration as `BertConfig.to_diff_dict` gives it (`bert.BertConfig` says what may
+    `text` is the text encoder's configuration as `BertConfig.to_diff_dict` gives it (`bert.TextSettings` says what may
     stand there). `class_names` are those that a network that reads phrases looks for in sentences (`bert.phrases`). A
     part that is not named is the model's. Each other field has a flag (see `flag_of`), which a run that goes on may not
     change.

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.init import trunc_normal_
+from torchvision.ops import StochasticDepth
 
 from lib.windows import join_windows, padded_size, relative_position_index, split_windows
 
@@ -100,23 +101,6 @@ class Mlp(nn.Sequential):
         super().__init__(OrderedDict(fc1=nn.Linear(width, 4 * width), act=nn.GELU(), fc2=nn.Linear(4 * width, width)))
 
 
-class DropPath(nn.Module):
-    """Leaves a residual branch out for a random share `p` of the samples, in training: (B, …) -> same.
-
-    What stays is scaled up, so that the mean is the same.
-    """
-
-    def __init__(self, p: float):
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return x
-        stays = x.new_empty(x.shape[0], *[1] * (x.dim() - 1)).bernoulli_(1 - self.p)
-        return x * stays.div_(1 - self.p)
-
-
 class SwinBlock(nn.Module):
     """Window attention and MLP, each a pre-norm residual branch under drop path: (B, H, W, C) -> same (equation 3).
 
@@ -129,7 +113,7 @@ class SwinBlock(nn.Module):
         self.attn = WindowAttention(width, heads, window, shifted)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x), mask))

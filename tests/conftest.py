@@ -8,8 +8,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from transformers import BertConfig
 
-from bert import BertConfig, load_tokenizer
+from bert import load_tokenizer
 from data.toy import make_toy_rrsisd
 from lib.segmentation import ModelConfig, build
 from refer.refer import REFER

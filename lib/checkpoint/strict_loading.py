@@ -1,13 +1,11 @@
 """Loading weights where every entry must fit, and explaining what does not."""
 import re
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from bert import BertConfig
 from lib.checkpoint.official_layout import from_official, is_official, published_entries, to_official
@@ -30,30 +28,13 @@ def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path)
     model.load_state_dict(fitting_weights(checkpoint, model.state_dict(), path))
 
 
-class WithoutMemory(TorchFunctionMode):
-    """Parameters that are made meanwhile have shapes alone, and get no initial values.
-
-    `torch.device("meta")` would do that for every tensor, and import PyTorch's compiler for it, which takes a second.
-    """
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.empty:
-            return func(*args, **{**kwargs, "device": "meta"})
-        tensor, name = kwargs.get("tensor", args[0] if args else None), func.__name__
-        changes_it = name.endswith("_") and not name.startswith("__")   # PyTorch's names of what works in place
-        if isinstance(tensor, Tensor) and tensor.is_meta and changes_it:
-            return tensor
-        return func(*args, **kwargs)
-
-
 def build_with_weights(config: ModelConfig, checkpoint: dict[str, Any], path: str | Path) -> ReferringSegmenter:
     """The network that `config` describes with the weights of `checkpoint`, the contents of `path`.
 
     It is built without memory first, to compare shapes: a file of a few bytes may describe a huge network. Raises
     `UserError` if the weights do not fit.
     """
-    with WithoutMemory():
+    with torch.device("meta"):
         needed = build(config).state_dict()
     state = fitting_weights(checkpoint, needed, path)
     model = build(config)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import contourpy
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -140,7 +141,6 @@ def polygons(mask: np.ndarray) -> list[list[list[float]]]:
 
     In pixels from the image's top left corner, through the middle of border pixels' edges. [] for an empty mask.
     """
-    import contourpy  # only reports and --json need it
     padded = np.pad(mask, 1).astype(np.float32)
     points, offsets = contourpy.contour_generator(z=padded, fill_type="OuterOffset").filled(0.5, np.inf)
     shift = 0.5 - 1   # from centres of pixels to their corners; the padding

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import StochasticDepth
 
 from args import get_parser
 from bert import BertConfig
 from lib.checkpoint.official_layout import IGNORED, from_official, is_ignored, official_names
 from lib.losses import segmentation_loss
 from lib.segmentation import NUM_TMEM, ModelConfig, build
-from lib.swin import DropPath
 from lib.training.optimizer import freeze_text, make_optimizer, parameter_groups
 from tests.network.parity import fill
 from tests.network.test_parity import inputs
@@ -82,7 +82,7 @@ def test_three_steps_equal_the_published_program(case):
     model.load_state_dict(from_official(fill.checkpoint(spec)))
     model.double().train()
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout | DropPath):
+        if isinstance(module, torch.nn.Dropout | StochasticDepth):
             module.p = 0.0
 
     args = get_parser().parse_args(["--model", model_name, "--swin_type", meta["swin_type"], "--lr", str(meta["lr"])])
