@@ -276,7 +276,8 @@ def add_data(group: Group) -> None:
               help=f"samples a process (default: {defaults('batch_size')})")
     group.add("-j", "--workers", default=8, type=whole(0, 1024), metavar="N",
               help="loader processes of each training process (default: 8)")
-    group.add("--pin_mem", action="store_true", help="page-locked host memory for faster copies to a GPU")
+    group.add("--pin_mem", action=argparse.BooleanOptionalAction,
+              help="page-locked host memory for faster copies to a GPU (default: on a GPU)")
 
 
 def add_training(group: Group) -> None:
@@ -318,8 +319,6 @@ def add_training(group: Group) -> None:
               help="batches an optimiser update (default: 1); an iteration of the schedule is an update")
     group.add("--checkpoint_activations", action="store_true",
               help="keep only the inputs of Swin's blocks and compute the rest again: less memory, slower")
-    group.add("--compile", action="store_true",
-              help="compile the network with torch.compile: a slow start, then faster on GPUs")
     group.add("--init_from", default="", metavar="FILE|FOLDER",
               help="start from the weights of any checkpoint, this project's (or a folder of tools/export.py) or\n"
                    "an original one. Parts of the network that differ from the checkpoint's start fresh and are\n"
@@ -366,9 +365,23 @@ def add_run(group: Group) -> None:
     group.add("--ema", nargs="?", default=0.0, const=True, type=real(0, 0.999999), metavar="DECAY",
               help="train.py: also keep an exponential moving average of the weights, which chooses the best\n"
                    f"epoch (default: 0, off; without a value {EMA_DECAY}); elsewhere, without DECAY: use that average")
-    group.add("--amp", default="off", choices=("off", "bf16", "fp16"),
+    group.add("--amp", default="off", choices=("off", "bf16", "bf16!", "fp16"),
               help="precision of the network: bf16 or fp16 where that is safe, float32 elsewhere\n"
-                   "(default: off, float32 throughout)")
+                   "(default: off, float32 throughout). bf16 means float32 on a CPU without bfloat16\n"
+                   "instructions, where it would be slow; bf16! insists")
+    group.add("--tf32", action=argparse.BooleanOptionalAction, default=True,
+              help="on GPUs, float32 products and convolutions in TF32 (default: yes, as in the\n"
+                   "original's PyTorch)")
+    group.add("--cudnn_benchmark", action=argparse.BooleanOptionalAction, default=True,
+              help="on GPUs, the fastest of cuDNN's algorithms for the first batch's sizes (default: yes)")
+
+
+def add_speed(group: Group) -> None:
+    """What makes GPUs faster, or not: to be measured there."""
+    group.add("--compile", action="store_true",
+              help="compile the network with torch.compile: a slow start, then faster on GPUs")
+    group.add("--channels_last", action="store_true",
+              help="on GPUs, weights of convolutions channels last in memory")
 
 
 def add_inference(group: Group) -> None:
@@ -404,9 +417,9 @@ def add_evaluation(group: Group) -> None:
 
 
 GROUPS = {"network": add_network, "data": add_data, "training recipe": add_training, "training run": add_saving,
-          "run": add_run, "inference": add_inference, "evaluation": add_evaluation}
-TRAINING = ("network", "data", "training recipe", "training run", "run")   # train.py's groups
-EVALUATION = ("network", "data", "run", "inference", "evaluation")         # test.py's
+          "run": add_run, "speed": add_speed, "inference": add_inference, "evaluation": add_evaluation}
+TRAINING = ("network", "data", "training recipe", "training run", "run", "speed")   # train.py's groups
+EVALUATION = ("network", "data", "run", "speed", "inference", "evaluation")         # test.py's
 INFERENCE = ("network", "run", "inference")                                # of what reads no data set
 
 

@@ -23,7 +23,7 @@ with importing_much():
     import distributed
     import utils
     from data import log_problems, make_loaders, read_refs
-    from lib.accelerate import accelerate, set_up_cpu
+    from lib.accelerate import accelerate, compiled, set_up
     from lib.checkpoint.starting import make_network
     from lib.evaluation.generalized import all_metrics, format_all
     from lib.evaluation.metrics import evaluate, warning_of_empty_predictions
@@ -53,13 +53,11 @@ def set_up_training(model: ReferringSegmenter, args: Namespace,
     Returns it as a training step calls it, and the average of its weights if one is kept.
     """
     freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout)
-    accelerate(model.to(device), device)
+    accelerate(model.to(device), device, args.channels_last)
     average = WeightAverage(model, args.ema) if args.ema else None
     if args.checkpoint_activations:
         recompute_activations(model)
-    if args.compile:
-        model.compile()
-    return distributed.wrap(model, device), average
+    return distributed.wrap(compiled(model, device) if args.compile else model, device), average
 
 
 def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) -> dict[str, float]:
@@ -75,7 +73,6 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
     updater.loss_sum.fill_(progress.loss_sum)
     global_batch = args.batch_size * utils.world_size()
     guard = NonFiniteGuard(updater, progress, args.skip_nonfinite, batches.dataset)
-    look_every = args.print_freq if device.type == "cuda" else 1   # at the losses: on a GPU this waits for it
     bad_images: list[str] = []
     for batch in log_problems(utils.progress(batches, f"epoch {progress.epoch}"), bad_images):
         inputs, target = network_inputs(batch, device), batch["target"].to(device, non_blocking=True).long()
@@ -87,7 +84,7 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
             if updated and state.average:
                 state.average.update(state.model)
         guard.unseen.append(batch["index"])
-        progress.empty_masks += int((batch["target"].flatten(1).amax(1) == 0).sum())
+        progress.empty_masks += int((~batch["target"].numpy().any(axis=(1, 2))).sum())   # the host's own copy
         progress.step += 1
         progress.seconds = time.perf_counter() - start
         if not updated:
@@ -95,7 +92,7 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
         interrupted = distributed.agree_to_stop()
         last = progress.step == len(batches)
         due = last or interrupted or (args.save_every and progress.step % args.save_every < args.accumulate)
-        if due or progress.step // args.accumulate % look_every == 0:
+        if due or progress.step // args.accumulate % state.look_every == 0:
             guard.check()
             progress.loss_sum = updater.loss_sum.item()
         if last or progress.step // args.accumulate % args.print_freq == 0:
@@ -130,7 +127,7 @@ def validate(state: TrainingState, batches: DataLoader, model: nn.Module) -> dic
 def run(args: Namespace) -> None:
     """The whole training run; `main` says its user errors."""
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
-    set_up_cpu(device)
+    set_up(device, args)
     seed_everything(args.seed, args.deterministic)
     distributed.watch_signals()
 

@@ -17,14 +17,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional as TF
 
 from bert import PhraseMarker, reading_problems, tokenize
-from lib.accelerate import accelerate, autocast, prepare_for_inference
+from lib.accelerate import accelerate, autocast, prepare_for_inference, usable_amp
 from lib.checkpoint import restore
 from lib.checkpoint.model_folder import fetch_folder
 from lib.report.pictures import array_to_picture, read_picture, to_rgb
-from transforms import normalize
+from transforms import normalize, resize_image
 from utils import UserError
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -65,10 +64,11 @@ class Predictor:
             raise UserError(f"{config.model} looks for the names of its data set's classes in a sentence, and the "
                             "checkpoint names none, as published ones do not: give class_names, or --dataset NAME")
         self.marker = PhraseMarker(class_names or config.class_names) if config.reads_phrases else None
-        self.size_px, self.max_tokens, self.amp = config.img_size, config.max_tokens, amp
+        self.size_px, self.max_tokens = config.img_size, config.max_tokens
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.amp = usable_amp(amp, self.device)
         accelerate(self.model.to(self.device), self.device)
-        prepare_for_inference(self.model, amp, fold_batchnorm=fast)
+        prepare_for_inference(self.model, self.amp, fold_batchnorm=fast)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> "Predictor":
@@ -160,8 +160,7 @@ class Predictor:
     @torch.inference_mode()
     def margins(self, pictures: Sequence[Image.Image], sentences: Sequence[str]) -> Tensor:
         """By how much the object's logit exceeds the background's, at the network's size: (B, S, S) float32, CPU."""
-        small = {id(picture): TF.pil_to_tensor(TF.resize(picture, [self.size_px, self.size_px]))
-                 for picture in pictures}
+        small = {id(picture): resize_image(picture, self.size_px) for picture in pictures}
         image = torch.stack([small[id(picture)] for picture in pictures]).to(self.device)
         words = (torch.from_numpy(read).to(self.device)
                  for read in tokenize(self.tokenizer, list(sentences), self.max_tokens, self.marker))

@@ -23,7 +23,7 @@ import utils
 from args import EVALUATION, RecipeParser, get_parser, positive
 from bert import PhraseMarker, tokenize
 from data import EvalSet
-from lib.accelerate import accelerate, autocast
+from lib.accelerate import accelerate, autocast, set_up
 from lib.checkpoint import restore, weights_file
 from lib.evaluation.expressions import category_words, without_attributes, without_positions, words_of
 from lib.evaluation.metrics import count_pixels, predict
@@ -127,6 +127,7 @@ def show(tables: dict[str, Any]) -> None:
 def run(args: Namespace) -> None:
     """Probes this process's share of the samples; the first process says and writes what all found."""
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
+    set_up(device, args)
     model, config, tokenizer = restore(args.resume, args)
     accelerate(model.to(device), device)
     mask_token = "[MASK]" if tokenizer.token_to_id("[MASK]") is not None else "[UNK]"

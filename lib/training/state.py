@@ -75,6 +75,7 @@ class TrainingState:
         self.updater = Updater(wrapped, self.optimizer, self.schedule, device, args.amp, args.accumulate,
                                args.skip_nonfinite > 0, passes=1 + args.masked_pass)
         self.disturb = Disturbance(tokenizer) if args.masked_pass else None
+        self.look_every = args.print_freq if device.type == "cuda" else 1   # at the losses: waits for a GPU
         self.threads = choose_threads(device, args.deterministic)
         self.progress = Progress()
 
