@@ -67,7 +67,7 @@ def run(args: Namespace) -> None:
                   overlay(pixels, predicted[0].cpu().numpy(), PREDICTION_COLOUR))
         drawn.append(([Image.fromarray(panel) for panel in panels],
                       caption(dataset.describe(index)["sentence"], intersection / max(1, union))))
-    save_sheet(sheet(drawn), Path(args.out))
+    save_sheet(sheet(drawn, headings=("image", "truth", "prediction")), Path(args.out))
     print(f"{len(drawn)} samples of {args.dataset} {args.split} (image, truth, prediction): {Path(args.out).resolve()}")
 
 

@@ -40,7 +40,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         return {**read_description(path), **read_checkpoint(weights_file(path))}
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
-                        "(README.md, 'Published checkpoints', says from where)")
+                        "(docs/deployment.md, 'Original checkpoints', says from where)")
     if path.suffix == ".safetensors":
         return {"model": read_safetensors(path)}
     if problem := _problem(path):

@@ -4,6 +4,7 @@ Shapes: H, W height and width in pixels. Colours are (red, green, blue), 0 … 2
 """
 import warnings
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import BinaryIO
 
@@ -153,19 +154,23 @@ def polygons(mask: np.ndarray) -> list[list[list[float]]]:
             for part, bounds in zip(points, offsets, strict=True)]
 
 
-def sheet(rows: Sequence[tuple[Sequence[Image.Image], str]], columns: int = 2, panel_px: int = 192) -> Image.Image:
+def sheet(rows: Sequence[tuple[Sequence[Image.Image], str]], columns: int = 2, panel_px: int = 192,
+          headings: Sequence[str] = ()) -> Image.Image:
     """Samples side by side, each some panels (all samples as many) with lines of text below: for a look at data.
 
-    Panels are resized to squares; what does not fit below them is cut.
+    Panels are resized to squares; what does not fit below them is cut. `headings` name the panels, above the first row.
     """
     margin, font = 8, ImageFont.load_default(14)
     caption_px = 4 + 18 * max(1 + text.count("\n") for _, text in rows)
     width = max(len(panels) for panels, _ in rows) * (panel_px + margin) + margin
-    height = panel_px + caption_px + margin
-    drawn = Image.new("RGB", (columns * width, -(-len(rows) // columns) * height + margin), "white")
+    height, heading_px = panel_px + caption_px + margin, 22 if headings else 0
+    drawn = Image.new("RGB", (columns * width, heading_px + -(-len(rows) // columns) * height + margin), "white")
     pen = ImageDraw.Draw(drawn)
+    for column, (place, heading) in product(range(min(columns, len(rows))), enumerate(headings)):
+        left = column * width + margin + place * (panel_px + margin)
+        pen.text((left + 2, margin), heading, fill="black", font=font)
     for number, (panels, text) in enumerate(rows):
-        left, top = number % columns * width + margin, number // columns * height + margin
+        left, top = number % columns * width + margin, heading_px + number // columns * height + margin
         for place, panel in enumerate(panels):
             drawn.paste(panel.convert("RGB").resize((panel_px, panel_px)), (left + place * (panel_px + margin), top))
         pen.text((left + 2, top + panel_px + 2), text, fill="black", font=font)

@@ -207,7 +207,7 @@ def refused(done: subprocess.CompletedProcess, *parts: str) -> None:
     ("train.py", "--dataset rrsisd --model_id RMSIN --epochs 40 --img_size 480",
      ["refer/data", "refer/data/README.md"]),
     ("test.py", "--swin_type base --dataset rrsisd --resume ./your_checkpoints_path --split val --workers 4 "
-     "--window12 --img_size 480", ["checkpoint your_checkpoints_path does not exist", "README.md"]),
+     "--window12 --img_size 480", ["checkpoint your_checkpoints_path does not exist", "docs/deployment.md"]),
     ("train.py", "--model lavt --dataset refcoco --model_id refcoco --batch-size 3 --lr 0.00005 --wd 1e-2 "
      "--swin_type base --pretrained_swin_weights ./pretrained_weights/swin_base_patch4_window12_384_22k.pth "
      "--epochs 40 --img_size 480", ["refer/data", "refer/data/README.md"]),
