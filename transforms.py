@@ -42,6 +42,17 @@ def normalize(image: Tensor) -> Tensor:
     return TF.normalize(image.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
 
 
+def network_inputs(batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, ...]:
+    """What the network is called with, on `device`, of a batch of samples (see `data.dataset`).
+
+    -> image (B, 3, S, S) float32, normalised; token ids and token mask (B, N) int64; of samples that have them phrase
+    masks (B, 2, N) int64, too.
+    """
+    image, *words = (batch[name].to(device, non_blocking=True)
+                     for name in ("image", "token_ids", "token_mask", "phrase_masks") if name in batch)
+    return normalize(image), *words
+
+
 def add_random_boxes(image: Image.Image, generator: torch.Generator) -> Image.Image:
     """A copy with 20 to 60 black squares of 32 px (RMSIN's augmentation, before resizing).
 

@@ -124,8 +124,9 @@ class ModelConfig:
     """All that it takes to build a network again, as plain data; a checkpoint carries it.
 
     `text` is the text encoder's configuration as `BertConfig.to_diff_dict` gives it (`bert.TextSettings` says what may
-    stand there). A part that is not named is the model's. Each field has a flag (see `flag_of`), which a run that goes
-    on may not change.
+    stand there). `class_names` are those that a network that reads phrases looks for in sentences (`bert.phrases`). A
+    part that is not named is the model's. Each other field has a flag (see `flag_of`), which a run that goes on may not
+    change.
     """
 
     model: Literal[tuple(MODELS)]
@@ -142,6 +143,7 @@ class ModelConfig:
     max_tokens: Annotated[int, Range(2, 512)] = 20
     alignment: Literal[("", *PARTS["alignment"])] = ""
     num_tmem: Annotated[int, Range(1, 64)] = NUM_TMEM   # blocks of TMEM; other networks have none
+    class_names: tuple[Annotated[str, Range(1, 200)], ...] = ()
     closed: ClassVar[bool] = True   # see schema.py: a setting that is not known may change the network
 
     def __post_init__(self) -> None:
@@ -164,11 +166,12 @@ class ModelConfig:
         from bert import text_config
         check(cls, values, "the checkpoint's config")
         text_config(values["text"], "the checkpoint's config, text")
-        return cls(**{**values, "fusion_heads": tuple(values["fusion_heads"])})
+        return cls(**{**values, "fusion_heads": tuple(values["fusion_heads"]),
+                      "class_names": tuple(values.get("class_names", ()))})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data only, fit for a checkpoint or JSON."""
-        return {**asdict(self), "fusion_heads": list(self.fusion_heads)}
+        return {**asdict(self), "fusion_heads": list(self.fusion_heads), "class_names": list(self.class_names)}
 
     def part(self, place: str) -> Part:
         """The row of `PARTS` that this network has in a place."""
@@ -185,11 +188,12 @@ def flag_of(field: str) -> str:
     return FLAGS.get(field, field)
 
 
-NETWORK_FLAGS = tuple(flag_of(field.name) for field in fields(ModelConfig) if field.name != "text")
+NETWORK_FLAGS = tuple(flag_of(field.name) for field in fields(ModelConfig)
+                      if field.name not in ("text", "class_names"))
 
 
 def settings_of(args: Namespace) -> dict[str, Any]:
-    """The fields of `ModelConfig` that the flags name, all but `text`."""
+    """The fields of `ModelConfig` that the flags name, all but `text` and `class_names`."""
     return {"model": args.model, "swin_type": args.swin_type, "window": window_of(args), "img_size": args.img_size,
             "fusion_heads": fusion_heads(args.mha), "fusion_drop": args.fusion_drop,
             "max_tokens": getattr(args, "max_tokens", 20), "num_tmem": args.num_tmem or NUM_TMEM,

@@ -5,10 +5,11 @@ Shapes: H, W height and width in pixels. Colours are (red, green, blue), 0 … 2
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import contourpy
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from utils import UserError
 
@@ -20,8 +21,10 @@ GEO_TAGS = {  # what ties a TIFF's pixels to the ground (GeoTIFF 1.1, section 7)
     34735: ("GeoKeyDirectory", _SHORT), 34736: ("GeoDoubleParams", _DOUBLE), 34737: ("GeoAsciiParams", _ASCII)}
 
 
-def read_picture(path: str | Path, any_size: bool = False) -> Image.Image:
+def read_picture(path: str | Path | BinaryIO, any_size: bool = False, name: str = "") -> Image.Image:
     """An image file as an upright RGB image; its `info["geo_tags"]` holds a georeferenced TIFF's tags, if any.
+
+    `name` is what messages call the file, its path if not given.
 
     Of several frames the first is taken. A georeferenced picture stays as it lies, or its tags would be wrong.
     Raises `UserError` if Pillow cannot read the file, or if it has so many pixels that Pillow suspects an attack,
@@ -35,10 +38,12 @@ def read_picture(path: str | Path, any_size: bool = False) -> Image.Image:
                 ImageOps.exif_transpose(opened, in_place=True)
             return to_rgb(opened, tags)
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path} has more pixels than is safe to open unasked ({error}); if you trust it, give "
-                        "--tile PIXELS, which reads images of any size") from error
+        raise UserError(f"{name or path} has more pixels than is safe to open unasked ({error}); if you trust it, give "
+                        "demo_inference.py --tile PIXELS, which reads images of any size") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name or path} cannot be read as an image: it is of no format that Pillow knows") from error
     except Exception as error:   # decoders raise nearly any exception for damaged bytes
-        raise UserError(f"{path} cannot be read as an image: {error or type(error).__name__}") from error
+        raise UserError(f"{name or path} cannot be read as an image: {error or type(error).__name__}") from error
 
 
 class _pixel_limit:
