@@ -146,7 +146,7 @@ def run(args: Namespace) -> None:
     log(f"{config.model} on {args.dataset}: {len(train_batches.dataset)} training samples, {len(val_batches.dataset)} "
         f"validation sentences; {utils.world_size()} process(es) on {device.type}, seed {args.seed}")
     recipe = {name: getattr(args, name) for name in recipe_of(args.model, "", args.swin_type).flags}
-    log("recipe: " + ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None))
+    log("recipe: " + ", ".join(f"{name} {value}" for name, value in recipe.items() if value not in (None, "")))
     val_batches.dataset.check_images()
     wrapped = set_up_training(model, args, device)
     state = TrainingState(args, model, wrapped, device, len(train_batches), config, tokenizer, annotations)
