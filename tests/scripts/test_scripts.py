@@ -55,8 +55,8 @@ def test_training_logs_and_saves(trained, toy):
 
 def test_training_prints_its_recipe_and_the_time_left(trained):
     printed = (trained / "printed.txt").read_text()
-    assert ("recipe: model_id toy, lr 0.0003, batch_size 8, epochs 1, max_tokens 20, dice_weight 0.1, "
-            "random_box_share 0.0, bert_dropout True, img_size 64, warmup_iters 100, train_embeddings True\n") in printed
+    assert ("recipe: model_id toy, lr 0.0003, batch_size 8, epochs 1, max_tokens 20, dice_weight 0.1, random_box_share "
+            "0.0, bert_dropout True, img_size 64, warmup_iters 100, train_embeddings True\n") in printed
     assert re.search(r"^epoch 0 \[4/4\] loss \S+ lr \S+ \S+ images/s, 0 s of training left$", printed, re.MULTILINE)
 
 
