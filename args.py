@@ -1,16 +1,20 @@
 """Every flag of the scripts, in groups. Nothing here imports torch."""
 import argparse
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
 
 from lib.evaluation import NO_TARGET_PIXELS
 from lib.segmentation import LARGEST_IMAGE_PX, MODELS, NUM_TMEM, PARTS, STRIDE, SWIN_VARIANTS
 from lib.training.recipes import DEFAULT_DATASETS, NANO, RECIPES, SWIN_BASE_FILE, Recipe, recipe_of
 from refer.layouts import DATASETS, default_max_tokens, parse_datasets
-from utils import printable
+from schema import Range, check
+from utils import UserError, printable, read_json
 
+EMA_DECAY = 0.999
 
 def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     """An argparse type: a whole number from `low` to `high`."""
@@ -65,25 +69,77 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, printable(" ".join(f"{self.prog}: {message} (see {self.prog} --help)".splitlines())) + "\n")
 
 
+@dataclass
+class Start:
+    """What is read of a start in a `run.json`."""
+
+    flags: dict[str, Any]
+
+
+@dataclass
+class RunJson:
+    """What is read of a `run.json`, the record of a training run."""
+
+    starts: Annotated[list[Start], Range(1)]
+
+
+NOT_REPLAYED = ("given", "config", "local_rank")   # of the flags in a record: no flag, and what belongs to one start
+
+
 class RecipeParser(Parser):
     """Fills in the model's recipe and checks flags against each other.
 
-    The namespace gains `given`, the names of the flags that stood on the command line: a checkpoint's own
-    settings may be repeated there but not contradicted.
+    The namespace gains `given`, the names of the flags that stood on the command line, or were replayed by `--config`:
+    a checkpoint's own settings may be repeated there but not contradicted.
     """
 
     def parse_known_args(self, args: Sequence[str] | None = None,
                          namespace: argparse.Namespace | None = None) -> tuple[argparse.Namespace, list[str]]:
         unset = object()
+        words = list(sys.argv[1:] if args is None else args)
         known = [action.dest for action in self._actions if action.dest != "help"]
-        namespace = argparse.Namespace(**dict.fromkeys(known, unset))
-        namespace, rest = super().parse_known_args(args, namespace)
+        namespace, rest = super().parse_known_args(words, argparse.Namespace(**dict.fromkeys(known, unset)))
+        if (config := getattr(namespace, "config", unset)) is not unset:   # its flags come first: the last one counts
+            words = self.replayed(config) + words
+            namespace, rest = super().parse_known_args(words, argparse.Namespace(**dict.fromkeys(known, unset)))
         given = {name for name in known if getattr(namespace, name) is not unset}
         for name in set(known) - given:
             setattr(namespace, name, self.get_default(name))
         namespace.given = sorted(given)
         self.fill_in(namespace)
         return namespace, rest
+
+    def replayed(self, path: str) -> list[str]:
+        """The flags with which the run of a `run.json` began, as words of a command line.
+
+        What followed from its model's recipe and was not given follows from the recipe again, so that the command line
+        may name another model; but not if the recipe has changed since, or the file was edited.
+        """
+        try:
+            content = read_json(path)
+            check(RunJson, content, path)
+        except UserError as error:
+            self.error(f"--config {error}")
+        flags = {name: value for name, value in content["starts"][0]["flags"].items() if name not in NOT_REPLAYED}
+        given = content["starts"][0]["flags"].get("given", list(flags))
+        words = {name: self.as_words(name, value, path) for name, value in flags.items()}
+        recipe_of_run = vars(get_parser().parse_args(
+            [word for name in flags if name in given for word in words[name]]))
+        return [word for name, value in flags.items() if name in given or value != recipe_of_run[name]
+                for word in words[name]]
+
+    def as_words(self, name: str, value: Any, path: str) -> list[str]:
+        """A flag of a `run.json` with its value as words of a command line."""
+        action = next((action for action in self._actions if action.dest == name), None)
+        if action is None:
+            self.error(f"--config {path}: {printable(name)[:40]} is no flag of this script")
+        if isinstance(action, argparse.BooleanOptionalAction) and isinstance(value, bool):
+            return [action.option_strings[0 if value else 1]]
+        if action.nargs == 0 and isinstance(value, bool):   # a switch
+            return action.option_strings[-1:] if value else []
+        if not isinstance(value, str | int | float | None) or isinstance(value, bool):
+            self.error(f"--config {path}: {name} is {str(value)[:40]}, which it cannot be")
+        return [] if value is None else [f"{action.option_strings[-1]}={value}"]
 
     def fill_in(self, args: argparse.Namespace) -> None:
         """The recipe for what was not given; then what must fit together."""
@@ -95,6 +151,8 @@ class RecipeParser(Parser):
         for name, value in {**recipe.flags, **MODELS[args.model], "max_tokens": longest}.items():
             if getattr(args, name, "not a flag of this script") is None:
                 setattr(args, name, value)
+        if args.ema is True and "epochs" in vars(args):   # given without a value, in a training
+            args.ema = EMA_DECAY
         if PARTS["cross_scale"][args.cross_scale].fixed_size and args.img_size % STRIDE:
             nearest = max(1, round(args.img_size / STRIDE)) * STRIDE
             self.error(f"--img_size {args.img_size}: {args.model} needs a multiple of {STRIDE}, {nearest} for example")
@@ -187,8 +245,9 @@ def add_network(group: Group) -> None:
                    "a folder without weights starts from random ones (default: bert-base-uncased)")
     group.add("--bert_tokenizer", default="bert-base-uncased", metavar="FOLDER|NAME",
               help="tokenizer: a folder with vocab.txt, or a hub name (default: bert-base-uncased)")
-    group.add("--pretrained_swin_weights", metavar="FILE",
-              help="classification checkpoint that the backbone starts from; '' for random weights\n"
+    group.add("--pretrained_swin_weights", metavar="FILE|timm:NAME",
+              help="classification checkpoint that the backbone starts from: a file in the original's or timm's\n"
+                   "layout, or a name of timm's, which is fetched; '' for random weights\n"
                    f"(default: {SWIN_BASE_FILE}\nfor rmsin and fianet with --swin_type base, else none)")
     for place, rows in PARTS.items():
         of_models = ", ".join(f"{parts[place]} for {model}" for model, parts in MODELS.items())
@@ -217,7 +276,8 @@ def add_data(group: Group) -> None:
               help=f"samples a process (default: {defaults('batch_size')})")
     group.add("-j", "--workers", default=8, type=whole(0, 1024), metavar="N",
               help="loader processes of each training process (default: 8)")
-    group.add("--pin_mem", action="store_true", help="page-locked host memory for faster copies to a GPU")
+    group.add("--pin_mem", action=argparse.BooleanOptionalAction,
+              help="page-locked host memory for faster copies to a GPU (default: on a GPU)")
 
 
 def add_training(group: Group) -> None:
@@ -259,11 +319,10 @@ def add_training(group: Group) -> None:
               help="batches an optimiser update (default: 1); an iteration of the schedule is an update")
     group.add("--checkpoint_activations", action="store_true",
               help="keep only the inputs of Swin's blocks and compute the rest again: less memory, slower")
-    group.add("--compile", action="store_true",
-              help="compile the network with torch.compile: a slow start, then faster on GPUs")
-    group.add("--init_from", default="", metavar="FILE",
-              help="start from the weights of any checkpoint, this project's or an original one. Parts of the\n"
-                   "network that differ from the checkpoint's start fresh and are listed; everything else must fit")
+    group.add("--init_from", default="", metavar="FILE|FOLDER",
+              help="start from the weights of any checkpoint, this project's (or a folder of tools/export.py) or\n"
+                   "an original one. Parts of the network that differ from the checkpoint's start fresh and are\n"
+                   "listed; everything else must fit")
 
 
 def add_saving(group: Group) -> None:
@@ -271,6 +330,9 @@ def add_saving(group: Group) -> None:
     group.add("--model_id", default=None, type=run_name, metavar="NAME",
               help="names the checkpoints and the folder models/NAME\n"
                    "(default: RMSIN for rmsin, lavt for lavt and lavt_one, else the model's name)")
+    group.add("--config", metavar="RUN.JSON",
+              help="begin with the flags with which the run of a models/NAME/run.json began; those on the command\n"
+                   "line count more (a new run: give it another --model_id)")
     group.add("--output-dir", default="./checkpoints/", metavar="FOLDER",
               help="where checkpoints go (default: ./checkpoints/)")
     group.add("--allow_changed_flags", action="store_true",
@@ -289,9 +351,9 @@ def add_saving(group: Group) -> None:
 def add_run(group: Group) -> None:
     """What training and evaluation have in common."""
     group.add("--seed", default=2401, type=count, help="default: 2401")
-    group.add("--resume", default="", metavar="FILE|auto",
-              help="train.py: go on from it, or with auto from this run's newest valid checkpoint\n"
-                   "if there is one; test.py: evaluate it")
+    group.add("--resume", default="", metavar="FILE|FOLDER|auto",
+              help="checkpoint, or a folder of tools/export.py. train.py: go on from it, or with auto from this\n"
+                   "run's newest valid checkpoint if there is one; test.py: evaluate it")
     group.add("--skip_bad_images", action="store_true",
               help="an image that is missing or broken: train on another ref in its place, leave it out of\n"
                    "the evaluation; each is logged and counted (default: stop and name it)")
@@ -300,9 +362,26 @@ def add_run(group: Group) -> None:
     group.add("--device", default=None, type=device,
               help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
     group.add("--local_rank", "--local-rank", default=0, type=whole(-1), help=argparse.SUPPRESS)
-    group.add("--amp", default="off", choices=("off", "bf16", "fp16"),
+    group.add("--ema", nargs="?", default=0.0, const=True, type=real(0, 0.999999), metavar="DECAY",
+              help="train.py: also keep an exponential moving average of the weights, which chooses the best\n"
+                   f"epoch (default: 0, off; without a value {EMA_DECAY}); elsewhere, without DECAY: use that average")
+    group.add("--amp", default="off", choices=("off", "bf16", "bf16!", "fp16"),
               help="precision of the network: bf16 or fp16 where that is safe, float32 elsewhere\n"
-                   "(default: off, float32 throughout)")
+                   "(default: off, float32 throughout). bf16 means float32 on a CPU without bfloat16\n"
+                   "instructions, where it would be slow; bf16! insists")
+    group.add("--tf32", action=argparse.BooleanOptionalAction, default=True,
+              help="on GPUs, float32 products and convolutions in TF32 (default: yes, as in the\n"
+                   "original's PyTorch)")
+    group.add("--cudnn_benchmark", action=argparse.BooleanOptionalAction, default=True,
+              help="on GPUs, the fastest of cuDNN's algorithms for the first batch's sizes (default: yes)")
+
+
+def add_speed(group: Group) -> None:
+    """What makes GPUs faster, or not: to be measured there."""
+    group.add("--compile", action="store_true",
+              help="compile the network with torch.compile: a slow start, then faster on GPUs")
+    group.add("--channels_last", action="store_true",
+              help="on GPUs, weights of convolutions channels last in memory")
 
 
 def add_inference(group: Group) -> None:
@@ -338,9 +417,9 @@ def add_evaluation(group: Group) -> None:
 
 
 GROUPS = {"network": add_network, "data": add_data, "training recipe": add_training, "training run": add_saving,
-          "run": add_run, "inference": add_inference, "evaluation": add_evaluation}
-TRAINING = ("network", "data", "training recipe", "training run", "run")   # train.py's groups
-EVALUATION = ("network", "data", "run", "inference", "evaluation")         # test.py's
+          "run": add_run, "speed": add_speed, "inference": add_inference, "evaluation": add_evaluation}
+TRAINING = ("network", "data", "training recipe", "training run", "run", "speed")   # train.py's groups
+EVALUATION = ("network", "data", "run", "speed", "inference", "evaluation")         # test.py's
 INFERENCE = ("network", "run", "inference")                                # of what reads no data set
 
 

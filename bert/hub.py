@@ -10,13 +10,15 @@ from utils import UserError
 
 T = TypeVar("T")
 ANSWER_S = 5
+NOT_LOADABLE = ("no such folder, and the Hugging Face hub did not provide it; see pretrained_weights/README.md for "
+                "what to download, then give the folder's path")
 
 
-def load(flag: str, source: str, read: Callable[[bool], T]) -> T:
+def load(flag: str, source: str, read: Callable[[bool], T], not_loadable: str = NOT_LOADABLE) -> T:
     """`read(local_only)`, which loads `source`, a folder or a hub name: without the network, and if need be with it.
 
-    Raises `UserError`, which names the `flag`, if neither has it: at once without a network, where the hub's client
-    would try again for most of a minute.
+    Raises `UserError`, which names the `flag` and ends with `not_loadable`, if neither has it: at once without a
+    network, where the hub's client would try again for most of a minute.
     """
     try:
         return read(True)
@@ -24,11 +26,11 @@ def load(flag: str, source: str, read: Callable[[bool], T]) -> T:
         raise
     except (OSError, ValueError, RuntimeError) as error:
         if Path(source).is_dir() or not hub_answers():
-            raise UserError(not_loadable(flag, source)) from error
+            raise UserError(f"{flag} {source}: {not_loadable}") from error
     try:
         return read(False)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(not_loadable(flag, source)) from error
+        raise UserError(f"{flag} {source}: {not_loadable}") from error
 
 
 def hub_answers() -> bool:
@@ -41,9 +43,3 @@ def hub_answers() -> bool:
         return True
     except OSError:
         return False
-
-
-def not_loadable(flag: str, source: str) -> str:
-    """The text of the error for a model that is neither a folder nor to be had from the hub."""
-    return (f"{flag} {source}: no such folder, and the Hugging Face hub did not provide it; see "
-            f"pretrained_weights/README.md for what to download, then give the folder's path")

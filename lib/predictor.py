@@ -10,19 +10,20 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional as TF
 
 from bert import PhraseMarker, reading_problems, tokenize
-from lib.accelerate import accelerate, autocast, prepare_for_inference
+from lib.accelerate import accelerate, autocast, prepare_for_inference, usable_amp
 from lib.checkpoint import restore
+from lib.checkpoint.model_folder import fetch_folder
 from lib.report.pictures import array_to_picture, read_picture, to_rgb
-from transforms import normalize
+from transforms import normalize, resize_image
 from utils import UserError
 
 Picture = str | Path | Image.Image | np.ndarray
@@ -42,7 +43,7 @@ class Segmentation:
 
 
 class Predictor:
-    """Segments images with the network of a checkpoint.
+    """Segments images with the network of a checkpoint, a file or a model folder.
 
     An image is a path, a Pillow image of any mode, or an array (H, W), (H, W, 3) or (H, W, 4), uint8 as it is and
     other numbers stretched to 8 bits (see `lib.report.pictures`). It may have any size: it is resized to what the
@@ -63,10 +64,19 @@ class Predictor:
             raise UserError(f"{config.model} looks for the names of its data set's classes in a sentence, and the "
                             "checkpoint names none, as published ones do not: give class_names, or --dataset NAME")
         self.marker = PhraseMarker(class_names or config.class_names) if config.reads_phrases else None
-        self.size_px, self.max_tokens, self.amp = config.img_size, config.max_tokens, amp
+        self.size_px, self.max_tokens = config.img_size, config.max_tokens
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.amp = usable_amp(amp, self.device)
         accelerate(self.model.to(self.device), self.device)
-        prepare_for_inference(self.model, amp, fold_batchnorm=fast)
+        prepare_for_inference(self.model, self.amp, fold_batchnorm=fast)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> "Predictor":
+        """A predictor from a checkpoint, a model folder, or a repository USER/NAME of the Hugging Face hub.
+
+        What this machine's cache of the hub has is not asked for again. Raises `UserError` if it cannot be had.
+        """
+        return cls(source if Path(source).exists() else fetch_folder(str(source)), **options)
 
     def segment(self, image: Picture, sentence: str, threshold: float = 0.5) -> np.ndarray:
         """The mask of the object meant: (H, W) bool, where its probability is above the threshold (0 to 1)."""
@@ -150,8 +160,7 @@ class Predictor:
     @torch.inference_mode()
     def margins(self, pictures: Sequence[Image.Image], sentences: Sequence[str]) -> Tensor:
         """By how much the object's logit exceeds the background's, at the network's size: (B, S, S) float32, CPU."""
-        small = {id(picture): TF.pil_to_tensor(TF.resize(picture, [self.size_px, self.size_px]))
-                 for picture in pictures}
+        small = {id(picture): resize_image(picture, self.size_px) for picture in pictures}
         image = torch.stack([small[id(picture)] for picture in pictures]).to(self.device)
         words = (torch.from_numpy(read).to(self.device)
                  for read in tokenize(self.tokenizer, list(sentences), self.max_tokens, self.marker))

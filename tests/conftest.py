@@ -1,9 +1,12 @@
 """Shared by all tests: one thread, so that figures do not depend on the machine's cores; a tiny toy data set."""
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import BertConfig
 
@@ -86,3 +89,24 @@ def inputs_for(network: torch.nn.Module, batch: int, size: int | tuple[int, int]
     objects[:-1, 1:3] = 1
     positions[::2, :2] = 0
     return image, token_ids, token_mask, torch.stack([objects, positions], dim=1)
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache of the hub, and no network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def put_into(cache: Path, repository: str, files: Path | dict) -> None:
+    """Writes a repository as the hub's client leaves it: a folder of files, or tensors of model.safetensors."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("0" * 40)
+    snapshot = folder / "snapshots" / ("0" * 40)
+    if isinstance(files, Path):
+        shutil.copytree(files, snapshot)
+    else:
+        snapshot.mkdir(parents=True)
+        save_file(files, snapshot / "model.safetensors")

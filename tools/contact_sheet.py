@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import distributed
 from args import EVALUATION, RecipeParser, get_parser, positive
 from data import EvalSet
-from lib.accelerate import accelerate
+from lib.accelerate import accelerate, set_up
 from lib.checkpoint import restore
 from lib.evaluation.metrics import count_pixels, predict
 from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, overlay, sheet
@@ -49,6 +49,7 @@ def caption(sentence: str, iou: float) -> str:
 def run(args: Namespace) -> None:
     """Evaluates the chosen samples and writes the sheet."""
     device = distributed.init_processes(args.device, args.local_rank)
+    set_up(device, args)
     model, config, tokenizer = restore(args.resume, args)
     accelerate(model.to(device), device)
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
@@ -66,7 +67,7 @@ def run(args: Namespace) -> None:
                   overlay(pixels, predicted[0].cpu().numpy(), PREDICTION_COLOUR))
         drawn.append(([Image.fromarray(panel) for panel in panels],
                       caption(dataset.describe(index)["sentence"], intersection / max(1, union))))
-    save_sheet(sheet(drawn), Path(args.out))
+    save_sheet(sheet(drawn, headings=("image", "truth", "prediction")), Path(args.out))
     print(f"{len(drawn)} samples of {args.dataset} {args.split} (image, truth, prediction): {Path(args.out).resolve()}")
 
 

@@ -23,8 +23,8 @@ import utils
 from args import EVALUATION, RecipeParser, get_parser, positive
 from bert import PhraseMarker, tokenize
 from data import EvalSet
-from lib.accelerate import accelerate, autocast
-from lib.checkpoint import restore
+from lib.accelerate import accelerate, autocast, set_up
+from lib.checkpoint import restore, weights_file
 from lib.evaluation.expressions import category_words, without_attributes, without_positions, words_of
 from lib.evaluation.metrics import count_pixels, predict
 from lib.evaluation.tables import ratio_intervals
@@ -127,6 +127,7 @@ def show(tables: dict[str, Any]) -> None:
 def run(args: Namespace) -> None:
     """Probes this process's share of the samples; the first process says and writes what all found."""
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
+    set_up(device, args)
     model, config, tokenizer = restore(args.resume, args)
     accelerate(model.to(device), device)
     mask_token = "[MASK]" if tokenizer.token_to_id("[MASK]") is not None else "[UNK]"
@@ -156,7 +157,7 @@ def run(args: Namespace) -> None:
         show(tables)
         utils.write_json(Path(args.out), {
             **tables, "split": args.split, "samples": len(rows), "flags": vars(args), **utils.describe_run(device),
-            "checkpoint": {"path": str(args.resume), "sha256": utils.sha256_of(args.resume)}})
+            "checkpoint": {"path": str(args.resume), "sha256": utils.sha256_of(weights_file(args.resume))}})
         utils.log(f"\nwrote {args.out}")
     distributed.end_processes()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bert import load_tokenizer
 from data import TrainSet, train_loader
-from lib.accelerate import accelerate, autocast, prepare_for_inference
+from lib.accelerate import WholeBatches, accelerate, autocast, compiled, prepare_for_inference
 from lib.evaluation.metrics import evaluate
 from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
@@ -44,7 +44,7 @@ def fresh_model(args: Namespace, device: torch.device, plain: bool) -> Referring
     """The network that the flags ask for, with the same weights each time."""
     torch.manual_seed(0)
     model = build_model(args).to(device)
-    return model if plain else accelerate(model, device)
+    return model if plain else accelerate(model, device, args.channels_last)
 
 
 def forward(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
@@ -54,7 +54,7 @@ def forward(args: Namespace, device: torch.device, plain: bool) -> tuple[Callabl
     if not plain:
         prepare_for_inference(model, args.amp, args.fuse)
         if args.compile:
-            model.compile()
+            model = compiled(model, device)
 
     @torch.inference_mode()
     def run() -> None:
@@ -72,10 +72,9 @@ def train(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[
     freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout)
     if args.checkpoint_activations:
         recompute_activations(model)
-    if args.compile:
-        model.compile()
     optimizer, schedule = make_optimizer(model, args.lr, args.weight_decay, 10_000)
-    updater = Updater(model, optimizer, schedule, device, args.amp, passes=1 + args.masked_pass)
+    updater = Updater(compiled(model, device) if args.compile else model, optimizer, schedule, device, args.amp,
+                      passes=1 + args.masked_pass)
     disturb = Disturbance(load_tokenizer(args.bert_tokenizer)) if args.masked_pass else None
 
     def run() -> None:
@@ -107,26 +106,32 @@ def plain_train(model: ReferringSegmenter, batch: dict[str, Tensor], args: Names
 
 
 def evaluation(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
-    """A function that evaluates 16 images of random pixels: in batches, or as published one by one."""
-    model, images = fresh_model(args, device, plain).eval(), 16
+    """A function that evaluates images of random pixels, 16 at least: in batches, or as published one by one."""
+    model, images = fresh_model(args, device, plain).eval(), max(16, args.batch_size)
     size = 1 if plain else min(images, args.batch_size)
     batches = [make_batch(args, size, device, model.reads_phrases) for _ in range(images // size)]
     if not plain:
         prepare_for_inference(model, args.amp, args.fuse)
+        if args.compile:
+            model = WholeBatches(compiled(model, device))
     return lambda: evaluate(model, batches, device, "off" if plain else args.amp), images // size * size
 
 
 def loading(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
-    """A function that loads training samples in this process: decoding, resizing, and packing up as batches."""
+    """A function that loads training samples: decoding, resizing, and packing up as batches.
+
+    In this process, or in so many others as `--workers` says if it is given.
+    """
     if not args.data:
         raise UserError("loading needs --data FOLDER, a data root with the data set in it")
     refer = REFER(args.data, args.dataset, args.splitBy)
     tokenizer = load_tokenizer(args.bert_tokenizer)
     dataset = TrainSet(refer, "train", tokenizer, args.img_size, args.seed, packed="" if plain else args.packed)
-    count = min(len(dataset), 64)
+    workers = args.workers if "workers" in args.given else 0
+    count = min(len(dataset), 64 * max(1, workers))
     if plain:
         return lambda: plain_load(dataset, count), count
-    batches = train_loader(dataset, args.batch_size, 0, False, 0, 1)
+    batches = train_loader(dataset, args.batch_size, workers, False, 0, 1)
     batches.batch_sampler.samples = count
     return lambda: [None for _ in batches], count // args.batch_size * args.batch_size
 

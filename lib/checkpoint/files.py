@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from lib.checkpoint.digests import digest_file, read_digests, sync_folder, write_digests
+from lib.checkpoint.model_folder import read_description, weights_file
 from lib.checkpoint.settings import model_settings
-from lib.checkpoint.strict_loading import build_with_weights, load_weights
+from lib.checkpoint.strict_loading import State, build_with_weights, load_weights
 from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig
 from utils import UserError, sha256_of
@@ -29,14 +31,18 @@ Checkpoint = dict[str, Any]
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """The contents of a checkpoint file, on the CPU; nothing in it is run.
+    """The contents of a checkpoint, a file or a model folder, on the CPU; nothing in it is run.
 
-    Raises `UserError` if the file is missing, damaged, or holds more than tensors and plain data.
+    Raises `UserError` if it is missing, damaged, or holds more than tensors and plain data.
     """
     path = Path(path)
+    if path.is_dir():
+        return {**read_description(path), **read_checkpoint(weights_file(path))}
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
-                        "(README.md, 'Published checkpoints', says from where)")
+                        "(docs/deployment.md, 'Original checkpoints', says from where)")
+    if path.suffix == ".safetensors":
+        return {"model": read_safetensors(path)}
     if problem := _problem(path):
         raise UserError(f"checkpoint {path} is damaged: {problem}")
     try:
@@ -52,6 +58,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
     return content
+
+
+def read_safetensors(path: str | Path) -> State:
+    """The tensors of a safetensors file by name, on the CPU. Raises `UserError` if it is damaged or no such file."""
+    if problem := _problem(Path(path)):
+        raise UserError(f"checkpoint {path} is damaged: {problem}")
+    try:
+        return load_file(path)
+    except Exception as error:   # of its own kind, KeyError for a type that PyTorch has not, OSError
+        raise UserError(f"checkpoint {path} is damaged or not a safetensors file ({_first_line(error)}); fetch it "
+                        "again") from error
 
 
 def peek(path: str | Path, entry: str) -> Any:
@@ -103,12 +120,17 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
 def restore(path: str, args: Namespace | None) -> tuple[ReferringSegmenter, ModelConfig, Tokenizer]:
     """The network of a checkpoint with its weights, in evaluation mode on the CPU, its settings and its tokenizer.
 
-    `args` are the flags (args.py): they describe a published file, which does not describe itself. Raises
-    `UserError` if there is no path, if the file cannot be read, or if it does not fit.
+    `args` are the flags (args.py): they describe a published file, which does not describe itself, and ask by `--ema`
+    for the average of the weights. Raises `UserError` if there is no path, if the file cannot be read, does not fit, or
+    has no average where one is asked for.
     """
     if not path:
         raise UserError("--resume FILE is needed: the checkpoint to use")
     checkpoint = read_checkpoint(path)
+    if args and args.ema:
+        if "ema" not in checkpoint:
+            raise UserError(f"--ema: checkpoint {path} holds no averaged weights: leave the flag out, or train with it")
+        checkpoint["model"] = checkpoint["ema"]
     config, tokenizer = model_settings(args, checkpoint)
     return build_with_weights(config, checkpoint, path).eval(), config, tokenizer
 

@@ -1,41 +1,40 @@
 """Swin's classification weights as the backbone's start."""
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.checkpoint.files import read_checkpoint
-from lib.checkpoint.strict_loading import misfit, refuse_misfits, suggestion
+from bert import hub
+from lib.checkpoint.files import read_checkpoint, read_safetensors
+from lib.checkpoint.strict_loading import State, misfit, refuse_misfits, suggestion
 from utils import UserError
+
+FLAG = "--pretrained_swin_weights"
+TIMM = "timm:"   # begins the name of a pretrained model of timm
+TIMM_EXAMPLE = "timm:swin_base_patch4_window12_384.ms_in22k"
+TIMM_FILE = "model.safetensors"
 
 # What Swin's classification files lack because it is not theirs, and what they bring that is not needed.
 SWIN_STARTS_FRESH = r"^(stages\.\d+\.(fusion|language_gate|visual_gate|intra_scale|alignment)|norms\.\d+)\."
 SWIN_IGNORED = r"^(norm|head)\.|\.(attn_mask|relative_position_index)$"
 
 
-def load_swin_weights(backbone: nn.Module, path: str | Path) -> str:
-    """Starts the backbone from a Swin classification checkpoint; returns one line on what came from where.
+def load_swin_weights(backbone: nn.Module, source: str | Path) -> str:
+    """Starts the backbone from Swin classification weights; returns one line on what came from where.
 
-    The published forms are known: `{'model': …}`, `{'state_dict': …}` or bare, with a `module.`, `backbone.` or
-    (MoBY) `encoder.` prefix. Bias tables of another window are resized bicubically. Raises `UserError` when the
-    file is not there or belongs to another variant.
+    `source` is a file or `timm:NAME`. The original forms are known, `{'model': …}`, `{'state_dict': …}` or bare, with
+    a `module.`, `backbone.` or (MoBY) `encoder.` prefix, and timm's, as a `.pth` or a `.safetensors` file. Bias tables
+    of another window are resized bicubically. Raises `UserError` when the weights cannot be had or belong to another
+    variant.
     """
-    if not Path(path).is_file():
-        raise UserError(f"--pretrained_swin_weights {path} does not exist; pretrained_weights/README.md says where to "
-                        "get it, and --pretrained_swin_weights '' starts from random weights")
-    content = read_checkpoint(path)
-    published = content.get("model", content.get("state_dict", content))
-    if not isinstance(published, dict):
-        raise UserError(f"--pretrained_swin_weights {path}: its weights are a {type(published).__name__}, not a dict")
-    if not all(isinstance(name, str) for name in published):
-        raise UserError(f"--pretrained_swin_weights {path}: its entries are not named, so they are no weights")
-    for prefix in ("module.", "encoder.", "backbone."):
-        if any(name.startswith((prefix + "patch_embed.", prefix + "encoder.")) for name in published):
-            published = {name.removeprefix(prefix): value for name, value in published.items()
-                         if name.startswith(prefix)}
-    state = {re.sub(r"^layers\.", "stages.", name): value for name, value in published.items()
+    if "swin_s3_" in str(source):
+        raise UserError(f"{FLAG} {source}: Swin-S3 has another window in each stage, which no --swin_type has; give "
+                        f"another Swin, {TIMM_EXAMPLE} for one")
+    given = read_swin_weights(str(source))
+    state = {re.sub(r"^layers\.", "stages.", name): value for name, value in given.items()
              if not re.search(SWIN_IGNORED, name)}
 
     own = backbone.state_dict()
@@ -45,10 +44,63 @@ def load_swin_weights(backbone: nn.Module, path: str | Path) -> str:
         state[name] = resize_bias_table(state[name], own[name].shape[0])
     fresh = [name for name in own if name not in state and re.search(SWIN_STARTS_FRESH, name)]
     whole = {**state, **{name: own[name] for name in fresh}}
-    refuse_misfits(whole, own, f"--pretrained_swin_weights {path}", suggestion(state, own))
+    refuse_misfits(whole, own, f"{FLAG} {source}", suggestion(state, own))
     backbone.load_state_dict(whole)
-    return (f"Swin weights from {path}: {len(state)} entries loaded, {len(resized)} bias tables resized to this "
+    return (f"Swin weights from {source}: {len(state)} entries loaded, {len(resized)} bias tables resized to this "
             f"window, {len(fresh)} entries start fresh (fusion, gates, output norms)")
+
+
+def read_swin_weights(source: str) -> State:
+    """The entries of a file or of `timm:NAME` under the names of the original Swin, without any prefix.
+
+    Raises `UserError` for what cannot be read or holds no weights by name.
+    """
+    if source.startswith(TIMM):
+        return from_timm(read_timm(source.removeprefix(TIMM)))
+    if not Path(source).is_file():
+        raise UserError(f"{FLAG} {source} does not exist; pretrained_weights/README.md says where to get it, "
+                        f"{FLAG} {TIMM_EXAMPLE} fetches the same weights by name, and {FLAG} '' starts from random "
+                        "weights")
+    content = read_checkpoint(source)
+    published = content.get("model", content.get("state_dict", content))
+    if not isinstance(published, dict):
+        raise UserError(f"{FLAG} {source}: its weights are a {type(published).__name__}, not a dict")
+    if not all(isinstance(name, str) for name in published):
+        raise UserError(f"{FLAG} {source}: its entries are not named, so they are no weights")
+    for prefix in ("module.", "encoder.", "backbone."):
+        if any(name.startswith((prefix + "patch_embed.", prefix + "encoder.")) for name in published):
+            published = {name.removeprefix(prefix): value for name, value in published.items()
+                         if name.startswith(prefix)}
+    return from_timm(published)
+
+
+def read_timm(name: str) -> State:
+    """The weights of timm's pretrained model `name`: from this machine's cache of the hub, else from the hub."""
+    if not re.fullmatch(r"swin_(tiny|small|base|large)_[\w.]+", name):
+        raise UserError(f"{FLAG} {TIMM}{name}: not one of timm's swin_tiny_…, swin_small_…, swin_base_… and "
+                        f"swin_large_…; {TIMM_EXAMPLE} is the default's name there")
+
+    def read(local_only: bool) -> State:
+        if local_only:   # without timm, whose import takes seconds
+            from huggingface_hub import hf_hub_download
+            return read_safetensors(hf_hub_download(f"timm/{name}", TIMM_FILE, local_files_only=True))
+        from timm.models import load_state_dict_from_hf
+        return load_state_dict_from_hf(f"timm/{name}", TIMM_FILE)
+
+    return hub.load(FLAG, TIMM + name, read, "neither this machine's cache nor the Hugging Face hub provided it; check "
+                    f"the name, which is like {TIMM_EXAMPLE}, or give a file (pretrained_weights/README.md)")
+
+
+def from_timm(state: Mapping[str, Tensor]) -> State:
+    """timm's names to the original ones where they are timm's; the values are the same.
+
+    timm merges patches at the head of a stage, the original at the end of the one before.
+    """
+    reduction = "layers.{}.downsample.reduction.weight"
+    if reduction.format(3) not in state or reduction.format(0) in state:
+        return dict(state)
+    return {re.sub(r"^layers\.(\d+)(?=\.downsample\.)", lambda found: f"layers.{int(found[1]) - 1}", name): value
+            for name, value in state.items()}
 
 
 def is_resizable(table: Any, own: Tensor) -> bool:

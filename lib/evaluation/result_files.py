@@ -1,8 +1,10 @@
 """Files of results as other programs may have written them: what they must hold, declared once, and their reader."""
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from schema import Id, Range, check
+from lib.evaluation import NO_TARGET_PIXELS
+from schema import Id, Range, Rule, check
 from utils import UserError, read_json
 
 Pixels = Annotated[int, Range(0, 2**31)]
@@ -62,6 +64,49 @@ def read_results(path: str) -> dict[str, Any]:
         check(Results, results, path)
     except UserError as error:
         raise UserError(f"{error}. Give what --results of test.py or tools/score_predictions.py wrote") from error
+    return results
+
+
+@dataclass
+class EvaluatedCheckpoint:
+    """Which weights an evaluation was of."""
+
+    sha256: Annotated[str, Rule(re.compile("[0-9a-f]{64}").fullmatch, "a SHA-256 in hexadecimal")]
+
+
+@dataclass
+class EvaluationFlags:
+    """The flags of an evaluation, as far as they change what its figures mean."""
+
+    shuffle_sentences: bool = False
+    no_target_pixels: Annotated[int, Range(1, 2**31)] = NO_TARGET_PIXELS
+
+
+@dataclass(kw_only=True)
+class Evaluation(Results):
+    """What `test.py --results` alone writes: of which weights and which data set."""
+
+    checkpoint: EvaluatedCheckpoint
+    dataset: Annotated[str, Range(1, 100)]
+    flags: EvaluationFlags
+    left_out: Pixels
+
+
+def read_evaluation(path: str, sha256: str) -> dict[str, Any]:
+    """The results that `test.py` wrote of the checkpoint with that SHA-256.
+
+    Raises `UserError` for another file, for the control with exchanged sentences, and for other weights.
+    """
+    results = read_json(path)
+    try:
+        check(Evaluation, results, path)
+    except UserError as error:
+        raise UserError(f"{error}. Give what --results of test.py wrote") from error
+    if results["flags"].get("shuffle_sentences"):
+        raise UserError(f"{path} is of the control, --shuffle_sentences: give an evaluation without it")
+    if (evaluated := results["checkpoint"]["sha256"]) != sha256:
+        raise UserError(f"{path} is of other weights: their SHA-256 begins with {evaluated[:12]}, that of these with "
+                        f"{sha256[:12]}; evaluate this checkpoint with test.py")
     return results
 
 

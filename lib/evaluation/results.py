@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distributed import gather_objects, gather_rows
+from lib.checkpoint import weights_file
 from lib.evaluation.generalized import all_metrics, format_all, format_generalized_table
 from lib.evaluation.metrics import compute_metrics, format_metrics, warning_of_empty_predictions
 from lib.evaluation.predictions import Prediction, Recorder
@@ -112,7 +113,8 @@ def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, de
                for index, *counts in outcome.counts.tolist()]
     return {**summarize(samples, outcome.no_target_pixels), "original_size": outcome.original_metrics, "model": model,
             "dataset": dataset.name, "split": args.split, "images": dataset.images(), "sentences": len(dataset),
-            "left_out": outcome.left_out, "checkpoint": {"path": str(args.resume), "sha256": sha256_of(args.resume)},
+            "left_out": outcome.left_out,
+            "checkpoint": {"path": str(args.resume), "sha256": sha256_of(weights_file(args.resume))},
             "annotations": {path: sha256_of(path) for path in dataset.table.annotation_files}, "flags": vars(args),
             **describe_run(device), "samples": samples}
 

@@ -44,7 +44,9 @@ class Disturbance:
 
     def replace_tokens(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """(B, N) int64, both -> (B, N) int64: each word's token is chosen with probability 0.15; see above."""
-        special = torch.isin(token_ids, torch.tensor(self.kept, device=token_ids.device))
+        special = torch.zeros_like(token_ids, dtype=torch.bool)
+        for token in self.kept:   # a tensor of them would be copied to the device, which waits for it
+            special |= token_ids == token
         chosen = (torch.rand(token_ids.shape, device=token_ids.device) < TOKEN_SHARE) & (token_mask == 1) & ~special
         fate = torch.rand(token_ids.shape, device=token_ids.device)
         others = torch.randint_like(token_ids, self.vocabulary)

@@ -32,6 +32,7 @@ class RunState:
     lr_scheduler: dict[str, Any]
     generators: list[dict[str, Any]]
     scaler: dict[str, Any] = field(default_factory=dict)
+    ema: dict[str, Any] = field(default_factory=dict)
 
 
 def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:

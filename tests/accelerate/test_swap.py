@@ -145,6 +145,16 @@ def test_other_devices_keep_the_plain_network(nano):
     assert [type(module) for module in network.modules()] == types
 
 
+def test_channels_last_is_a_layout_of_gpus(nano):
+    inputs = make_inputs(1, 64)
+    for device, laid_out in ((CPU, False), (torch.device("cuda"), True)):
+        network = nano()
+        before = network(*inputs)
+        accelerate(network, device, channels_last=True)
+        assert network.decoder.levels[0].conv1.weight.is_contiguous(memory_format=torch.channels_last) == laid_out
+        torch.testing.assert_close(network(*inputs), before, rtol=1e-4, atol=1e-5)
+
+
 def test_the_position_bias_cached_in_evaluation_follows_the_weights(nano):
     """Cached between passes of one size; derived anew after loading, after training, and for inference tensors."""
     inputs, network = make_inputs(1, 64), accelerate(nano("lavt"), CPU)

@@ -166,6 +166,7 @@ def test_the_variants():
     ("--swin_type tiny", 7), ("--swin_type tiny --window12", 12), ("--model lavt", 7), ("", 12),
     ("--model lavt --pretrained_swin_weights x/swin_base_patch4_window12_384_22k.pth", 12),
     ("--model lavt --pretrained_swin_weights swin_base_window12/weights.pth", 12),
+    ("--pretrained_swin_weights timm:swin_base_patch4_window12_384.ms_in22k", 12),
     ("--pretrained_swin_weights=", 7), ("--swin_type nano", 4)])
 def test_the_window_follows_the_flag_or_the_swin_files_name(flags, window):
     assert ModelConfig.from_args(get_parser().parse_args(flags.split())).window == window

@@ -1,4 +1,5 @@
 """Flags, their defaults, the recipes of the models, and the published commands."""
+import json
 import re
 import shlex
 import subprocess
@@ -29,6 +30,8 @@ OWN_FLAGS = [
     "--report", "--report_samples", "--report_attention", "--probe", "--init_from",
     "--fusion", "--intra_scale", "--alignment", "--cross_scale", "--decoder_conv", "--num_tmem",
     "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels", "--show_recipe", "--masked_pass",
+    "--ema", "--config",
+    "--no-pin_mem", "--tf32", "--no-tf32", "--cudnn_benchmark", "--no-cudnn_benchmark", "--channels_last",
 ]
 
 PUBLISHED_COMMANDS = [
@@ -151,6 +154,52 @@ def test_a_mistake_is_one_line_and_status_2(line, message, capsys):
         parse(line)
     printed = capsys.readouterr().err
     assert stop.value.code == 2 and message in printed and printed.count("\n") == 1
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Writes the run.json of a run with the given flags: recorded(line, **edits) -> (path, its flags)."""
+    def write(line: str, **edits):
+        flags = {**vars(parse(line)), **edits}
+        starts = [{"flags": flags}, {"flags": {"resume": "another.pth"}}]
+        (tmp_path / "run.json").write_text(json.dumps({"starts": starts}))
+        return tmp_path / "run.json", flags
+    return write
+
+
+def test_config_replays_the_flags_of_a_run_and_the_command_line_wins(recorded):
+    path, flags = recorded("--swin_type nano --lr 3e-4 --amsgrad --no-bert_dropout --ema 0.9 --model_id 'a b' "
+                           "--exclude= --resume auto --batch-size 8", local_rank=3)
+    again = vars(parse(f"--config {path} --lr 0.001"))
+    assert again.pop("config") == str(path) and {"lr", "amsgrad", "model_id"} <= set(again.pop("given"))
+    del flags["config"], flags["given"]
+    assert again == {**flags, "lr": 0.001, "local_rank": 0}
+
+
+def test_config_leaves_to_the_recipe_what_came_from_it(recorded):
+    """So another model takes its own parts and recipe; what was edited or has another default now is kept."""
+    path, _ = recorded("--swin_type nano --lr 3e-4", weight_decay=0.5)
+    args = parse(f"--config {path} --model lavt")
+    assert (args.model, args.swin_type, args.lr, args.weight_decay) == ("lavt", "nano", 3e-4, 0.5)
+    assert (args.cross_scale, args.dice_weight, args.model_id) == (parse("--model lavt").cross_scale, 0.0, "lavt")
+
+
+@pytest.mark.parametrize(("edits", "message"), [
+    ({"ephocs": 3}, "run.json: ephocs is no flag of this script"), ({"lr": "fast"}, "argument --lr: invalid"),
+    ({"lr": [1]}, "run.json: lr is [1], which it cannot be"), ({"model": "unet"}, "--model: invalid choice: 'unet'"),
+    ({"amsgrad": "yes"}, "argument --amsgrad: ignored explicit argument 'yes'")])
+def test_a_config_with_a_mistake_is_one_line_and_status_2(recorded, edits, message, capsys):
+    path, _ = recorded("", **edits)
+    test_a_mistake_is_one_line_and_status_2(f"--config {path}", message, capsys)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "cannot be read"), ("{", "cannot be read"), ("[]", "must be an object"),
+    ('{"starts": []}', "starts must be"), ('{"starts": [{"flags": 3}]}', "starts[0].flags must be")])
+def test_a_config_that_is_no_run_json_is_refused(tmp_path, content, message, capsys):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    test_a_mistake_is_one_line_and_status_2(f"--config {tmp_path / 'run.json'}", message, capsys)
 
 
 def test_lavt_takes_an_img_size_that_rmsin_does_not():

@@ -74,7 +74,7 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.mark.parametrize(("steps", "workers", "flags"), [
-    (2, 0, ()), (STEPS, 0, ()), (STEPS + 3, 0, ()), (3, 2, ()), (3, 0, ("--masked_pass",))])
+    (2, 0, ()), (STEPS, 0, ()), (STEPS + 3, 0, ("--ema", 0.9)), (3, 2, ("--ema", 0.5)), (3, 0, ("--masked_pass",))])
 def test_an_interrupted_run_ends_in_the_same_bits(toy, tmp_path, monkeypatch, steps, workers, flags):
     """Interrupted within an epoch, after its last batch but before validation, and in the second epoch."""
     for folder in ("whole", "parts"):
@@ -94,8 +94,9 @@ def test_an_interrupted_run_ends_in_the_same_bits(toy, tmp_path, monkeypatch, st
 
     whole, parts = (read_checkpoint(tmp_path / folder / "checkpoints/model_last_m.pth")
                     for folder in ("whole", "parts"))
-    for key in ("model", "optimizer", "lr_scheduler", "generators", "epoch"):
+    for key in ("model", "optimizer", "lr_scheduler", "generators", "epoch", *(["ema"] if "--ema" in flags else [])):
         assert equal(whole[key], parts[key]), key
+    assert "--ema" not in flags or not equal(whole["ema"], whole["model"])
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
 
@@ -279,7 +280,7 @@ def stored(toy, world_size=1, **changes) -> dict:
 
 
 @pytest.mark.parametrize(("flag", "value"), [("lr", 1.0), ("dataset", "refcoco"), ("model", "lavt"), ("seed", 1),
-                                            ("masked_pass", True)])
+                                            ("masked_pass", True), ("ema", 0.9)])
 def test_flags_that_change_the_result_are_refused(toy, flag, value):
     with pytest.raises(UserError, match=rf"{flag} was {value!r}, is .*--allow_changed_flags"):
         refuse_changes(arguments(toy), stored(toy, **{flag: value}), "c.pth", 1, {})

@@ -1,0 +1,197 @@
+"""tools/export.py: a folder with a card, graphs that need nothing but themselves, and nothing left of what fails."""
+import json
+import re
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+
+from bert import load_tokenizer
+from lib import export
+from lib.checkpoint import describe_model, restore, save_checkpoint
+from lib.evaluation.result_files import read_evaluation
+from lib.export import export_graph, input_names, random_inputs
+from lib.predictor import Predictor
+from lib.report.model_card import model_card
+from lib.segmentation import MODELS, ModelConfig
+from tests.conftest import TEXT
+from tests.launch import run_script
+from utils import MachineError, UserError, sha256_of
+
+
+def make_checkpoint(nano, toy, path: Path, model: str) -> Path:
+    """The checkpoint of a nano network for images of 64 px with random weights, and the toy set's tokenizer."""
+    tokenizer = load_tokenizer(str(toy / "bert"))
+    text = {**TEXT, "vocab_size": tokenizer.get_vocab_size()}
+    network = nano(model, text=text)
+    config = ModelConfig(model, "nano", 4, 64, (1, 1, 1, 1), 0.0, network.text_encoder.config.to_diff_dict())
+    save_checkpoint(path, {"model": network.state_dict(), "args": {"dataset": "rrsisd", "lr": 5e-4, "epochs": 3,
+                                                                   "ck_bert": "/home/me/secret/bert"},
+                           **describe_model(config, tokenizer)})
+    return path
+
+
+def run_export(cwd: Path, *flags: object) -> str:
+    done = run_script("tools/export.py", *flags, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# Model folders
+
+
+def evaluate(toy: Path, cwd: Path, checkpoint: str, *flags: str) -> dict:
+    done = run_script("test.py", "--refer_data_root", toy, "--split", "val", "--workers", 0, "--resume", checkpoint,
+                      "--results", "r.json", *flags, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((cwd / "r.json").read_text())
+
+
+def test_a_folder_evaluates_to_the_same_integers_and_its_card_says_them(nano, toy, tmp_path):
+    make_checkpoint(nano, toy, tmp_path / "c.pth", "rmsin")
+    results = evaluate(toy, tmp_path, "c.pth")
+    said = run_export(tmp_path, "--resume", "c.pth", "--to", "folder", "--out", "ships", "--results", "r.json")
+    assert "wrote ships: --resume ships takes it" in said
+    again = evaluate(toy, tmp_path, "ships")
+    assert again["samples"] == results["samples"] and again["mIoU"] == results["mIoU"]
+    assert again["checkpoint"]["sha256"] == sha256_of(tmp_path / "ships/model.safetensors")
+
+    card = (tmp_path / "ships/README.md").read_text()
+    low, high = results["intervals"]["mIoU"]
+    assert f"| mean IoU | {results['mIoU']:.2f} | {low:.2f} to {high:.2f} |" in card
+    assert "the toy set, split `val`, 4 sentences." in card and 'from_pretrained("ships")' in card
+    assert "| lr | 0.0005 |" in card and "| ck_bert | `bert` |" in card and "secret" not in card
+    front = huggingface_hub.ModelCard(card).data
+    assert (front.model_name, front.tags) == ("ships", ["referring-image-segmentation", "rmsin"])
+    found = {result.metric_name: result.metric_value for result in front.eval_results}
+    assert found["overall IoU"] == round(results["oIoU"], 2) and len(found) == 8
+
+    evaluate(toy, tmp_path, "ships", "--shuffle_sentences")
+    for flags, message in ((["--resume", "ships"], "r.json is of the control, --shuffle_sentences"),
+                           (["--resume", "c.pth", "--push", "x"], "'x' is not of the form USER/NAME")):
+        done = run_script("tools/export.py", *flags, "--to", "folder", "--out", "no", "--results", "r.json",
+                          cwd=tmp_path)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "no").exists()
+
+
+def sample(**changes) -> dict:
+    return {"ref_id": 1, "sent_id": 1, "image_id": 1, "sentence": "", "intersection": 3, "union": 4, "object_px": 3,
+            "boundary_intersection": 1, "boundary_union": 2, "category": "ship", "kind": "plain",
+            "object_size": "empty", "words": "1 to 3", **changes}
+
+
+def results_of(tmp_path, **changes) -> str:
+    content = {"samples": [sample()], "split": "val", "dataset": "rrsisd", "left_out": 0, "flags": {},
+               "checkpoint": {"sha256": "a" * 64}, **changes}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    return str(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"checkpoint": {"sha256": "b" * 64}}, "is of other weights: their SHA-256 begins with bbbbbbbbbbbb"),
+    ({"checkpoint": None}, "checkpoint must be an object with sha256"),
+    ({"flags": {"shuffle_sentences": True}}, "is of the control"),
+    ({"samples": []}, "samples must be a list"), ({"dataset": 3}, "dataset must be a text")])
+def test_results_of_anything_else_are_refused(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        read_evaluation(results_of(tmp_path, **changes), "a" * 64)
+
+
+def test_text_from_files_stays_text_on_the_card(tmp_path):
+    odd = "x`|\n---\n# [x](y)\x1b"
+    results = read_evaluation(results_of(tmp_path, dataset=odd, split=odd), "a" * 64)
+    config = ModelConfig("lavt", "nano", 4, 64, (1, 1, 1, 1), 0.0, TEXT)
+    card = model_card("a", config, {"dataset": odd, "amp": ["x|y"]}, results)
+    assert huggingface_hub.ModelCard(card).data.eval_results[0].dataset_split == odd
+    body = card.split("\n---\n", 1)[1]
+    assert "\x1b" not in body and not re.search(r"^(# \[|---$)", body, re.M)
+    assert "`x'¦ --- # [x](y)\\x1b`, split `x'¦" in body and "| amp | ['x¦y'] |" in body
+
+
+# Graphs
+
+
+def mask_by(run, texts: dict[str, str], picture: Image.Image, sentence: str) -> np.ndarray:
+    """The object's mask (S, S) from a graph and what its file says of itself, nothing of this project."""
+    description = json.loads(texts["description"])
+    image, ids = (description["inputs"][name] for name in ("image", "token_ids"))
+    side, tokens = image["shape"][-1], ids["shape"][-1]
+    pixels = np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32)
+    pixels = (pixels * image["scale"] - image["mean"]) / image["std"]
+    found = Tokenizer.from_str(texts["tokenizer"]).encode(sentence).ids[:tokens]
+    padding = [0] * (tokens - len(found))
+    given = {"image": pixels.transpose(2, 0, 1)[None].astype(np.float32), "token_ids": np.array([found + padding]),
+             "token_mask": np.array([[1] * len(found) + padding])}
+    if "phrase_masks" in description["inputs"]:
+        given["phrase_masks"] = np.stack([np.zeros_like(given["token_mask"]), given["token_mask"]], axis=1)
+    assert list(given) == list(description["inputs"])
+    logits = run(given)
+    return logits[0, 1] > logits[0, 0]
+
+
+@pytest.mark.parametrize("model", sorted(set(MODELS) - {"lavt_one"}))   # the same network as lavt
+def test_a_graph_needs_nothing_but_its_file(nano, toy, tmp_path, model):
+    checkpoint = make_checkpoint(nano, toy, tmp_path / "c.pth", model)
+    network, config, tokenizer = restore(str(checkpoint), None)
+    for form, name in (("onnx", "m.onnx"), ("torch", "m.pt2")):
+        said = export_graph(network, config, tokenizer, form, tmp_path / name)
+        assert ("one image at a time" if (form, config.decoder_conv) == ("onnx", "arc") else "any batch") in said
+        assert float(re.search(r"at most (\S+) of", said)[1]) <= 1e-4
+
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    texts = {entry.key: entry.value for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
+    read = {"description.json": "", "tokenizer.json": ""}
+    program = torch.export.load(tmp_path / "m.pt2", extra_files=read).module()
+    assert texts["tokenizer"] == read["tokenizer.json"] and json.loads(read["description.json"])["outputs"]
+    runs = (lambda given: session.run(["logits"], given)[0],
+            lambda given: program(*(torch.from_numpy(value) for value in given.values())).numpy())
+
+    picture = Image.open(next((toy / "images/rrsisd/JPEGImages").iterdir()))
+    inputs = random_inputs(network, config, batch=1, seed=5)
+    with torch.no_grad():
+        expected = network(*inputs)
+    for run in runs:
+        given = dict(zip(input_names(network), (value.numpy() for value in inputs), strict=True))
+        torch.testing.assert_close(torch.from_numpy(run(given)), expected, rtol=1e-4, atol=1e-5)
+        if len(given) == 3:   # a predictor finds phrases by itself
+            mask = mask_by(run, texts, picture, "the ship on the left")
+            own = Predictor(checkpoint, device="cpu").segment(picture.resize((64, 64)), "the ship on the left")
+            assert (mask != own).mean() < 0.01
+
+
+def test_a_file_that_computes_something_else_is_not_left(nano, toy, tmp_path, monkeypatch):
+    network, config, tokenizer = restore(str(make_checkpoint(nano, toy, tmp_path / "c.pth", "lavt")), None)
+    (tmp_path / "m.pt2").write_text("an older file")
+
+    def write_another(program, texts, path):
+        export.write_torch(program, texts, path)
+        network.decoder.head.bias.data += 1e-3   # from here on the file is of another network
+
+    monkeypatch.setitem(export.FORMS, "torch", (write_another, export.load_torch))
+    with pytest.raises(MachineError, match=r"computes other logits than the network, by \d\.\de-0\d of the largest"):
+        export_graph(network, config, tokenizer, "torch", tmp_path / "m.pt2")
+    assert (tmp_path / "m.pt2").read_text() == "an older file"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pth", "c.pth.sha256", "m.pt2"]
+
+
+def test_what_cannot_be_done_is_said_before_work(nano, toy, tmp_path, monkeypatch):
+    network, config, tokenizer = restore(str(make_checkpoint(nano, toy, tmp_path / "c.pth", "lavt")), None)
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name.startswith("onnx") else name)
+    with pytest.raises(UserError, match="not installed: pip install onnx onnxscript onnxruntime"):
+        export_graph(network, config, tokenizer, "onnx", tmp_path / "m.onnx")
+    monkeypatch.setattr(export, "find_spec", lambda name: name)
+    monkeypatch.setattr(export, "LARGEST_ONNX", 10)
+    with pytest.raises(UserError, match="MiB of weights are more than an ONNX file holds; use --to torch"):
+        export_graph(network, config, tokenizer, "onnx", tmp_path / "m.onnx")
+    with pytest.raises(UserError, match="is a folder: give the name of a file"):
+        export_graph(network, config, tokenizer, "torch", tmp_path)
+    done = run_script("tools/export.py", "--resume", "c.pth", "--to", "torch", "--out", "m.pt2", "--push", "me/m",
+                      cwd=tmp_path)
+    assert done.returncode == 2 and "--results and --push belong to --to folder" in done.stderr
