@@ -1,5 +1,5 @@
 """The whole network through `torch.compile`, as one graph for one size of batch: for GPUs."""
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ def compiled(model: nn.Module, device: torch.device, **options: Any) -> nn.Modul
     if device.type == "cpu":
         log("--compile is for GPUs: on the CPU the network runs with the kernels of lib/accelerate, uncompiled")
         return model
-    return torch.compile(model, dynamic=False, **options)
+    return cast(nn.Module, torch.compile(model, dynamic=False, **options))
 
 
 class WholeBatches(nn.Module):

@@ -12,5 +12,5 @@ class FastCrossScaleAttention(CrossScaleAttention):
         """(B, E, g, g) -> three maps"""
         z = self.bn_in(z)
         with torch.autocast("cpu", enabled=False):
-            wide = z.to(self.down3[0].weight.dtype)
+            wide = z.to(next(self.down3.parameters()).dtype)
             return [z, self.down2(wide), self.down3(wide)]

@@ -1,4 +1,6 @@
 """The decoder's levels on CPUs: 3 × 3 convolutions by Winograd's algorithm, the two maps not joined beforehand."""
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ class FastLevel(Level):
         for conv in (self.conv1, self.conv2):
             if type(conv) is nn.Conv2d:
                 conv.__class__ = WinogradConv2d
-                conv.begin()
+                cast(WinogradConv2d, conv).begin()
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """(B, C, h, w), (B, C', H, W) -> (B, M, H, W)"""

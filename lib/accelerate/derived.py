@@ -11,7 +11,7 @@ class DerivedTensor:
     With gradients enabled the tensor is derived anew each time: it then belongs to the graph.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parameter: Tensor | None = None
         self.key: tuple = ()
         self.value: Tensor | None = None
@@ -22,6 +22,6 @@ class DerivedTensor:
             self.parameter, self.value = None, None
             return derive()
         key = (settings, parameter._version, parameter.data_ptr(), parameter.dtype)
-        if self.parameter is not parameter or self.key != key:
+        if self.value is None or self.parameter is not parameter or self.key != key:
             self.parameter, self.key, self.value = parameter, key, derive()
         return self.value

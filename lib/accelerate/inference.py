@@ -29,11 +29,13 @@ def fold_batchnorms(model: nn.Module) -> None:
     """Folds, in place, each BatchNorm that directly follows a convolution, and those of the decoder's levels."""
     for module in list(model.modules()):
         if isinstance(module, Level):
-            module.conv1, module.bn1 = fuse_conv_bn_eval(module.conv1, module.bn1), nn.Identity()
+            module.conv1 = fuse_conv_bn_eval(module.conv1, module.bn1)
+            module.add_module("bn1", nn.Identity())
             if isinstance(module.conv2, AdaptiveRotatedConv):
-                module.bn2 = fold_into_rotated(module.conv2, module.bn2)
+                module.add_module("bn2", fold_into_rotated(module.conv2, module.bn2))
             elif isinstance(module.conv2, nn.Conv2d):
-                module.conv2, module.bn2 = fuse_conv_bn_eval(module.conv2, module.bn2), nn.Identity()
+                module.conv2 = fuse_conv_bn_eval(module.conv2, module.bn2)
+                module.add_module("bn2", nn.Identity())
         elif isinstance(module, nn.Sequential):
             for i, (first, second) in enumerate(zip(module, list(module)[1:], strict=False)):
                 if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
@@ -43,9 +45,11 @@ def fold_batchnorms(model: nn.Module) -> None:
 class ChannelBias(nn.Module):
     """Adds a number to each channel: (B, C, H, W) -> same."""
 
+    bias: Tensor   # (C,)
+
     def __init__(self, bias: Tensor):
         super().__init__()
-        self.register_buffer("bias", bias)   # (C,)
+        self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.bias.to(x.dtype)[:, None, None]
@@ -54,8 +58,9 @@ class ChannelBias(nn.Module):
 @torch.no_grad()
 def fold_into_rotated(conv: AdaptiveRotatedConv, bn: nn.BatchNorm2d) -> ChannelBias:
     """Scales the kernels in place, which turning leaves apart by output channel; returns the rest of `bn`."""
-    folded = [fuse_conv_bn_weights(kernel, None, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
-              for kernel in conv.weight]
+    mean, variance = bn.running_mean, bn.running_var
+    assert mean is not None and variance is not None
+    folded = [fuse_conv_bn_weights(kernel, None, mean, variance, bn.eps, bn.weight, bn.bias) for kernel in conv.weight]
     conv.weight = nn.Parameter(torch.stack([kernel for kernel, _ in folded]))
     return ChannelBias(folded[0][1].detach())
 

@@ -5,11 +5,12 @@ a base network's time. The operators are those that `torch.compile` calls; they 
 which is why `has_bfloat16` asks for them first.
 """
 from functools import cache
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.GELU: "gelu", nn.Tanh: "tanh"}   # oneDNN's names
+ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.GELU: "gelu", nn.Tanh: "tanh"}   # oneDNN's names
 
 
 @cache
@@ -40,14 +41,16 @@ class PackedPointwise(PackedLinear):
 
     def __init__(self, conv: nn.Conv2d):
         linear = nn.Linear(conv.in_channels, conv.out_channels, conv.bias is not None, device="meta")
-        linear.weight, linear.bias = nn.Parameter(conv.weight.detach().flatten(1)), conv.bias
+        linear.weight = nn.Parameter(conv.weight.detach().flatten(1))
+        if conv.bias is not None:
+            linear.bias = nn.Parameter(conv.bias.detach())
         super().__init__(linear)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def is_pointwise(module: nn.Module) -> bool:
+def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether it is a 1 × 1 convolution of more than one channel (for one, products are not the faster way)."""
     return (type(module) is nn.Conv2d and module.kernel_size == module.stride == (1, 1) and module.groups == 1
             and module.in_channels > 1)

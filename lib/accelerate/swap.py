@@ -1,4 +1,6 @@
 """The table of faster classes, and the call that puts them in place."""
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -36,6 +38,7 @@ def accelerate(model: nn.Module, device: torch.device, channels_last: bool = Fal
     for module in list(model.modules()):
         if type(module) in faster:
             module.__class__ = faster[type(module)]
-            if hasattr(module, "begin"):
-                module.begin()
+            begin: Callable[[], None] | None = getattr(module, "begin", None)
+            if begin:
+                begin()
     return model

@@ -4,6 +4,7 @@ Shapes: B batch, H W a map, H' W' the same padded to whole windows, C channels. 
 """
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +42,7 @@ class PadAndShift(torch.autograd.Function):
     """`pad_and_shift`"""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, padding: Tensor, padded_height: int,
-                padded_width: int, shift: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, padding: Tensor, padded_height: int, padded_width: int, shift: int) -> Tensor:
         ctx.shape, ctx.shift = x.shape, shift
         shape = (len(x), padded_height, padded_width, len(padding))
         padded = x.shape[1:3] != shape[1:3]
@@ -52,7 +52,7 @@ class PadAndShift(torch.autograd.Function):
         return shifted
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, padding = gradient.new_empty(ctx.shape), None
         for part, source in parts(x, gradient, ctx.shift):
             part.copy_(source)
@@ -70,8 +70,7 @@ class UnshiftAndCrop(torch.autograd.Function):
     """`unshift_and_crop`"""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, shifted: Tensor, height: int, width: int,
-                shift: int) -> Tensor:
+    def forward(ctx: Any, shifted: Tensor, height: int, width: int, shift: int) -> Tensor:
         ctx.shape, ctx.shift = shifted.shape, shift
         x = shifted.new_empty(len(shifted), height, width, shifted.shape[-1])
         for part, source in parts(x, shifted, shift):
@@ -79,7 +78,7 @@ class UnshiftAndCrop(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         shifted = gradient.new_zeros(ctx.shape)
         for part, target in parts(gradient, shifted, ctx.shift):
             target.copy_(part)

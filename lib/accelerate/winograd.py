@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import product
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,8 @@ def matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def transforms(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """`matrices` as tensors; made anew, as tensors of an evaluation in inference mode are of no use in training."""
-    return tuple(torch.from_numpy(matrix).to(dtype) for matrix in matrices())
+    data, kernel, back = (torch.from_numpy(matrix).to(dtype) for matrix in matrices())
+    return data, kernel, back
 
 
 def tiles(height: int, width: int) -> int:
@@ -68,7 +70,7 @@ class OverlappingTiles(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, dtype: torch.dtype, *maps: Tensor) -> Tensor:
+    def forward(ctx: Any, dtype: torch.dtype, *maps: Tensor) -> Tensor:
         batch, _, height, width = maps[0].shape
         rows, columns = -(-height // OUT), -(-width // OUT)
         ctx.size, ctx.channels = (height, width), [own.shape[1] for own in maps]
@@ -84,7 +86,7 @@ class OverlappingTiles(torch.autograd.Function):
         return squares
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         canvas = gradient.new_zeros(ctx.canvas_shape)
         for tile, pixels in pieces(gradient, canvas.unflatten(2, (-1, OUT)).unflatten(1, (-1, OUT))):
             pixels.add_(tile)

@@ -163,7 +163,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             hashing = _HashingFile(file)
-            torch.save(checkpoint, hashing)
+            torch.save(checkpoint, hashing)  # type: ignore[arg-type]   # it calls nothing but write and flush
             file.flush()
             os.fsync(file.fileno())
         digest = sha256_of(temporary)

@@ -163,12 +163,12 @@ def to_official(state: dict[str, Tensor], split_text: bool) -> dict[str, dict[st
     index tables, which the published programs store, are made anew from the size of the bias tables. Raises
     `UserError` for entries that the published networks do not have.
     """
-    names = official_names(state)
-    unknown = [name for name, official in names.items() if official is None]
-    if unknown:
+    names = {name: official for name, official in official_names(state).items() if official is not None}
+    if unknown := [name for name in state if name not in names]:
         raise UserError(f"the published layout has no name for {len(unknown)} entries of this network, the first is "
                         f"{unknown[0]}: what a changed network holds more stays in this project's layout")
-    model, text = {}, {}
+    model: dict[str, Tensor] = {}
+    text: dict[str, Tensor] = {}
     for name, value in state.items():
         published = names[name]
         if published.startswith("text_encoder.") and split_text:

@@ -23,15 +23,12 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
     Raises `UserError` when a flag contradicts the checkpoint, when neither says what is needed, and
     when the tokenizer knows more words than the text encoder.
     """
-    if args is None and not {"config", "tokenizer"} <= checkpoint.keys():
-        raise UserError("the checkpoint does not say what network and tokenizer it belongs to, as published ones do "
-                        "not: give the flags that describe it (args.py)")
     if "config" in checkpoint:
         config = ModelConfig.from_dict(checkpoint["config"])
         if args:
             refuse_contradictions(args, config)
     else:
-        config = ModelConfig.from_args(args)
+        config = ModelConfig.from_args(needed_flags(args))
         refuse_other_heads(config, checkpoint.get("args"))
     places = text_config(config.text, "the text encoder").max_position_embeddings
     if config.max_tokens > places:
@@ -41,9 +38,18 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
         tokenizer = tokenizer_from_text(checkpoint["tokenizer"])
         refuse_unknown_words(tokenizer, config, "the checkpoint's tokenizer")
     else:
-        tokenizer = load_tokenizer(args.bert_tokenizer)
-        refuse_unknown_words(tokenizer, config, f"--bert_tokenizer {args.bert_tokenizer}")
+        source = needed_flags(args).bert_tokenizer
+        tokenizer = load_tokenizer(source)
+        refuse_unknown_words(tokenizer, config, f"--bert_tokenizer {source}")
     return config, tokenizer
+
+
+def needed_flags(args: Namespace | None) -> Namespace:
+    """The flags, where the checkpoint lacks its settings or its tokenizer. Raises `UserError` if there are none."""
+    if args is None:
+        raise UserError("the checkpoint does not say what network and tokenizer it belongs to, as published ones do "
+                        "not: give the flags that describe it (args.py)")
+    return args
 
 
 def refuse_unknown_words(tokenizer: Tokenizer, config: ModelConfig, source: str) -> None:

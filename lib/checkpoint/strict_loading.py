@@ -1,6 +1,7 @@
 """Loading weights where every entry must fit, and explaining what does not."""
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def shape_of(value: Any) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) else f"no tensor but a {type(value).__name__}"
 
 
-def by_module(entries: dict[str, str | None], modules: int = 3, shown: int = 2) -> str:
+def by_module(entries: Mapping[str, str | None], modules: int = 3, shown: int = 2) -> str:
     """Entry names (or the notes that go with them) grouped by module, of each of the first modules the first few."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name, note in entries.items():

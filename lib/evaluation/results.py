@@ -57,12 +57,12 @@ def collect(counts: Tensor, recorder: Recorder, left_out: int, no_target: Callab
 
     `no_target` says of samples by their indices whether their mask is empty by design.
     """
-    counts, original = in_order(gather_rows(counts)), in_order(gather_rows(recorder.rows().to(counts.device)))
+    rows, original = in_order(gather_rows(counts)), in_order(gather_rows(recorder.rows().to(counts.device)))
     shares = gather_objects((left_out, recorder.predictions))
     found = {index: prediction for _, share in shares for index, prediction in share.items()}
-    outcome = Outcome(counts, original, [found[index] for index in counts[:, 0].tolist()] if found else [],
-                      sum(count for count, _ in shares), no_target(counts[:, 0]), no_target_pixels)
-    if not len(counts):
+    outcome = Outcome(rows, original, [found[index] for index in rows[:, 0].tolist()] if found else [],
+                      sum(count for count, _ in shares), no_target(rows[:, 0]), no_target_pixels)
+    if not len(rows):
         raise UserError(f"none of the {outcome.left_out} samples of the split could be read; "
                         "tools/check_dataset.py says what is wrong with each")
     return outcome

@@ -3,6 +3,7 @@
 Shapes: B batch, N words, h w the third stage's map, S the network's size.
 """
 import io
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ LEVELS = 32  # of heat: few, so that pictures stay small
 def word_maps(model: ReferringSegmenter, image: Tensor, *words: Tensor) -> Tensor:
     """The share of attention that each pixel gives each word: arguments of the network -> (B, N, h, w), 0 to 1."""
     found: list[Tensor] = []
-    fusion = model.backbone.stages[STAGE].fusion
+    fusion: Any = model.backbone.stages[STAGE].fusion
     hook = fusion.register_forward_pre_hook(lambda module, inputs: found.append(module.shares(*inputs).mean(dim=1)))
     try:
         model.encode(image, *words)

@@ -60,7 +60,7 @@ def render(results: dict[str, Any], gallery: Sequence[GalleryPicture]) -> str:
     samples = results["samples"]
     counts = np.array([(sample["intersection"], sample["union"]) for sample in samples], np.int64).reshape(-1, 2)
     said = {**results["flags"], **results}   # what results name themselves, no flag says better
-    model, dataset = (NAMES.get(said.get(key), str(said.get(key, key))) for key in ("model", "dataset"))
+    model, dataset = (NAMES.get(name, name) for name in (str(said.get(key, key)) for key in ("model", "dataset")))
     title = f"{model} on {dataset}, {results['split']}"
     data = {**{key: value for key, value in results.items() if key != "samples"}, "title": title,
             "curve": precision_curve(counts), "histogram": iou_histogram(counts),

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
@@ -57,7 +57,7 @@ class _pixel_limit:
         self.warnings.__enter__()
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         Image.MAX_IMAGE_PIXELS = self.before
         self.warnings.__exit__(*error)
 
@@ -103,7 +103,7 @@ def array_to_picture(pixels: np.ndarray) -> Image.Image:
 
 def _geo_tags(image: Image.Image) -> dict[int, tuple[int, object]]:
     """{tag: (TIFF field type, value)} of a georeferenced TIFF; {} for all else. A tag of a wrong type is left out."""
-    tags = getattr(image, "tag_v2", {})
+    tags: Any = getattr(image, "tag_v2", {})
     return {tag: (kind, tags[tag]) for tag, (_, kind) in GEO_TAGS.items() if tag in tags and tags.tagtype[tag] == kind}
 
 
@@ -148,7 +148,8 @@ def polygons(mask: np.ndarray) -> list[list[list[float]]]:
     """
     import contourpy  # only reports and --json need it
     padded = np.pad(mask, 1).astype(np.float32)
-    points, offsets = contourpy.contour_generator(z=padded, fill_type="OuterOffset").filled(0.5, np.inf)
+    filled: Any = contourpy.contour_generator(z=padded, fill_type="OuterOffset").filled(0.5, np.inf)
+    points, offsets = filled
     shift = 0.5 - 1   # from centres of pixels to their corners; the padding
     return [[(ring[:-1] + shift).ravel().tolist() for ring in np.split(part, bounds[1:-1])]
             for part, bounds in zip(points, offsets, strict=True)]
