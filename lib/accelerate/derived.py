@@ -6,9 +6,9 @@ from torch import Tensor
 
 
 class DerivedTensor:
-    """Holds one tensor derived from a parameter, for as long as the parameter does not change.
+    """Caches one tensor derived from a parameter until the parameter changes.
 
-    With gradients enabled the tensor is derived anew each time: it then belongs to the graph.
+    With gradients enabled the tensor is derived again at each call, because it then belongs to the autograd graph.
     """
 
     def __init__(self) -> None:
@@ -17,8 +17,8 @@ class DerivedTensor:
         self.value: Tensor | None = None
 
     def get(self, parameter: Tensor, settings: Hashable, derive: Callable[[], Tensor]) -> Tensor:
-        """`derive()`, or its last result if neither `parameter` nor `settings` has changed since."""
-        if torch.is_grad_enabled() or parameter.is_inference():   # inference tensors count no changes
+        """Returns `derive()`, or its last result if neither `parameter` nor `settings` has changed since."""
+        if torch.is_grad_enabled() or parameter.is_inference():   # inference tensors have no version counter
             self.parameter, self.value = None, None
             return derive()
         key = (settings, parameter._version, parameter.data_ptr(), parameter.dtype)

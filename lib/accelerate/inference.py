@@ -1,4 +1,4 @@
-"""A network made ready for inference alone: BatchNorm folded into convolutions, weights stored in low precision."""
+"""Preparation of a network for inference: BatchNorm folded into convolutions, weights stored in low precision."""
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
@@ -11,11 +11,11 @@ from lib.rotated_conv import AdaptiveRotatedConv
 
 
 def prepare_for_inference(model: nn.Module, amp: str = "off", fold_batchnorm: bool = False) -> nn.Module:
-    """Changes `model`, in place and for good, to what only computes faster; returns it.
+    """Changes `model` in place, and irreversibly, into a faster network with the same outputs; returns it.
 
-    `amp` names the precision that it will run in (see args.py), in which weights are then stored; `fold_batchnorm`
-    folds each BatchNorm that directly follows a convolution. The weights are no longer those of a checkpoint: load
-    first. Raises `ValueError` in training mode.
+    `amp` names the precision of the forward pass (see args.py), in which the weights are then stored;
+    `fold_batchnorm` folds each BatchNorm that directly follows a convolution. Load a checkpoint before, since its
+    entries no longer fit afterwards. Raises `ValueError` in training mode.
     """
     if model.training:
         raise ValueError("a BatchNorm that still learns cannot be folded: call model.eval() first")
@@ -57,7 +57,10 @@ class ChannelBias(nn.Module):
 
 @torch.no_grad()
 def fold_into_rotated(conv: AdaptiveRotatedConv, bn: nn.BatchNorm2d) -> ChannelBias:
-    """Scales the kernels in place, which turning leaves apart by output channel; returns the rest of `bn`."""
+    """Folds the scale of `bn` into the kernels, in place, and returns its shift.
+
+    Rotation does not mix output channels, so a scale of an output channel may be applied before it.
+    """
     mean, variance = bn.running_mean, bn.running_var
     assert mean is not None and variance is not None
     folded = [fuse_conv_bn_weights(kernel, None, mean, variance, bn.eps, bn.weight, bn.bias) for kernel in conv.weight]
@@ -66,11 +69,11 @@ def fold_into_rotated(conv: AdaptiveRotatedConv, bn: nn.BatchNorm2d) -> ChannelB
 
 
 def store_weights_in(model: nn.Module, amp: str) -> None:
-    """Stores, in place, what `amp` would otherwise convert in each forward pass: linear and convolution weights."""
+    """Stores the weights of linear and convolution layers, in place, in the precision that `amp` selects."""
     dtype = AMP_DTYPES[amp]
     if dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu" and has_bfloat16():
         pack_products(model)
     if dtype:
         for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, WinogradConv2d):   # derives its own
+            if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, WinogradConv2d):   # has its own
                 module.to(dtype)

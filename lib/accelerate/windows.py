@@ -1,4 +1,4 @@
-"""Padding and shifting a map to windows as one copy, there and back, instead of one for the padding and two a roll.
+"""Padding and shifting of a map in one copy in each direction, instead of one copy to pad and two to roll.
 
 Shapes: B batch, H W a map, H' W' the same padded to whole windows, C channels. Maps are channels-last, (B, H, W, C).
 """
@@ -18,14 +18,14 @@ def pad_and_shift(x: Tensor, padding: Tensor, padded_height: int, padded_width: 
 
 
 def unshift_and_crop(x: Tensor, height: int, width: int, shift: int) -> Tensor:
-    """The way back: (B, H', W', C) -> (B, H, W, C)."""
+    """The inverse of `pad_and_shift`: (B, H', W', C) -> (B, H, W, C)."""
     if not shift and (height, width) == x.shape[1:3]:
         return x
     return UnshiftAndCrop.apply(x, height, width, shift)
 
 
 def spans(length: int, padded: int, shift: int) -> tuple[tuple[slice, slice], ...]:
-    """The two parts of a side, and where in the padded and shifted side they lie; one may be empty."""
+    """The two parts of a side and their places in the padded and shifted side; one part may be empty."""
     wrapped = min(shift, length)
     return ((slice(0, wrapped), slice(padded - shift, padded - shift + wrapped)),
             (slice(wrapped, length), slice(0, length - wrapped)))
@@ -39,7 +39,7 @@ def parts(x: Tensor, shifted: Tensor, shift: int) -> Iterator[tuple[Tensor, Tens
 
 
 class PadAndShift(torch.autograd.Function):
-    """`pad_and_shift`"""
+    """`pad_and_shift` with its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, padding: Tensor, padded_height: int, padded_width: int, shift: int) -> Tensor:
@@ -67,7 +67,7 @@ class PadAndShift(torch.autograd.Function):
 
 
 class UnshiftAndCrop(torch.autograd.Function):
-    """`unshift_and_crop`"""
+    """`unshift_and_crop` with its gradient."""
 
     @staticmethod
     def forward(ctx: Any, shifted: Tensor, height: int, width: int, shift: int) -> Tensor:
