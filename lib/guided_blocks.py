@@ -1,23 +1,23 @@
 """LGCE, language-guided cross-scale enhancement of the two coarsest maps (Yuan et al., TGRS 2024, "RRSIS").
 
-Shapes: B batch, H W a map, C its width, N words, L width of the text encoder. This file alone needs timm, and is
-imported when a network has the module: the import takes half a second.
+Shapes: B batch, H W a map, C its width, N words, L width of the text encoder. This file alone needs timm; it is
+imported only for networks with this module, because the import takes half a second.
 """
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-DEPTHS, HEADS = (1, 3), (8, 16)   # of the blocks on the last but one and on the last map
+DEPTHS, HEADS = (1, 3), (8, 16)   # of the blocks on the last two maps
 
 
 class GuidedBlocks(nn.Module):
-    """Transformer blocks on the tokens of a map and one more, the sentence's mean, which they may all read.
+    """Transformer blocks on the tokens of a map and one guide token, the mean of the sentence's words.
 
-    The paper lets the two maps exchange these guide tokens afterwards; in the code that circulates the exchange has
-    no effect, since the tokens are then dropped, so it is not here.
+    In the paper the two maps exchange their guide tokens afterwards. In the original code the exchange has no effect,
+    because the tokens are then dropped, so this module leaves it out.
     """
 
-    optimizer_group = "decoder"   # where the original keeps them
+    optimizer_group = "decoder"   # where the original code has them
 
     def __init__(self, widths: list[int], side: int, text_width: int, blocks: int):
         super().__init__()
@@ -27,7 +27,7 @@ class GuidedBlocks(nn.Module):
             for width, depth, heads in zip(widths[-2:], DEPTHS, HEADS, strict=True))
 
     def forward(self, features: list[Tensor], words: Tensor, word_mask: Tensor) -> list[Tensor]:
-        """Four maps (B, C, H, W), finest first, words (B, N, L) -> four maps; padding counts in the mean."""
+        """Four maps (B, C, H, W), finest first, words (B, N, L) -> four maps. The mean includes padding."""
         mean = words.mean(dim=1)
         enhanced = [self.enhance(feature, guide(mean), blocks)
                     for feature, guide, blocks in zip(features[-2:], self.guides, self.blocks, strict=True)]
