@@ -65,7 +65,9 @@ class ReferringSegmenter(nn.Module):
         image (B, 3, S, S') float, normalised with ImageNet's mean and standard deviation; token_ids and
         token_mask (B, N) int64, mask 1 for real tokens; phrase_masks (B, 2, N) int64, 1 for the tokens of the object's
         name and of its position, all 0 without such tokens, used only by a network with `reads_phrases`
-        -> (B, 2, S, S') float. Raises `UserError` if the image has another size than RMSIN is built for, or if phrase masks are missing.
+        -> (B, 2, S, S') float.
+
+        Raises `UserError` if the image has another size than RMSIN is built for, or if phrase masks are missing.
         """
         logits = self.decoder(self.encode(image, token_ids, token_mask, phrase_masks))
         return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=True)
