@@ -112,8 +112,10 @@ def load_text_weights(encoder: TextEncoder, source: str) -> bool:
     """
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in WEIGHT_FILES):
         return False
-    pretrained, report = hub.load("--ck_bert", source, lambda local: BertModel.from_pretrained(
+    # A pair, since `output_loading_info` asks for the report, too.
+    loaded: Any = hub.load("--ck_bert", source, lambda local: BertModel.from_pretrained(
         source, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True, local_files_only=local))
+    pretrained, report = loaded
     if report["missing_keys"]:
         raise UserError(f"--ck_bert {source}: the weights lack {len(report['missing_keys'])} entries of BERT, "
                         f"the first is {sorted(report['missing_keys'])[0]}")

@@ -249,8 +249,8 @@ class TrainSet(ReferDataset):
         if sentence < 0:
             sentence = int(torch.randint(int(self.tokens.counts[ref_index]), (), generator=generator))
         if self.boxed[index]:   # before resizing, so from the image's own file even where others are packed
-            image, mask = self.load(ref_index)
-            image, target = transforms.resize(transforms.add_random_boxes(image, generator), mask, self.size_px)
+            picture, mask = self.load(ref_index)
+            image, target = transforms.resize(transforms.add_random_boxes(picture, generator), mask, self.size_px)
         else:
             image, target = self.resized(ref_index)
         return {"image": image, "target": target, "index": index, **self.tokens(ref_index, sentence)}

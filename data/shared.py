@@ -35,8 +35,9 @@ def shared_arrays(make: Make, apart: bool = False) -> Arrays:
                 _make_apart(make, folder)
             else:
                 _save(make(), folder)
-        folders = gather_objects(folder)
-        arrays = {path.stem: np.load(path, mmap_mode="r") for path in folders[first].iterdir()}
+        made = gather_objects(folder)[first]
+        assert made is not None
+        arrays = {path.stem: np.load(path, mmap_mode="r") for path in made.iterdir()}
         gather_objects(None)   # all have mapped them
     except OSError as error:
         raise UserError(f"{folder or tempfile.gettempdir()} cannot hold what the processes share ({error}): make room "

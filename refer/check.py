@@ -144,7 +144,7 @@ def _repeated_entries(index: REFER, refs: list[Entry]) -> Iterator[Finding]:
 def _categories(index: REFER) -> Iterator[Finding]:
     if index.dataset not in PUBLISHED_CATEGORIES:
         return
-    published = dict(enumerate(PUBLISHED_CATEGORIES[index.dataset]))
+    published: dict[Id, str] = dict(enumerate(PUBLISHED_CATEGORIES[index.dataset]))
     for id_ in [*published, *(id_ for id_ in index.Cats if id_ not in published)]:
         own, name = index.Cats.get(id_), published.get(id_)
         if own != name:

@@ -97,7 +97,7 @@ def _check_job(job: _Job) -> list[Finding]:
     sizes: dict[str, tuple[int, int]] = {}  # whose: (H, W)
     if all("mask_path" in annotation for _, annotation, _ in job.masks) and job.masks:
         pass  # the pictures know their sizes
-    elif all(isinstance(side, int) and side >= 1 for side in (height, width)):
+    elif isinstance(height, int) and isinstance(width, int) and min(height, width) >= 1:
         sizes["its entry"] = height, width
     else:
         report("malformed entry",
@@ -160,7 +160,7 @@ def _check_mask_picture(name: str, annotation: Entry, report: Callable[[str, str
     return mask.shape
 
 
-def _check_mask(name: str, annotation: Entry, height: object, width: object, no_target: bool,
+def _check_mask(name: str, annotation: Entry, height: int | None, width: int | None, no_target: bool,
                 report: Callable[[str, str], None]) -> tuple[int, int] | None:
     """Reports what is wrong with an annotation's mask, and returns the mask's size (H, W), None without a mask.
 
@@ -176,6 +176,7 @@ def _check_mask(name: str, annotation: Entry, height: object, width: object, no_
         report("empty mask", name)
     if is_finite(area) and AREA_SHARE * abs(area - pixels) > max(area, pixels):
         report("area", f"{name}: area {area}, but its mask has {pixels} pixels")
+    height, width = mask.shape   # of a mask that has polygons, the image entry's
     for part in segmentation if isinstance(segmentation, list) else ():
         if isinstance(part, list) and len(part) >= 6:
             outside = [(x, y) for x, y in zip(part[::2], part[1::2], strict=True)

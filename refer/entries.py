@@ -63,7 +63,7 @@ def refuse(kind: str, message: str) -> NoReturn:
 
 def require(test: Callable[[str], bool], path: str | os.PathLike, what: str) -> None:
     """Raises UserError unless the file or folder is there."""
-    if not test(path):
+    if not test(os.fspath(path)):
         kind = "folder" if test is os.path.isdir else "file"
         raise UserError(f"Missing {what}: there is no {kind} {os.fspath(path)}. {WHERE_TO_GET_IT}.")
 

@@ -79,8 +79,9 @@ class REFER:
         self.IMAGE_DIR, self.annotation_files, self.notes = content.image_dir, content.files, content.notes
         self.refs_path, self._instances_path = content.refs_path, content.instances_path
         self.line_files = content.line_files
-        self.data = {"dataset": dataset, "refs": content.refs, "images": content.images,
-                     "annotations": content.annotations, "categories": content.categories}
+        self.data: dict[str, Any] = {
+            "dataset": dataset, "refs": content.refs, "images": content.images, "annotations": content.annotations,
+            "categories": content.categories}
         self._build_index(on_fault)
 
     def _build_index(self, on_fault: OnFault) -> None:
@@ -242,7 +243,8 @@ class REFER:
         return f"{path}, line {ref['line']}" if path and "line" in ref else f"ref {ref['ref_id']}"
 
     def _as_ref(self, ref: Entry | Id) -> Entry:
-        return self.loadRefs([ref.get("ref_id") if isinstance(ref, dict) else ref])[0]
+        ref_id: Any = ref.get("ref_id") if isinstance(ref, dict) else ref   # `loadRefs` refuses what is no id
+        return self.loadRefs([ref_id])[0]
 
     def _known(self, what: str, ids: Ids, known: Collection[Id]) -> list[Id]:
         """The ids, one or several, as a list, after making sure that the data set has each of them."""

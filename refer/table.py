@@ -35,7 +35,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # nothing asks for slices
         return self.content[self.ends[index]:self.ends[index + 1]].tobytes().decode("utf-8", "surrogatepass")
 
 
@@ -80,7 +80,7 @@ def arrays_of(indices: Iterable[REFER]) -> Arrays:
         "sentences", "sent_ids", "image_ids", "image_names", "image_sizes")}
     categories: dict[str, int] = {}
     splits: dict[str, int] = {}
-    sources = []
+    sources: list[dict[str, Any]] = []
     for index in indices:
         _add(index, len(sources), columns, categories, splits)
         sources.append({
@@ -239,5 +239,5 @@ class RefRows(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> Entry:
+    def __getitem__(self, place: int) -> Entry:  # type: ignore[override]  # nothing asks for slices
         return self.table.ref(int(self.rows[place]))

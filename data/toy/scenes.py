@@ -33,6 +33,8 @@ SIZES = {"small": (0.25, 0.27), "large": (0.42, 0.46)}  # length before `Categor
 
 @dataclass(frozen=True)
 class Category:
+    """How the objects of one category look, and what they are called."""
+
     words: str  # as RRSIS-D's sentences spell it
     colours: tuple[str, ...]
     stretch: float  # factor on its length: compact shapes are drawn shorter
@@ -112,6 +114,8 @@ def grammar_words() -> list[str]:
 
 @dataclass(frozen=True)
 class Ground:
+    """A kind of ground: its tones, and the colours of objects that it would hide."""
+
     tones: tuple[Colour, Colour]  # darkest, lightest
     hides: tuple[str, ...]  # colours that would not stand out on it
 
@@ -146,6 +150,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Expression:
+    """A sentence and the object that it refers to."""
+
     kind: str  # one of KINDS
     target: int  # index of the thing meant
     raw: str  # the sentence, its first letter a capital
@@ -153,6 +159,8 @@ class Expression:
 
 @dataclass(frozen=True)
 class Scene:
+    """What one image shows, and the sentences about it."""
+
     ground: str  # a key of GROUNDS
     things: tuple[Thing, ...]
     expressions: tuple[Expression, ...]  # two
@@ -280,4 +288,5 @@ def strip_is_clear(centre: Point, angle_rad: float, width: float, obstacles: Ite
 
 
 def road_is_clear(thing: Thing, others: Iterable[Thing]) -> bool:
+    """Whether no other object stands on the road that passes under a thing."""
     return strip_is_clear(thing.centre, thing.angle_rad, ROAD_WIDTHS[thing.category] * thing.length, others)

@@ -22,6 +22,7 @@ import pickle
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -88,13 +89,16 @@ def refuse_unless_free(out: Path) -> None:
 
 
 def write_json(path: Path, content: dict, indent: int | None = 1) -> None:
+    """Writes UTF-8 JSON that ends with a line break."""
     path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
 def write_rrsisd(root: Path, taken: Iterable[Shot]) -> None:
     """Writes the images, `refs(unc).p` and `instances.json` below `root`, field by field as in RRSIS-D."""
     (root / IMAGE_FOLDER).mkdir(parents=True)
-    refs, image_entries, annotations = [], [], []
+    refs: list[dict[str, Any]] = []
+    image_entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for shot in taken:
         scene, size, image_id, file_name = shot.scene, shot.size, shot.number, f"{shot.number:05d}.jpg"
         (root / IMAGE_FOLDER / file_name).write_bytes(shot.jpeg)

@@ -30,8 +30,8 @@ def read(place: Place, on_fault: OnFault) -> Content:
             if name == "annotations":
                 refs += [_ref_of(entry, split) for entry in entries if isinstance(entry, dict)]
     where = os.path.join(place.folder, pattern.format(split="*"))
-    return Content(refs, **lists, image_dir=place.image_dir, files=tuple(paths.values()), refs_path=where,
-                   instances_path=where)
+    return Content(refs, lists["images"], lists["annotations"], lists["categories"], place.image_dir,
+                   files=tuple(paths.values()), refs_path=where, instances_path=where)
 
 
 def _new(entries: list[Entry], known: list[Entry]) -> list[Entry]:

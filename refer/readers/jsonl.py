@@ -7,13 +7,14 @@ sentences. Without these, lines of one `ann_id` are a ref, and every other line 
 import itertools
 import json
 import os
+from types import UnionType
 from typing import Any
 
 from refer.categories import OTHER, category_of_phrase, names_of
 from refer.entries import WHERE_TO_GET_IT, Content, Entry, Id, OnFault, make_sentence, read_lines, require
 from refer.readers.place import Place
 
-FIELDS = {"image_id": Id, "sent": str, "file_name": str}
+FIELDS: dict[str, type | UnionType] = {"image_id": Id, "sent": str, "file_name": str}
 
 
 def find(place: Place) -> list[str]:
@@ -98,7 +99,7 @@ class _Found:
         height, width = size or (entry.get("height"), entry.get("width"))
         self.images.setdefault(entry["image_id"], {"id": entry["image_id"], "file_name": entry["file_name"],
                                                    "height": height, "width": width})
-        extra = {name: entry[name] for name in ("bbox", "area") if name in entry}
+        extra: Entry = {name: entry[name] for name in ("bbox", "area") if name in entry}
         self.annotations.setdefault(ann_id, {"id": ann_id, "image_id": entry["image_id"], "category_id": category_id,
                                              "segmentation": segmentation, **extra})
         no_target = {"no_target": True} if entry.get("no_target") is True else {}
