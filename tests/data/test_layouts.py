@@ -148,6 +148,7 @@ def test_copied_images_stand_alone(roots, tmp_path):
         tmp_path / "copy")).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_training_and_testing_end_to_end(roots, tmp_path, layout):
     """One epoch, then the test split on one process and on two and three: the same whole numbers."""

@@ -70,6 +70,7 @@ KEYS = {"rmsin_tiny_train": "rmsin_tiny.keys.json", "lavt_tiny_train": "lavt_tin
 CASES = ["rmsin_tiny_train", "lavt_tiny_train", "lgce_base_train", "fianet_base_train"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_three_steps_equal_the_published_program(case):
     golden = np.load(FOLDER / f"{case}.npz")

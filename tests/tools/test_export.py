@@ -53,6 +53,7 @@ def evaluate(toy: Path, cwd: Path, checkpoint: str, *flags: str) -> dict:
     return json.loads((cwd / "r.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_folder_evaluates_to_the_same_integers_and_its_card_says_them(nano, toy, tmp_path):
     make_checkpoint(nano, toy, tmp_path / "c.pth", "rmsin")
     results = evaluate(toy, tmp_path, "c.pth")
@@ -136,6 +137,7 @@ def mask_by(run, texts: dict[str, str], picture: Image.Image, sentence: str) -> 
     return logits[0, 1] > logits[0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", sorted(set(MODELS) - {"lavt_one"}))   # the same network as lavt
 def test_a_graph_needs_nothing_but_its_file(nano, toy, tmp_path, model):
     checkpoint = make_checkpoint(nano, toy, tmp_path / "c.pth", model)
