@@ -1,4 +1,4 @@
-"""A data set packed for training: images resized and masks as bits, in one HDF5 file, a sample a chunk.
+"""A data set packed for training: images resized and masks as bits, in one HDF5 file, a chunk for each sample.
 
 `tools/pack_dataset.py` writes it. Samples come out bit for bit as from the images and annotations themselves.
 """
@@ -29,7 +29,7 @@ Load = Callable[[Entry], tuple[Image.Image, np.ndarray]]  # a ref's image and ma
 
 
 def settings_of(refer: RefTable, size_px: int) -> dict[str, Any]:
-    """What a packed file depends on, but for the images: compared when one is opened."""
+    """What a packed file depends on besides the images. Opening one compares it."""
     source, = refer.sources
     return {"format": FORMAT, "dataset": source["dataset"], "splitBy": source["splitBy"], "size_px": size_px,
             "published_masks": source["drop_overlaps"],
@@ -67,7 +67,7 @@ class PackedRefs:
         self.image_of = images[self.row_of]
 
     def opened(self) -> "h5py.File":
-        """This process's handle."""
+        """This process's handle of the file, which its first call opens."""
         import h5py  # only packed sets need it
         if self.file is None or self.process != os.getpid():
             try:
@@ -112,9 +112,9 @@ def write_packed(path: str | Path, refer: REFER, size_px: int, load: Load, watch
                  workers: int = 0) -> str:
     """Packs all refs of `refer` with their images, whole or not at all; returns the SHA-256 of images and masks.
 
-    `load(ref)` gives image and mask in their own sizes (see `data.dataset.ReferDataset.load`), in one of so many
-    `workers`, processes, or in this one; `watch` passes samples on and may show progress. The file's bytes do not
-    depend on the number of workers. Raises `UserError` for a bad image and when the file cannot be written.
+    `load(ref)` gives image and mask in their own sizes (see `data.dataset.ReferDataset.load`). It runs in `workers`
+    processes, or in this one if there are none; the file's bytes do not depend on their number. `watch` passes the
+    samples on and may show progress. Raises `UserError` for a bad image and when the file cannot be written.
     """
     import h5py
     path, temporary = Path(path), Path(f"{path}.tmp")

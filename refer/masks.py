@@ -48,7 +48,7 @@ def decode_segmentation(
 ) -> np.ndarray:
     """The union of a COCO segmentation's parts, (H, W) uint8 of 0 and 1, in Fortran order.
 
-    `drop_overlaps` leaves out pixels that lie in several parts, as the published code did by accident.
+    `drop_overlaps` leaves out pixels that lie in several parts, as the original code does by accident.
 
     A part is a polygon [x1, y1, x2, y2, ...] in pixels, or an RLE {"size": [H, W], "counts": ...} whose
     counts are a list (uncompressed), str or bytes (compressed). One RLE needs no list around it.
@@ -87,12 +87,12 @@ def decode_segmentation(
         raise ValueError(f"its parts have different sizes (H, W) {sorted(sizes)} and cannot be united")
     if drop_overlaps:
         return _covered_once(encoded)
-    # Merging unites unless told to intersect.
+    # By default `merge` makes the union.
     return coco_mask.decode(encoded[0] if len(encoded) == 1 else coco_mask.merge(encoded))
 
 
 def _outline_px(polygon: Sequence[float]) -> float:
-    """How many pixels an outline passes."""
+    """The number of pixels that an outline passes."""
     points = np.array(polygon, dtype=float).reshape(-1, 2)
     return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) if len(points) else 0.0
 

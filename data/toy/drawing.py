@@ -174,7 +174,7 @@ def lake(rng: np.random.Generator, centre: Point, radius: float) -> Polygon:
 
 def lay_roads_and_water(
         rng: np.random.Generator, things: Sequence[Thing]) -> tuple[list[Polygon], list[Polygon]]:
-    """The outlines, in image sides, of asphalt and of water. Both keep off whatever does not belong there."""
+    """The outlines, in image sides, of asphalt and of water. Neither touches objects that do not belong there."""
     asphalt, water = [], []
     for thing in things:
         others = [other for other in things if other is not thing]

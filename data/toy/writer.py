@@ -12,7 +12,7 @@ Data sheet
     Format      `refs(unc).p`, `instances.json` (masks as compressed RLE), JPEG images; and a small BERT's
                 config with a WordPiece vocabulary that holds every word.
 
-What the sentences mean is said in `data/toy/scenes.py`; `data/toy/drawing.py` paints the scenes.
+`data/toy/scenes.py` defines what the sentences mean; `data/toy/drawing.py` paints the scenes.
 
 The same seed gives the same bytes. Annotations do not depend on Pillow: pycocotools rasterises the masks.
 """
@@ -33,7 +33,7 @@ from data.toy.layouts import LAYOUTS, PICTURE_FOLDERS, TEXT_FILES, Shot, shots
 from data.toy.scenes import RRSISD_CATEGORIES, grammar_words
 from utils import UserError
 
-MARKER = "toy_rrsisd.json"  # tells a toy set from anything else, so that nothing else is ever replaced
+MARKER = "toy_rrsisd.json"  # marks a folder as a toy set, so that no other folder is ever replaced
 FILES = {MARKER, "rrsisd/refs(unc).p", "rrsisd/instances.json", "bert/config.json", "bert/vocab.txt",
          "bert/tokenizer_config.json"}
 IMAGE_FOLDER = "images/rrsisd/JPEGImages"
@@ -44,7 +44,7 @@ def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 
     """Writes a toy set of `images` images of size x size pixels into the folder `out_dir`.
 
     It serves as `--refer_data_root OUT --dataset rrsisd --ck_bert OUT/bert --bert_tokenizer OUT/bert`; `layout` names
-    another data set of `data.toy.layouts`, whose files the same scenes are then written as. It is written beside
+    another data set of `data.toy.layouts`, in whose files the same scenes are then written. The set is written beside
     `out_dir` and moved there when complete; an older toy set there is replaced. Raises UserError for impossible
     numbers, or if `out_dir` holds anything other than a toy set.
     """

@@ -7,7 +7,7 @@ from refer.readers.place import Place
 
 
 def find(place: Place) -> list[str]:
-    """The refs file, if it is there."""
+    """The refs file, if it exists."""
     return [path for path in (_paths(place)[0],) if os.path.isfile(path)]
 
 
