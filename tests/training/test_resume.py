@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -73,17 +75,25 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "models/m/log.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def whole_run(toy, tmp_path_factory) -> Callable[[tuple], Path]:
+    """The folder of a run with the given flags that nothing interrupts, trained once for all tests."""
+    @lru_cache
+    def train_whole(flags: tuple) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            train.run(arguments(toy, *flags))
+        return folder
+    return train_whole
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("steps", "workers", "flags"), [
-    (2, 0, ()), (STEPS, 0, ()), (STEPS + 3, 0, ("--ema", 0.9)), (3, 2, ("--ema", 0.5)), (3, 0, ("--masked_pass",))])
-def test_an_interrupted_run_ends_in_the_same_bits(toy, tmp_path, monkeypatch, steps, workers, flags):
+    (2, 0, ()), (STEPS, 0, ()), (STEPS + 3, 0, ("--ema", 0.9)), (3, 2, ("--ema", 0.9)), (3, 0, ("--masked_pass",))])
+def test_an_interrupted_run_ends_in_the_same_bits(toy, whole_run, monkeypatch, steps, workers, flags):
     """Interrupted within an epoch, after its last batch but before validation, and in the second epoch."""
-    for folder in ("whole", "parts"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.chdir(tmp_path / "whole")
-    train.run(arguments(toy, *flags))
-
-    monkeypatch.chdir(tmp_path / "parts")
+    whole_folder = whole_run(flags)
     with monkeypatch.context() as patch:
         patch.setattr(train, "validate", lambda *_: {"mIoU": 0.0, "oIoU": 0.0, "precision": {}})
         stop_after(patch, steps + steps // (STEPS + 1))   # the check after each validation counts too
@@ -93,12 +103,11 @@ def test_an_interrupted_run_ends_in_the_same_bits(toy, tmp_path, monkeypatch, st
     assert stopped["epoch"] * STEPS + stopped["step"] == steps
     train.run(arguments(toy, "--resume", "auto", "--workers", workers, *flags))
 
-    whole, parts = (read_checkpoint(tmp_path / folder / "checkpoints/model_last_m.pth")
-                    for folder in ("whole", "parts"))
+    whole, parts = (read_checkpoint(folder / "checkpoints/model_last_m.pth") for folder in (whole_folder, Path()))
     for key in ("model", "optimizer", "lr_scheduler", "generators", "epoch", *(["ema"] if "--ema" in flags else [])):
         assert equal(whole[key], parts[key]), key
     assert "--ema" not in flags or not equal(whole["ema"], whole["model"])
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert losses(whole_folder) == losses(Path())
 
 
 def save(folder: Path, kind: str, **progress) -> Path:
