@@ -1,32 +1,20 @@
-"""Every flag of the scripts, in groups, and the recipe of each model. Nothing here imports torch."""
+"""Every flag of the scripts, in groups. Nothing here imports torch."""
 import argparse
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
 
 from lib.evaluation import NO_TARGET_PIXELS
-from lib.segmentation import LARGEST_IMAGE_PX, MODELS, PARTS, STRIDE, SWIN_VARIANTS
+from lib.segmentation import LARGEST_IMAGE_PX, MODELS, NUM_TMEM, PARTS, STRIDE, SWIN_VARIANTS
+from lib.training.recipes import DEFAULT_DATASETS, NANO, RECIPES, SWIN_BASE_FILE, Recipe, recipe_of
 from refer.layouts import DATASETS, default_max_tokens, parse_datasets
-from utils import printable
+from schema import Range, check
+from utils import UserError, printable, read_json
 
-DEFAULT_SWIN_FILE = "pretrained_weights/swin_base_patch4_window12_384_22k.pth"  # ImageNet-22k, base, window 12
-
-# What a flag stands for when it is not given, by model: the recipes of the original training scripts.
-RECIPES: dict[str, dict[str, Any]] = {
-    "rmsin": {"model_id": "RMSIN", "dataset": "rrsisd", "lr": 3e-5, "batch_size": 2, "dice_weight": 0.1,
-              "random_box_share": 0.2, "bert_dropout": True},
-    "lavt": {"model_id": "lavt", "dataset": "refcoco", "lr": 5e-5, "batch_size": 8, "dice_weight": 0.0,
-             "random_box_share": 0.0, "bert_dropout": False},
-}
-# Where BERT is part of the network, it is set to training with it; `lavt` keeps it beside, in evaluation mode.
-RECIPES["lavt_one"] = {**RECIPES["lavt"], "bert_dropout": True}
-# What every model has in common, and what a nano network takes instead: it starts from random weights, which the
-# original rates, chosen to fine-tune, would hardly change.
-SHARED_RECIPE = {"img_size": 480, "warmup_iters": 0, "train_embeddings": False}
-NANO_RECIPE = {"img_size": 96, "batch_size": 16, "lr": 5e-4, "warmup_iters": 100, "random_box_share": 0.0,
-               "train_embeddings": True}
-
+EMA_DECAY = 0.999
 
 def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     """An argparse type: a whole number from `low` to `high`."""
@@ -74,11 +62,6 @@ def heads(text: str) -> str:
     return text
 
 
-def recipe(model: str, swin_type: str) -> dict[str, Any]:
-    """What flags stand for when they are not given."""
-    return {**SHARED_RECIPE, **RECIPES[model], **(NANO_RECIPE if swin_type == "nano" else {})}
-
-
 class Parser(argparse.ArgumentParser):
     """Says a mistake in one line."""
 
@@ -86,19 +69,39 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, printable(" ".join(f"{self.prog}: {message} (see {self.prog} --help)".splitlines())) + "\n")
 
 
+@dataclass
+class Start:
+    """What is read of a start in a `run.json`."""
+
+    flags: dict[str, Any]
+
+
+@dataclass
+class RunJson:
+    """What is read of a `run.json`, the record of a training run."""
+
+    starts: Annotated[list[Start], Range(1)]
+
+
+NOT_REPLAYED = ("given", "config", "local_rank")   # of the flags in a record: no flag, and what belongs to one start
+
+
 class RecipeParser(Parser):
     """Fills in the model's recipe and checks flags against each other.
 
-    The namespace gains `given`, the names of the flags that stood on the command line: a checkpoint's own
-    settings may be repeated there but not contradicted.
+    The namespace gains `given`, the names of the flags that stood on the command line, or were replayed by `--config`:
+    a checkpoint's own settings may be repeated there but not contradicted.
     """
 
     def parse_known_args(self, args: Sequence[str] | None = None,
                          namespace: argparse.Namespace | None = None) -> tuple[argparse.Namespace, list[str]]:
         unset = object()
+        words = list(sys.argv[1:] if args is None else args)
         known = [action.dest for action in self._actions if action.dest != "help"]
-        namespace = argparse.Namespace(**dict.fromkeys(known, unset))
-        namespace, rest = super().parse_known_args(args, namespace)
+        namespace, rest = super().parse_known_args(words, argparse.Namespace(**dict.fromkeys(known, unset)))
+        if (config := getattr(namespace, "config", unset)) is not unset:   # its flags come first: the last one counts
+            words = self.replayed(config) + words
+            namespace, rest = super().parse_known_args(words, argparse.Namespace(**dict.fromkeys(known, unset)))
         given = {name for name in known if getattr(namespace, name) is not unset}
         for name in set(known) - given:
             setattr(namespace, name, self.get_default(name))
@@ -106,28 +109,92 @@ class RecipeParser(Parser):
         self.fill_in(namespace)
         return namespace, rest
 
+    def replayed(self, path: str) -> list[str]:
+        """The flags with which the run of a `run.json` began, as words of a command line.
+
+        What followed from its model's recipe and was not given follows from the recipe again, so that the command line
+        may name another model; but not if the recipe has changed since, or the file was edited.
+        """
+        try:
+            content = read_json(path)
+            check(RunJson, content, path)
+        except UserError as error:
+            self.error(f"--config {error}")
+        flags = {name: value for name, value in content["starts"][0]["flags"].items() if name not in NOT_REPLAYED}
+        given = content["starts"][0]["flags"].get("given", list(flags))
+        words = {name: self.as_words(name, value, path) for name, value in flags.items()}
+        recipe_of_run = vars(get_parser().parse_args(
+            [word for name in flags if name in given for word in words[name]]))
+        return [word for name, value in flags.items() if name in given or value != recipe_of_run[name]
+                for word in words[name]]
+
+    def as_words(self, name: str, value: Any, path: str) -> list[str]:
+        """A flag of a `run.json` with its value as words of a command line."""
+        action = next((action for action in self._actions if action.dest == name), None)
+        if action is None:
+            self.error(f"--config {path}: {printable(name)[:40]} is no flag of this script")
+        if isinstance(action, argparse.BooleanOptionalAction) and isinstance(value, bool):
+            return [action.option_strings[0 if value else 1]]
+        if action.nargs == 0 and isinstance(value, bool):   # a switch
+            return action.option_strings[-1:] if value else []
+        if not isinstance(value, str | int | float | None) or isinstance(value, bool):
+            self.error(f"--config {path}: {name} is {str(value)[:40]}, which it cannot be")
+        return [] if value is None else [f"{action.option_strings[-1]}={value}"]
+
     def fill_in(self, args: argparse.Namespace) -> None:
         """The recipe for what was not given; then what must fit together."""
-        for name, value in {**recipe(args.model, args.swin_type), **MODELS[args.model]}.items():
+        if args.dataset is None:
+            args.dataset = DEFAULT_DATASETS[args.model]
+        names = self.names_of_datasets(args)
+        recipe = recipe_of(args.model, names[0], args.swin_type)
+        longest = max(recipe.max_tokens, default_max_tokens(names))
+        for name, value in {**recipe.flags, **MODELS[args.model], "max_tokens": longest}.items():
             if getattr(args, name, "not a flag of this script") is None:
                 setattr(args, name, value)
-        if "dataset" in vars(args):
-            self.fill_in_data(args)
-        if args.pretrained_swin_weights is None:
-            takes_default = args.model == "rmsin" and args.swin_type == "base"
-            args.pretrained_swin_weights = DEFAULT_SWIN_FILE if takes_default else ""
+        if args.ema is True and "epochs" in vars(args):   # given without a value, in a training
+            args.ema = EMA_DECAY
         if PARTS["cross_scale"][args.cross_scale].fixed_size and args.img_size % STRIDE:
             nearest = max(1, round(args.img_size / STRIDE)) * STRIDE
             self.error(f"--img_size {args.img_size}: {args.model} needs a multiple of {STRIDE}, {nearest} for example")
+        if getattr(args, "show_recipe", False):
+            print(self.describe_recipe(recipe, args))
+            self.exit()
 
-    def fill_in_data(self, args: argparse.Namespace) -> None:
-        """What follows from the data sets that are named."""
+    def names_of_datasets(self, args: argparse.Namespace) -> list[str]:
+        """The data sets that the flags name."""
         try:
-            names = [name for name, _ in parse_datasets(args.dataset, args.splitBy)]
+            return [name for name, _ in parse_datasets(args.dataset, args.splitBy)]
         except ValueError as error:
             self.error(str(error))
-        if getattr(args, "max_tokens", "not a flag of this script") is None:
-            args.max_tokens = default_max_tokens(names)
+
+    def describe_recipe(self, recipe: Recipe, args: argparse.Namespace) -> str:
+        """The lines of `--show_recipe`: where the recipe is from, and each of its flags with its value."""
+        lines = [f"{args.model} on {args.dataset}, Swin {args.swin_type}: {recipe.source}"]
+        flags = {action.dest: flag for action in self._actions for flag in action.option_strings[:2]
+                 if not flag.startswith("--no-") and flag.startswith("--")}
+        for name in (*recipe.flags, "weight_decay", "amsgrad", "bert_layers", "seed"):
+            if (value := getattr(args, name)) is None:
+                continue
+            said = ("no", "yes")[value] if isinstance(value, bool) else value if value != "" else "none"
+            lines.append(f"  {flags[name]:26}{said}{'  (given)' * (name in args.given)}")
+        return "\n".join(lines)
+
+
+def defaults(name: str) -> str:
+    """A flag's values in the recipes, for its help: '3e-05 for rmsin, fianet; 5e-05 for lavt; 0.0005 for nano'."""
+    models: dict[Any, list[str]] = {}
+    for model in MODELS:
+        for dataset, recipe in RECIPES[model].items():
+            value, common = recipe.flags[name], RECIPES[model][""].flags[name]
+            if not dataset or value != common:
+                models.setdefault(value, []).append(f"{model} on {dataset}" if dataset else model)
+    if name in NANO:
+        models.setdefault(NANO[name], []).append("nano")
+    if len(models) == 1:
+        return str(*models)
+    said = {True: "on", False: "off"}
+    return "; ".join(f"{said[value] if isinstance(value, bool) else f'{value:g}'} for {', '.join(names)}"
+                     for value, names in models.items())
 
 
 # The flags of the original scripts, which had one parser: each script accepts all of them and lists those it reads.
@@ -163,10 +230,16 @@ def add_network(group: Group) -> None:
     group.add("--img_size", type=whole(1, LARGEST_IMAGE_PX), metavar="PIXELS",
               help="side to which image and mask are resized (default: 480, nano: 96);\n"
                    "rmsin: a multiple of 32")
+    group.add("--max_tokens", type=tokens, metavar="N",
+              help="of a sentence, [CLS] and [SEP] included; the rest is cut; a checkpoint brings its own\n"
+                   f"(default: {defaults('max_tokens')}; on risbench 50)")
     group.add("--mha", default="", type=heads, metavar="A-B-C-D",
               help="heads of the pixel-word attention in the four stages (default: one each)")
     group.add("--fusion_drop", default=0.0, type=share, metavar="RATE",
               help="dropout in the pixel-word attention (default: 0)")
+    group.add("--num_tmem", type=whole(1, 64), metavar="N",
+              help="blocks of FIANet's text-aware module across the scales\n"
+                   f"(default: {NUM_TMEM}, on refsegrs {RECIPES['fianet']['refsegrs'].num_tmem})")
     group.add("--ck_bert", default="bert-base-uncased", metavar="FOLDER|NAME",
               help="text encoder: a folder with config.json and weights, or a hub name;\n"
                    "a folder without weights starts from random ones (default: bert-base-uncased)")
@@ -175,7 +248,7 @@ def add_network(group: Group) -> None:
     group.add("--pretrained_swin_weights", metavar="FILE|timm:NAME",
               help="classification checkpoint that the backbone starts from: a file in the original's or timm's\n"
                    "layout, or a name of timm's, which is fetched; '' for random weights\n"
-                   f"(default: {DEFAULT_SWIN_FILE}\nfor rmsin with --swin_type base, else none)")
+                   f"(default: {SWIN_BASE_FILE}\nfor rmsin and fianet with --swin_type base, else none)")
     for place, rows in PARTS.items():
         of_models = ", ".join(f"{parts[place]} for {model}" for model, parts in MODELS.items())
         group.add(f"--{place}", choices=rows, help=f"part of the network (default: {of_models})")
@@ -186,14 +259,12 @@ def add_data(group: Group) -> None:
     group.add("--refer_data_root", default="./refer/data/", metavar="FOLDER",
               help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
     names = "\n".join(textwrap.wrap(", ".join(DATASETS), 80))
+    datasets = ", ".join(f"{DEFAULT_DATASETS[model]} for {model}" for model in MODELS)
     group.add("--dataset", metavar="NAME",
-              help=f"{names}\n(default: rrsisd for rmsin, refcoco for lavt);\n"
+              help=f"{names}\n(default: {datasets});\n"
                    "train.py takes several, NAME[:SPLITBY],…, and validates on the first")
     group.add("--splitBy", default="unc", help="whose division of the data set: umd, google, …\n"
                                               "(default: unc, or the only one that the data set has)")
-    group.add("--max_tokens", type=tokens, metavar="N",
-              help="of a sentence, [CLS] and [SEP] included; the rest is cut\n"
-                   "(default: 20, risbench 50; a checkpoint brings its own)")
     group.add("--no_target_pixels", default=NO_TARGET_PIXELS, type=positive, metavar="N",
               help=f"a mask of fewer pixels means that there is no target (default: {NO_TARGET_PIXELS}); for grefcoco")
     group.add("--published_masks", action="store_true",
@@ -202,16 +273,19 @@ def add_data(group: Group) -> None:
     group.add("--packed", default="", metavar="FILE",
               help="read images and masks from what tools/pack_dataset.py wrote; the same samples, faster")
     group.add("-b", "--batch-size", type=positive, metavar="N",
-              help="samples a process (default: 2 for rmsin, 8 for lavt, 16 for nano)")
+              help=f"samples a process (default: {defaults('batch_size')})")
     group.add("-j", "--workers", default=8, type=whole(0, 1024), metavar="N",
               help="loader processes of each training process (default: 8)")
-    group.add("--pin_mem", action="store_true", help="page-locked host memory for faster copies to a GPU")
+    group.add("--pin_mem", action=argparse.BooleanOptionalAction,
+              help="page-locked host memory for faster copies to a GPU (default: on a GPU)")
 
 
 def add_training(group: Group) -> None:
     """The recipe of a training run."""
-    group.add("--epochs", default=40, type=positive, metavar="N", help="default: 40")
-    group.add("--lr", type=real(0), help="at the start (default: 3e-5 for rmsin, 5e-5 for lavt, 5e-4 for nano)")
+    group.add("--show_recipe", action="store_true",
+              help="print what these flags stand for with this --model, --dataset and --swin_type, and end")
+    group.add("--epochs", type=positive, metavar="N", help=f"default: {defaults('epochs')}")
+    group.add("--lr", type=real(0), help=f"at the start (default: {defaults('lr')})")
     group.add("--warmup_iters", type=count, metavar="N",
               help="iterations over which lr rises linearly from 0\n"
                    "(default: 0, as in the original code; nano: 100)")
@@ -219,16 +293,19 @@ def add_training(group: Group) -> None:
               help="AdamW's weight decay (default: 0.01)")
     group.add("--amsgrad", action="store_true", help="AdamW's AMSGrad variant")
     group.add("--dice_weight", type=share, metavar="SHARE",
-              help="share of the Dice loss, the rest is cross-entropy (default: 0.1 for rmsin, 0 for lavt)")
+              help=f"share of the Dice loss, the rest is cross-entropy\n(default: {defaults('dice_weight')})")
     group.add("--random_box_share", type=share, metavar="SHARE",
               help="share of the training refs whose images get black squares\n"
-                   "(default: 0.2 for rmsin, 0 for lavt and nano)")
+                   f"(default: {defaults('random_box_share')})")
     group.add("--bert_layers", default=10, type=count, metavar="N",
               help="how many of BERT's layers train, from the first (default: 10, as published)")
     group.add("--train_embeddings", action=argparse.BooleanOptionalAction,
               help="train BERT's embeddings too (default: no, as in the original code; nano: yes)")
     group.add("--bert_dropout", action=argparse.BooleanOptionalAction,
-              help="BERT's dropouts in training (default: on for rmsin and lavt_one, off for lavt)")
+              help=f"BERT's dropouts in training (default: {defaults('bert_dropout')})")
+    group.add("--masked_pass", action="store_true",
+              help="MaskRIS's training: a second pass a step on hidden image patches and replaced words,\n"
+                   "taught by the first; twice the arithmetic")
     group.add("--exclude", default="", metavar="FILE",
               help="training refs to leave out: ids or file names, one a line; or a list of refer/exclusions")
     group.add("--allow_leak", action="store_true",
@@ -242,8 +319,6 @@ def add_training(group: Group) -> None:
               help="batches an optimiser update (default: 1); an iteration of the schedule is an update")
     group.add("--checkpoint_activations", action="store_true",
               help="keep only the inputs of Swin's blocks and compute the rest again: less memory, slower")
-    group.add("--compile", action="store_true",
-              help="compile the network with torch.compile: a slow start, then faster on GPUs")
     group.add("--init_from", default="", metavar="FILE|FOLDER",
               help="start from the weights of any checkpoint, this project's (or a folder of tools/export.py) or\n"
                    "an original one. Parts of the network that differ from the checkpoint's start fresh and are\n"
@@ -254,7 +329,10 @@ def add_saving(group: Group) -> None:
     """What a training run leaves behind, and how it goes on."""
     group.add("--model_id", default=None, type=run_name, metavar="NAME",
               help="names the checkpoints and the folder models/NAME\n"
-                   "(default: RMSIN for rmsin, lavt for lavt and lavt_one)")
+                   "(default: RMSIN for rmsin, lavt for lavt and lavt_one, else the model's name)")
+    group.add("--config", metavar="RUN.JSON",
+              help="begin with the flags with which the run of a models/NAME/run.json began; those on the command\n"
+                   "line count more (a new run: give it another --model_id)")
     group.add("--output-dir", default="./checkpoints/", metavar="FOLDER",
               help="where checkpoints go (default: ./checkpoints/)")
     group.add("--allow_changed_flags", action="store_true",
@@ -284,9 +362,26 @@ def add_run(group: Group) -> None:
     group.add("--device", default=None, type=device,
               help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
     group.add("--local_rank", "--local-rank", default=0, type=whole(-1), help=argparse.SUPPRESS)
-    group.add("--amp", default="off", choices=("off", "bf16", "fp16"),
+    group.add("--ema", nargs="?", default=0.0, const=True, type=real(0, 0.999999), metavar="DECAY",
+              help="train.py: also keep an exponential moving average of the weights, which chooses the best\n"
+                   f"epoch (default: 0, off; without a value {EMA_DECAY}); elsewhere, without DECAY: use that average")
+    group.add("--amp", default="off", choices=("off", "bf16", "bf16!", "fp16"),
               help="precision of the network: bf16 or fp16 where that is safe, float32 elsewhere\n"
-                   "(default: off, float32 throughout)")
+                   "(default: off, float32 throughout). bf16 means float32 on a CPU without bfloat16\n"
+                   "instructions, where it would be slow; bf16! insists")
+    group.add("--tf32", action=argparse.BooleanOptionalAction, default=True,
+              help="on GPUs, float32 products and convolutions in TF32 (default: yes, as in the\n"
+                   "original's PyTorch)")
+    group.add("--cudnn_benchmark", action=argparse.BooleanOptionalAction, default=True,
+              help="on GPUs, the fastest of cuDNN's algorithms for the first batch's sizes (default: yes)")
+
+
+def add_speed(group: Group) -> None:
+    """What makes GPUs faster, or not: to be measured there."""
+    group.add("--compile", action="store_true",
+              help="compile the network with torch.compile: a slow start, then faster on GPUs")
+    group.add("--channels_last", action="store_true",
+              help="on GPUs, weights of convolutions channels last in memory")
 
 
 def add_inference(group: Group) -> None:
@@ -322,9 +417,9 @@ def add_evaluation(group: Group) -> None:
 
 
 GROUPS = {"network": add_network, "data": add_data, "training recipe": add_training, "training run": add_saving,
-          "run": add_run, "inference": add_inference, "evaluation": add_evaluation}
-TRAINING = ("network", "data", "training recipe", "training run", "run")   # train.py's groups
-EVALUATION = ("network", "data", "run", "inference", "evaluation")         # test.py's
+          "run": add_run, "speed": add_speed, "inference": add_inference, "evaluation": add_evaluation}
+TRAINING = ("network", "data", "training recipe", "training run", "run", "speed")   # train.py's groups
+EVALUATION = ("network", "data", "run", "speed", "inference", "evaluation")         # test.py's
 INFERENCE = ("network", "run", "inference")                                # of what reads no data set
 
 

@@ -13,9 +13,11 @@ import distributed
 import utils
 from args import INFERENCE, RecipeParser, get_parser, positive, share
 from bert import reading_problems
+from lib.accelerate import set_up
 from lib.evaluation.predictions import encode_mask
 from lib.predictor import Predictor, ReadingWarning, Segmentation
 from lib.report.pictures import overlay, polygons, read_picture, save_mask
+from refer.categories import CLASS_NAMES
 from utils import UserError, log
 
 
@@ -99,7 +101,9 @@ def run(args: argparse.Namespace) -> None:
     images, folder = find_images(args.image), Path(args.out)
     names = name_outputs(images, list(dict.fromkeys(args.sentence)))
     device = distributed.init_processes(args.device, args.local_rank)
-    predictor = Predictor(args.resume, device=device, amp=args.amp, fast=args.fuse, args=args)
+    set_up(device, args)
+    class_names = CLASS_NAMES.get(args.dataset, ()) if "dataset" in args.given else ()
+    predictor = Predictor(args.resume, device=device, amp=args.amp, fast=args.fuse, args=args, class_names=class_names)
     for sentence in dict.fromkeys(args.sentence):
         for problem in reading_problems(predictor.tokenizer, sentence, predictor.max_tokens):
             log(f"WARNING: '{sentence}': {problem}")

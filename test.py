@@ -11,7 +11,7 @@ with importing_much():
     import distributed
     import utils
     from data import EvalSet, eval_loader, log_problems, read_refs
-    from lib.accelerate import accelerate, prepare_for_inference, set_up_cpu
+    from lib.accelerate import WholeBatches, accelerate, compiled, prepare_for_inference, set_up
     from lib.checkpoint import restore
     from lib.evaluation.metrics import evaluate
     from lib.evaluation.predictions import Recorder
@@ -23,23 +23,25 @@ with importing_much():
 def run(args: Namespace) -> None:
     """The whole evaluation; `main` says its user errors."""
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
-    set_up_cpu(device)
+    set_up(device, args)
     make_folders(args)
     probe = read_probe(args.probe) if args.probe else None
 
     model, config, tokenizer = restore(args.resume, args)
-    accelerate(model.to(device), device)
+    accelerate(model.to(device), device, args.channels_last)
     prepare_for_inference(model, args.amp, args.fuse)
+    network = WholeBatches(compiled(model, device)) if args.compile else model
 
     refs = read_refs(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     dataset = EvalSet(refs, args.split, tokenizer, config.img_size, args.seed if args.shuffle_sentences else None,
-                      skip_bad_images=args.skip_bad_images, packed=args.packed, max_tokens=config.max_tokens)
+                      skip_bad_images=args.skip_bad_images, packed=args.packed, max_tokens=config.max_tokens,
+                      phrases=config.reads_phrases)
     batches = eval_loader(dataset, args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     readable = log_problems(utils.progress(batches, args.split), problems := [])
     recorder = Recorder(dataset.original_mask if args.eval_ori_size else None,
                         keep=bool(args.save_predictions or args.report))
-    outcome = collect(evaluate(model, readable, device, args.amp, recorder), recorder, len(problems), dataset.no_target,
-                      args.no_target_pixels)
+    counts = evaluate(network, readable, device, args.amp, recorder)
+    outcome = collect(counts, recorder, len(problems), dataset.no_target, args.no_target_pixels)
     log(describe(outcome, config.model, [style for style in ("latex", "markdown") if getattr(args, style)]))
 
     if (args.results or args.report or args.save_predictions) and utils.rank() == 0:

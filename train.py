@@ -1,5 +1,5 @@
 """Trains a network. One process or many: plain `python train.py`, `torchrun` or `torch.distributed.launch`."""
-from args import TRAINING, get_parser, recipe
+from args import TRAINING, get_parser
 from utils import importing_much
 
 if __name__ == "__main__":   # a mistyped flag and --help are answered before the imports, which take seconds
@@ -9,8 +9,10 @@ with importing_much():
     import gc
     import itertools
     import sys
+    import textwrap
     import time
     from argparse import Namespace
+    from dataclasses import replace
     from pathlib import Path
     from typing import Any
 
@@ -21,20 +23,22 @@ with importing_much():
     import distributed
     import utils
     from data import log_problems, make_loaders, read_refs
-    from lib.accelerate import accelerate, set_up_cpu
+    from lib.accelerate import accelerate, compiled, set_up
     from lib.checkpoint.starting import make_network
     from lib.evaluation.generalized import all_metrics, format_all
     from lib.evaluation.metrics import evaluate, warning_of_empty_predictions
     from lib.losses import segmentation_loss
     from lib.model import ReferringSegmenter
+    from lib.training.averaging import WeightAverage
     from lib.training.generators import seed_everything
+    from lib.training.masked_pass import taught_loss
     from lib.training.nonfinite import NonFiniteGuard
     from lib.training.optimizer import freeze_text, recompute_activations
-    from lib.training.resume import choose_start, goes_on, refuse_changes, set_earlier_run_aside
+    from lib.training.resume import DECISIVE, choose_start, goes_on, refuse_changes, set_earlier_run_aside
     from lib.training.run_lock import hold
     from lib.training.run_record import RunRecord
     from lib.training.state import TrainingState
-    from transforms import normalize
+    from transforms import network_inputs
     from utils import MachineError, UserError, duration, log
 
 
@@ -42,15 +46,18 @@ class Interrupted(Exception):
     """A signal asked the run to stop; it was saved."""
 
 
-def set_up_training(model: ReferringSegmenter, args: Namespace, device: torch.device) -> nn.Module:
-    """Freezes, speeds up and wraps the network as the flags ask; returns it as a training step calls it."""
+def set_up_training(model: ReferringSegmenter, args: Namespace,
+                    device: torch.device) -> tuple[nn.Module, WeightAverage | None]:
+    """Freezes, speeds up and wraps the network as the flags ask.
+
+    Returns it as a training step calls it, and the average of its weights if one is kept.
+    """
     freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout)
-    accelerate(model.to(device), device)
+    accelerate(model.to(device), device, args.channels_last)
+    average = WeightAverage(model, args.ema) if args.ema else None
     if args.checkpoint_activations:
         recompute_activations(model)
-    if args.compile:
-        model.compile()
-    return distributed.wrap(model, device)
+    return distributed.wrap(compiled(model, device) if args.compile else model, device), average
 
 
 def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) -> dict[str, float]:
@@ -66,16 +73,18 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
     updater.loss_sum.fill_(progress.loss_sum)
     global_batch = args.batch_size * utils.world_size()
     guard = NonFiniteGuard(updater, progress, args.skip_nonfinite, batches.dataset)
-    look_every = args.print_freq if device.type == "cuda" else 1   # at the losses: on a GPU this waits for it
     bad_images: list[str] = []
     for batch in log_problems(utils.progress(batches, f"epoch {progress.epoch}"), bad_images):
-        image, token_ids, token_mask, target = (batch[key].to(device, non_blocking=True)
-                                                for key in ("image", "token_ids", "token_mask", "target"))
+        inputs, target = network_inputs(batch, device), batch["target"].to(device, non_blocking=True).long()
         with state.threads.step():
-            logits = updater.forward(normalize(image), token_ids, token_mask)
-            updated = updater.backward(segmentation_loss(logits, target.long(), args.dice_weight))
+            logits = updater.forward(*inputs)
+            updated = updater.backward(segmentation_loss(logits, target, args.dice_weight))
+            if state.disturb:
+                updated = updater.backward(taught_loss(updater.forward(*state.disturb(*inputs)), logits))
+            if updated and state.average:
+                state.average.update(state.model)
         guard.unseen.append(batch["index"])
-        progress.empty_masks += int((batch["target"].flatten(1).amax(1) == 0).sum())
+        progress.empty_masks += int((~batch["target"].numpy().any(axis=(1, 2))).sum())   # the host's own copy
         progress.step += 1
         progress.seconds = time.perf_counter() - start
         if not updated:
@@ -83,7 +92,7 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
         interrupted = distributed.agree_to_stop()
         last = progress.step == len(batches)
         due = last or interrupted or (args.save_every and progress.step % args.save_every < args.accumulate)
-        if due or progress.step // args.accumulate % look_every == 0:
+        if due or progress.step // args.accumulate % state.look_every == 0:
             guard.check()
             progress.loss_sum = updater.loss_sum.item()
         if last or progress.step // args.accumulate % args.print_freq == 0:
@@ -102,12 +111,12 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
             "images_per_second": len(batches) * global_batch / max(progress.seconds, 1e-9)}
 
 
-def validate(state: TrainingState, batches: DataLoader) -> dict[str, Any]:
+def validate(state: TrainingState, batches: DataLoader, model: nn.Module) -> dict[str, Any]:
     """Metrics on all sentences of the val split; every process works on its share and gets the whole result."""
-    distributed.share_buffers(state.model)   # running statistics of unsynchronised BatchNorm differ between processes
+    distributed.share_buffers(model)   # running statistics of unsynchronised BatchNorm differ between processes
     readable = log_problems(utils.progress(batches, "val"), [])
     watched = itertools.takewhile(lambda _: not distributed.stop_requested(), readable)
-    rows = distributed.gather_rows(evaluate(state.model, watched, state.device, state.args.amp)).cpu().numpy()
+    rows = distributed.gather_rows(evaluate(model, watched, state.device, state.args.amp)).cpu().numpy()
     if not len(rows):
         return {}
     if warning := warning_of_empty_predictions(rows[:, 1:]):
@@ -118,7 +127,7 @@ def validate(state: TrainingState, batches: DataLoader) -> dict[str, Any]:
 def run(args: Namespace) -> None:
     """The whole training run; `main` says its user errors."""
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
-    set_up_cpu(device)
+    set_up(device, args)
     seed_everything(args.seed, args.deterministic)
     distributed.watch_signals()
 
@@ -133,15 +142,19 @@ def run(args: Namespace) -> None:
     args.resume, resumed = choose_start(args.resume, output, args.model_id, distributed.was_restarted())
     if goes_on(resumed) and not args.allow_changed_flags:
         refuse_changes(args, resumed, args.resume, utils.world_size(), annotations)
+    recipe = ", ".join(f"{name} {getattr(args, name)!r}" for name in DECISIVE)
+    log(textwrap.fill(f"recipe: {recipe}", 120, subsequent_indent="    ", break_on_hyphens=False))
 
     model, config, tokenizer = make_network(args, resumed)
-    train_batches, val_batches = make_loaders(args, refs, tokenizer, config.img_size, config.max_tokens)
+    if config.reads_phrases:
+        config = replace(config, class_names=refs.class_names())
+    train_batches, val_batches = make_loaders(args, refs, tokenizer, config.img_size, config.max_tokens,
+                                              config.reads_phrases)
     log(f"{config.model} on {args.dataset}: {len(train_batches.dataset)} training samples, {len(val_batches.dataset)} "
         f"validation sentences; {utils.world_size()} process(es) on {device.type}, seed {args.seed}")
-    log("recipe: " + ", ".join(f"{name} {getattr(args, name)}" for name in recipe(args.model, args.swin_type)))
     val_batches.dataset.check_images()
-    wrapped = set_up_training(model, args, device)
-    state = TrainingState(args, model, wrapped, device, len(train_batches), config, tokenizer, annotations)
+    wrapped, average = set_up_training(model, args, device)
+    state = TrainingState(args, model, wrapped, average, device, len(train_batches), config, tokenizer, annotations)
     if goes_on(resumed):
         state.resume(resumed)
     elif resumed:
@@ -161,16 +174,21 @@ def run(args: Namespace) -> None:
                 state.save_between_updates()
                 raise MachineError(f"{error}. The run is saved; --resume auto goes on") from error
             state.save()   # so that nothing that validation meets costs the epoch
-            metrics = validate(state, val_batches)
+            metrics = validate(state, val_batches, model)
+            averaged = validate(state, val_batches, average.network) if average else {}
             if distributed.agree_to_stop():
                 raise Interrupted   # validation starts again when the run goes on
             if not metrics:
                 raise UserError("no image of the val split could be read; tools/check_dataset.py says what is wrong")
             log(format_all(metrics))
+            if averaged:
+                log(f"the averaged weights:\n{format_all(averaged)}")
             record.epoch({"epoch": progress.epoch, "lr": learning_rate, **figures, "val": metrics,
+                          **({"val_ema": averaged} if averaged else {}),
                           "peak_memory_mib": utils.peak_memory_mib(device)}, model)
-            is_best = metrics["oIoU"] > progress.best_oIoU
-            progress.best_oIoU = max(progress.best_oIoU, metrics["oIoU"])
+            oIoU = (averaged or metrics)["oIoU"]
+            is_best = oIoU > progress.best_oIoU
+            progress.best_oIoU = max(progress.best_oIoU, oIoU)
             progress.next_epoch()
             state.save(*(["best", "last"] if is_best else ["last"]))
     found = f"best val overall IoU {progress.best_oIoU:.2f}, in {state.files['best']}"

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -168,13 +169,18 @@ def set_aside(path: Path) -> Path | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes `path` whole or not at all. Raises `UserError` if that is not possible."""
+    """Writes plain data as JSON, whole or not at all. Raises `UserError` if that is not possible."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `path` in UTF-8, whole or not at all. Raises `UserError` if that is not possible."""
     if path.is_dir():
         raise UserError(f"{path} cannot be written: it is a folder")
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         with suppress(OSError):   # it may never have come to be
@@ -209,11 +215,34 @@ def sha256_of(path: str | Path) -> str:
             hashlib.sha256(file.read()).hexdigest()
 
 
+@cache
+def processor() -> tuple[str, frozenset[str]]:
+    """This machine's processor: its name, and Linux's flags for what it can do (elsewhere none)."""
+    lines: dict[str, str] = {}
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            lines.setdefault(key.strip(), value.strip())
+    name = lines.get("model name") or platform.processor() or platform.machine()
+    return name, frozenset(lines.get("flags", lines.get("Features", "")).split())
+
+
+INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16",
+                "asimd": "NEON", "sve": "SVE", "bf16": "BF16"}   # by Linux's flags; what speed depends on
+
+
+def describe_cpu() -> str:
+    """The processor's name and the instructions that speed depends on: 'AMD EPYC (AVX2, AVX-512)'."""
+    name, flags = processor()
+    known = [instructions for flag, instructions in INSTRUCTIONS.items() if flag in flags]
+    return f"{name} ({', '.join(known)})" if known else name
+
+
 def describe_run(device: "torch.device") -> dict[str, Any]:
     """What figures depend on besides code, data and flags: package versions, the device, the number of processes."""
     import torch
     packages = ("torch", "torchvision", "transformers", "tokenizers", "pycocotools", "numpy", "Pillow")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else describe_cpu()
     return {"versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
             "device": f"{device.type}: {name}", "processes": world_size()}
 

@@ -56,6 +56,7 @@ def text_config(values: dict[str, Any], source: str) -> BertConfig:
 class TextEncoder(nn.Module):
     """BERT without a pooler: token_ids, token_mask (B, N) int64 -> words (B, N, L), L = `config.hidden_size`.
 
+    A mask of zeros throughout reads every token, as one of ones does.
     Without `dropout_in_training` it stays in evaluation mode while the network around it trains; its weights train
     all the same.
     """
@@ -79,9 +80,11 @@ class TextEncoder(nn.Module):
         return self.config.hidden_size
 
     def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        real = token_mask.bool()
+        # BERT subtracts the same large number from every masked score: where all are masked, nothing is.
+        real = real | ~real.any(dim=-1, keepdim=True)
         # A mask that is 4-D already is used as it is; a 2-D one would cost a look at its values.
-        mask = token_mask[:, None, None, :].bool()
-        return self.bert(token_ids, attention_mask=mask).last_hidden_state
+        return self.bert(token_ids, attention_mask=real[:, None, None, :]).last_hidden_state
 
 
 def load_text_config(source: str) -> BertConfig:

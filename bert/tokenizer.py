@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertTokenizer
 
 from bert import hub
+from bert.phrases import PhraseMarker
 from schema import is_unicode
 from utils import UserError
 
@@ -90,15 +91,16 @@ def reading_problems(tokenizer: Tokenizer, sentence: str, max_tokens: int = MAX_
     return problems
 
 
-def tokenize(tokenizer: Tokenizer, sentences: list[str],
-             max_tokens: int = MAX_TOKENS) -> tuple[np.ndarray, np.ndarray]:
+def tokenize(tokenizer: Tokenizer, sentences: list[str], max_tokens: int = MAX_TOKENS,
+             marker: PhraseMarker | None = None) -> tuple[np.ndarray, ...]:
     """[CLS] words [SEP], cut to `max_tokens` and padded with zeros.
 
     A longer sentence loses its end and its [SEP], as in the published systems. Returns token ids and mask
-    (1 for real tokens), both (sentences, max_tokens) int64.
+    (1 for real tokens), both (sentences, max_tokens) int64, and with a `marker` its phrase masks, too.
     """
     token_ids, lengths = tokenize_many(tokenizer, sentences, len(sentences), max_tokens)
-    return token_ids.astype(np.int64), (np.arange(max_tokens) < lengths[:, None]).astype(np.int64)
+    read = token_ids.astype(np.int64), (np.arange(max_tokens) < lengths[:, None]).astype(np.int64)
+    return (*read, marker(sentences, read[1])) if marker else read
 
 
 def tokenize_many(tokenizer: Tokenizer, sentences: Iterable[str], number: int,

@@ -1,7 +1,8 @@
 """Refs of one split as samples: what training draws, and what evaluation goes through.
 
 A sample is a dict of `image` (3, S, S) uint8, `target` (S, S) uint8 of 0 and 1, `token_ids` and `token_mask`
-(N,) int64, and `index`, an int. Pictures travel as uint8 and are normalised on the device (`transforms.normalize`).
+(N,) int64, and `index`, an int; for networks that read phrases also `phrase_masks` (2, N) int64. Pictures travel as
+uint8 and are normalised on the device (`transforms.network_inputs`).
 Where bad images are skipped, `problem` says what was wrong with one; in evaluation such a sample has nothing else.
 """
 import random
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import transforms
+from bert.phrases import PhraseMarker
 from bert.tokenizer import MAX_TOKENS, tokenize_many
 from data.packed import PackedRefs
 from data.shared import shared_arrays
@@ -37,20 +39,31 @@ def read_refs(data_root: str, datasets: str, split_by: str, published_masks: boo
 
 
 class RefTokens:
-    """The tokens of all sentences of some refs: row `first[i] + j` is sentence j of ref i, of which `counts[i]` are."""
+    """The tokens of all sentences of some refs: row `first[i] + j` is sentence j of ref i, of which `counts[i]` are.
 
-    def __init__(self, first: np.ndarray, token_ids: np.ndarray, lengths: np.ndarray):
+    `phrase_masks` (sentences, 2, N) uint8 are there for networks that read phrases.
+    """
+
+    def __init__(self, first: np.ndarray, token_ids: np.ndarray, lengths: np.ndarray,
+                 phrase_masks: np.ndarray | None = None):
         self.first, self.counts = first[:-1], np.diff(first)
-        self.token_ids, self.lengths = token_ids, lengths
+        self.token_ids, self.lengths, self.phrase_masks = token_ids, lengths, phrase_masks
 
     def __call__(self, ref_index: int, sentence_index: int) -> dict[str, Tensor]:
         row = self.first[ref_index] + sentence_index
         token_ids = torch.from_numpy(self.token_ids[row].astype(np.int64))
-        return {"token_ids": token_ids, "token_mask": (torch.arange(len(token_ids)) < int(self.lengths[row])).long()}
+        read = {"token_ids": token_ids, "token_mask": (torch.arange(len(token_ids)) < int(self.lengths[row])).long()}
+        if self.phrase_masks is not None:
+            read["phrase_masks"] = torch.from_numpy(self.phrase_masks[row].astype(np.int64))
+        return read
 
 
-def tokenize_refs(tokenizer: Tokenizer, refs: RefRows, max_tokens: int = MAX_TOKENS) -> RefTokens:
-    """Every sentence of every ref from its `raw` text, tokenised once for all processes of a machine."""
+def tokenize_refs(tokenizer: Tokenizer, refs: RefRows, max_tokens: int = MAX_TOKENS,
+                  phrases: bool = False) -> RefTokens:
+    """Every sentence of every ref from its `raw` text, tokenised once for all processes of a machine.
+
+    With `phrases`, those that name an object and its place are marked, too. Raises `UserError` if nltk is missing.
+    """
     begins, ends = refs.table.first_sentence[refs.rows], refs.table.first_sentence[refs.rows + 1]
     first = np.concatenate([[0], np.cumsum(ends - begins)])
     texts = refs.table.texts["sentences"]
@@ -58,9 +71,27 @@ def tokenize_refs(tokenizer: Tokenizer, refs: RefRows, max_tokens: int = MAX_TOK
     def make() -> dict[str, np.ndarray]:
         sentences = (texts[place] for begin, end in zip(begins, ends, strict=True) for place in range(begin, end))
         token_ids, lengths = tokenize_many(tokenizer, sentences, int(first[-1]), max_tokens)
-        return {"token_ids": token_ids, "lengths": lengths}
+        arrays = {"token_ids": token_ids, "lengths": lengths}
+        return {**arrays, "phrase_masks": mark_phrases(refs, lengths, max_tokens)} if phrases else arrays
 
     return RefTokens(first, **shared_arrays(make))
+
+
+def mark_phrases(refs: RefRows, lengths: np.ndarray, max_tokens: int) -> np.ndarray:
+    """The phrase masks of all sentences of some refs, (sentences, 2, max_tokens) uint8, by their data sets' classes.
+
+    `lengths` (sentences,) says how many tokens each sentence has.
+    """
+    table = refs.table
+    markers = [PhraseMarker(table.class_names(source)) for source in range(len(table.sources))]
+    masks = np.zeros((len(lengths), 2, max_tokens), dtype=np.uint8)
+    row = 0
+    for ref in refs.rows.tolist():
+        for place in range(table.first_sentence[ref], table.first_sentence[ref + 1]):
+            real = (np.arange(max_tokens) < lengths[row])[None]
+            masks[row], = markers[table.source_of[ref]]([table.texts["sentences"][place]], real)
+            row += 1
+    return masks
 
 
 def load_image_and_mask(refer: REFER, ref: dict[str, Any]) -> tuple[Image.Image, np.ndarray]:
@@ -110,19 +141,20 @@ class ReferDataset(Dataset):
     """The refs of one split with their images and masks, resized to `size_px`, and their sentences of `max_tokens`.
 
     `refer` has the refs: a `RefTable`, or an index. `source` chooses one of several data sets. `packed` names a file
-    that `tools/pack_dataset.py` wrote; '' reads the images themselves. Raises `UserError` when a split has no refs,
-    and, unless `skip_bad_images`, when a sample's image is missing or broken.
+    that `tools/pack_dataset.py` wrote; '' reads the images themselves. With `phrases`, samples have `phrase_masks`.
+    Raises `UserError` when a split has no refs, and, unless `skip_bad_images`, when a sample's image is missing or
+    broken.
     """
 
     def __init__(self, refer: REFER | RefTable, split: str, tokenizer: Tokenizer, size_px: int,
                  skip_bad_images: bool = False, packed: str = "", max_tokens: int = MAX_TOKENS,
-                 source: int | None = None):
+                 source: int | None = None, phrases: bool = False):
         self.table = RefTable.of(refer)
         self.tokenizer, self.size_px, self.skip_bad_images = tokenizer, size_px, skip_bad_images
         self.packed = PackedRefs(packed, self.table, size_px) if packed else None
         self.said_that_sizes_differ = False
         self.refs = RefRows(self.table, self.chosen(self.table.rows(split, source)))
-        self.tokens = tokenize_refs(tokenizer, self.refs, max_tokens)
+        self.tokens = tokenize_refs(tokenizer, self.refs, max_tokens, phrases)
 
     def chosen(self, rows: np.ndarray) -> np.ndarray:
         """Those of the split's rows that are used: all."""
@@ -161,9 +193,9 @@ class TrainSet(ReferDataset):
 
     def __init__(self, refer: REFER | RefTable, split: str, tokenizer: Tokenizer, size_px: int, seed: int,
                  random_box_share: float = 0.0, skip_bad_images: bool = False, packed: str = "",
-                 max_tokens: int = MAX_TOKENS, exclude: str = "", allow_leak: bool = False):
+                 max_tokens: int = MAX_TOKENS, exclude: str = "", allow_leak: bool = False, phrases: bool = False):
         self.exclude, self.allow_leak = exclude, allow_leak
-        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens)
+        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens, phrases=phrases)
         self.seed = seed
         # Of each sample the ref, and which of its sentences, -1 for one that is drawn.
         counts = np.where(self.table.each_sentence[self.refs.rows], self.tokens.counts, 0)
@@ -237,8 +269,8 @@ class EvalSet(ReferDataset):
 
     def __init__(self, refer: REFER | RefTable, split: str, tokenizer: Tokenizer, size_px: int,
                  shuffle_seed: int | None = None, one_sentence_seed: int | None = None, skip_bad_images: bool = False,
-                 packed: str = "", max_tokens: int = MAX_TOKENS, source: int | None = None):
-        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens, source)
+                 packed: str = "", max_tokens: int = MAX_TOKENS, source: int | None = None, phrases: bool = False):
+        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens, source, phrases)
         if source is None and len(self.table.sources) > 1:
             raise UserError(f"figures are of one data set, and --dataset names {', '.join(self.table.datasets)}: name "
                             "one")

@@ -137,12 +137,14 @@ def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: boo
 
 
 def make_loaders(args: Namespace, refs: RefTable, tokenizer: Tokenizer, size_px: int,
-                 max_tokens: int) -> tuple[DataLoader, DataLoader]:
+                 max_tokens: int, phrases: bool = False) -> tuple[DataLoader, DataLoader]:
     """This process's loaders of the train split and of the val split, of several data sets the first one's.
 
-    `args` are train.py's flags. Raises `UserError` if an epoch would have no update.
+    `args` are train.py's flags; with `phrases` samples have phrase masks. Raises `UserError` if an epoch would have no
+    update.
     """
-    shared = {"skip_bad_images": args.skip_bad_images, "packed": args.packed, "max_tokens": max_tokens}
+    shared = {"skip_bad_images": args.skip_bad_images, "packed": args.packed, "max_tokens": max_tokens,
+              "phrases": phrases}
     train_set = TrainSet(refs, "train", tokenizer, size_px, args.seed, args.random_box_share,
                          exclude=args.exclude, allow_leak=args.allow_leak, **shared)
     val_set = EvalSet(refs, "val", tokenizer, size_px, source=0, **shared,

@@ -7,17 +7,20 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 import transforms
 from refer.refer import REFER
 from refer.table import RefTable
 from utils import UserError, sha256_of
+
+if TYPE_CHECKING:
+    import h5py
 
 FORMAT = 1
 
@@ -59,8 +62,9 @@ class PackedRefs:
         self.row_of = np.array([packed_row[refer.ref(row)["ref_id"]] for row in range(len(refer))], dtype=np.int64)
         self.image_of = images[self.row_of]
 
-    def opened(self) -> h5py.File:
+    def opened(self) -> "h5py.File":
         """This process's handle."""
+        import h5py  # only packed sets need it
         if self.process != os.getpid():
             try:
                 self.file, self.process = h5py.File(self.path, "r"), os.getpid()
@@ -86,13 +90,29 @@ class PackedRefs:
         return torch.from_numpy(pixels), torch.from_numpy(bits).view(self.size_px, self.size_px)
 
 
+class ResizedRefs(Dataset):
+    """Refs as they are packed: image (3, S, S) uint8, mask as bits, eight a byte, (⌈S² / 8⌉,) uint8."""
+
+    def __init__(self, refs: list[dict[str, Any]], load: Callable[[dict[str, Any]], tuple], size_px: int):
+        self.refs, self.load, self.size_px = refs, load, size_px
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        image, target = transforms.resize(*self.load(self.refs[row]), self.size_px)
+        return image, torch.from_numpy(np.packbits(target.numpy()))
+
+
 def write_packed(path: str | Path, refer: REFER, size_px: int, load: Callable[[dict[str, Any]], tuple],
-                 watch: Callable[[Iterable], Iterable]) -> str:
+                 watch: Callable[[Iterable], Iterable], workers: int = 0) -> str:
     """Packs all refs of `refer` with their images, whole or not at all; returns the SHA-256 of images and masks.
 
-    `load(ref)` gives image and mask in their own sizes (see `data.dataset.ReferDataset.load`), `watch` passes refs
-    on and may show progress. Raises `UserError` for a bad image and when the file cannot be written.
+    `load(ref)` gives image and mask in their own sizes (see `data.dataset.ReferDataset.load`), in one of so many
+    `workers`, processes, or in this one; `watch` passes samples on and may show progress. The file's bytes do not
+    depend on the number of workers. Raises `UserError` for a bad image and when the file cannot be written.
     """
+    import h5py
     path, temporary = Path(path), Path(f"{path}.tmp")
     refs = sorted(refer.data["refs"], key=lambda ref: str(ref["image_id"]))
     images: dict[Any, int] = {}
@@ -110,14 +130,14 @@ def write_packed(path: str | Path, refer: REFER, size_px: int, load: Callable[[d
             length = -(-size_px ** 2 // 8)
             masks = file.create_dataset("masks", (len(refs), length), np.uint8, chunks=(1, length))
             done = -1
-            for row, ref in enumerate(watch(refs)):
-                image, target = (tensor.numpy() for tensor in transforms.resize(*load(ref), size_px))
-                masks[row] = np.packbits(target)
-                digest.update(masks[row].tobytes())
-                if images[ref["image_id"]] > done:
+            samples = DataLoader(ResizedRefs(refs, load, size_px), batch_size=None, num_workers=workers)
+            for row, (image, bits) in enumerate(watch(samples)):
+                masks[row] = bits.numpy()
+                digest.update(bits.numpy().tobytes())
+                if images[refs[row]["image_id"]] > done:
                     done += 1
-                    pixels[done] = image
-                    digest.update(image.tobytes())
+                    pixels[done] = image.numpy()
+                    digest.update(image.numpy().tobytes())
             file.attrs["sha256"] = digest.hexdigest()
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -131,6 +151,7 @@ def write_packed(path: str | Path, refer: REFER, size_px: int, load: Callable[[d
 
 def verify_packed(path: str | Path) -> bool:
     """Whether the images and masks of a packed file still have the SHA-256 that was stored with them."""
+    import h5py
     digest, done = hashlib.sha256(), -1
     try:
         with h5py.File(path, "r") as file:

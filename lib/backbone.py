@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from lib.language_fusion import Gate
+from lib.object_position import Phrases
 from lib.swin import PatchEmbed, PatchMerging, SwinBlock, init_swin_weights
 from lib.windows import padded_size, shift_mask
 
@@ -16,27 +17,33 @@ class Stage(nn.Module):
 
     LAVT:   x ← x + gate(f)·f,                     f = PWAM(x, words)
     RMSIN:  x ← x + gate(f)·f + visual_gate(v)·v,  v = IntraScale(x), the same x as before
+    FIANet: x ← x + c·(gate(f)·f + o·a),           o, a, c as in ObjectPositionAlignment
 
-    Nothing reads x after the last stage. Its gates and its intra-scale branch exist because the original
+    Nothing reads x after the last stage. Its gates and its other branches exist because the original
     checkpoints hold them, but they are not computed and take no gradient.
     """
 
-    def __init__(self, blocks: list[SwinBlock], fusion: nn.Module, intra_scale: nn.Module | None, width: int,
-                 last: bool):
+    def __init__(self, blocks: list[SwinBlock], fusion: nn.Module, intra_scale: nn.Module | None,
+                 alignment: nn.Module | None, width: int, last: bool):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.fusion = fusion
         self.language_gate = Gate(width)
         self.intra_scale = intra_scale
         self.visual_gate = Gate(width) if intra_scale is not None else None
+        self.alignment = alignment
         self.downsample = None if last else PatchMerging(width)
         if last:
-            for unused in (self.language_gate, self.intra_scale, self.visual_gate):
+            for unused in (self.language_gate, self.intra_scale, self.visual_gate, self.alignment):
                 if unused is not None:
                     unused.requires_grad_(False)
 
-    def forward(self, x: Tensor, words: Tensor, word_mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """x (B, H, W, C), words (B, N, L), word_mask (B, N) -> fused features (B, H, W, C), next x or None"""
+    def forward(self, x: Tensor, words: Tensor, word_mask: Tensor,
+                phrases: Phrases | None = None) -> tuple[Tensor, Tensor | None]:
+        """x (B, H, W, C), words (B, N, L), word_mask (B, N) -> fused features (B, H, W, C), next x or None
+
+        `phrases` are given to networks that read them.
+        """
         window = self.blocks[0].attn.window
         mask = shift_mask(*padded_size(*x.shape[1:3], window), window, like=x)
         for block in self.blocks:
@@ -44,11 +51,14 @@ class Stage(nn.Module):
         fused = self.fusion(x.flatten(1, 2), words, word_mask).view(x.shape)
         if self.downsample is None:
             return fused, None
-        return fused, self.downsample(self.update(x, fused))
+        return fused, self.downsample(self.update(x, fused, phrases))
 
-    def update(self, x: Tensor, fused: Tensor) -> Tensor:
-        """The map with its gated branches added; both arguments (B, H, W, C) -> same"""
-        updated = x + self.language_gate(fused) * fused
+    def update(self, x: Tensor, fused: Tensor, phrases: Phrases | None) -> Tensor:
+        """The map with its gated branches added; x and fused (B, H, W, C) -> same"""
+        language = self.language_gate(fused) * fused
+        if self.alignment is not None:
+            language = self.alignment(x, language, phrases)
+        updated = x + language
         if self.intra_scale is not None:
             visual = self.intra_scale(x)
             updated = updated + self.visual_gate(visual) * visual
@@ -85,20 +95,10 @@ class Backbone(nn.Module):
             self.stages[i].init_weights()
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that AdamW does not decay: LayerNorms and position bias tables."""
-        names = set()
-        for path, module in self.named_modules():
-            if isinstance(module, nn.LayerNorm):
-                names |= {f"{path}.weight", f"{path}.bias"}
-            elif hasattr(module, "relative_position_bias_table"):
-                names.add(f"{path}.relative_position_bias_table")
-        return names
-
-    def forward(self, image: Tensor, words: Tensor, word_mask: Tensor) -> list[Tensor]:
-        """image (B, 3, S, S'), words (B, N, L), word_mask (B, N) -> four maps (B, C, H, W), finest first"""
+    def forward(self, image: Tensor, words: Tensor, word_mask: Tensor, phrases: Phrases | None = None) -> list[Tensor]:
+        """image (B, 3, S, S'), words (B, N, L), word_mask (B, N), phrases -> four maps (B, C, H, W), finest first"""
         x, features = self.patch_embed(image), []
         for stage, norm in zip(self.stages, self.norms, strict=True):
-            fused, x = stage(x, words, word_mask)
+            fused, x = stage(x, words, word_mask, phrases)
             features.append(norm(fused).permute(0, 3, 1, 2))
         return features

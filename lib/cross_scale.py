@@ -1,8 +1,11 @@
-"""CIM, RMSIN's cross-scale interaction module: the four stages exchange what they saw (RMSIN, CVPR 2024, "CIM").
+"""The four stages exchange what they saw: the frame of CIM and of TMEM, and CIM's block (RMSIN, CVPR 2024, "CIM").
 
 Shapes: B batch, D sum of the four stage widths, E = D / 4 embedding, g side of the coarsest map, G = g² its
-tokens, A = G + G1 + G2 tokens at its three scales (225 + 64 + 25 at 480 px), h heads.
+tokens, A = G + G1 + G2 tokens at its three scales (225 + 64 + 25 at 480 px), h heads, N words, L width of the text
+encoder.
 """
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -104,7 +107,8 @@ class CrossScaleBlock(nn.Module):
         self.attention2 = CrossScaleAttention(embedding, side)
         self.feed_forward = FeedForward(embedding, 2 * embedding)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        """The words are not read."""
         z = z + self.attention1(z)
         z = z + self.intra(z)
         z = z + self.attention2(z)
@@ -132,24 +136,32 @@ class ScaleFusion(nn.Module):
 class CrossScale(nn.Module):
     """Pools the four maps to the coarsest, lets them interact, and fuses the result into each of them.
 
-    `widths` are the stages' widths; `side` is the coarsest map's side, image size / 32. Other sizes than
-    that do not fit the weights; `lib.model` refuses them.
+    `widths` are the stages' widths; `make_block(quarters)`, of a quarter of each, makes what interacts:
+    `block(z, words, word_mask)`, z (B, E, g, g') -> same.
     """
 
-    def __init__(self, widths: list[int], side: int):
+    def __init__(self, widths: list[int], make_block: Callable[[list[int]], nn.Module]):
         super().__init__()
-        self.widths, self.side = widths, side
+        self.widths = widths
         quarter = [width // 4 for width in widths]
         self.reduce = nn.Conv2d(sum(widths), sum(quarter), 1)
-        self.block = CrossScaleBlock(quarter, side)
+        self.block = make_block(quarter)
         self.bn = nn.BatchNorm2d(sum(quarter))
         self.expand = nn.Conv2d(sum(quarter), sum(widths), 1)
         self.fusions = nn.ModuleList(ScaleFusion(width) for width in widths)
-        self.apply(init_swin_weights)   # the original keeps CIM inside the backbone, whose initialiser reaches it
 
     def forward(self, features: list[Tensor], words: Tensor, word_mask: Tensor) -> list[Tensor]:
-        """Four maps (B, C, H, W), finest first -> four maps of the same shapes; the words are not read"""
-        pooled = [F.adaptive_avg_pool2d(feature, self.side) for feature in features]
-        z = self.block(self.reduce(torch.cat(pooled, dim=1)))
+        """Four maps (B, C, H, W), finest first, words (B, N, L), word_mask (B, N) -> four maps of the same shapes"""
+        pooled = [F.adaptive_avg_pool2d(feature, features[-1].shape[-2:]) for feature in features]
+        z = self.block(self.reduce(torch.cat(pooled, dim=1)), words, word_mask)
         shared = self.expand(self.bn(z)).split(self.widths, dim=1)
         return [fusion(own, part) for fusion, own, part in zip(self.fusions, features, shared, strict=True)]
+
+
+def cim(widths: list[int], side: int, text_width: int, blocks: int) -> CrossScale:
+    """RMSIN's module, of one block that reads no words.
+
+    `side` is the coarsest map's side, image size / 32. Other sizes do not fit the weights; `lib.model` refuses them.
+    """
+    module = CrossScale(widths, lambda quarters: CrossScaleBlock(quarters, side))
+    return module.apply(init_swin_weights)   # the original keeps CIM inside the backbone, whose initialiser reaches it

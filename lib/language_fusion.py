@@ -1,4 +1,4 @@
-"""PWAM, the pixel-word attention module, and the gate of the language pathway (LAVT, CVPR 2022, section 3).
+"""Pixel-word attention, PWAM around it, and the gate of the language pathway (LAVT, CVPR 2022, section 3).
 
 Shapes: B batch, P = H·W pixels, N words, C channels of the stage, L width of the text encoder, h heads.
 """
@@ -20,28 +20,28 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
     return (centred * torch.rsqrt(variance + eps)).to(x.dtype)
 
 
-class PixelWordAttention(nn.Module):
-    """Language features for every pixel, joined with the visual ones by a product (LAVT, "PWAM").
+class WordAttention(nn.Module):
+    """Language features for every pixel: what the words that it attends to say, projected and normalised.
 
-    The original's 1 × 1 convolutions are linear layers here: the same numbers, without transposing the map.
+    Where the mask is 0 throughout, the features are 0. The original's 1 × 1 convolutions are linear layers here: the
+    same numbers, without transposing the map.
     """
 
-    def __init__(self, width: int, text_width: int, heads: int = 1, dropout: float = 0.0):
+    def __init__(self, width: int, text_width: int, heads: int = 1):
         super().__init__()
         self.heads = heads
-        self.visual_project = nn.Linear(width, width)
+        self.add_projections(width, text_width)
+
+    def add_projections(self, width: int, text_width: int) -> None:
+        """Registers the projections, in the order that the optimiser's state in a checkpoint has."""
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(text_width, width)
         self.value = nn.Linear(text_width, width)
         self.language_project = nn.Linear(width, width)
-        self.joint_project = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """x (B, P, C), words (B, N, L), word_mask (B, N) of 0 and 1 -> (B, P, C)"""
-        visual = self.dropout(F.gelu(self.visual_project(x)))
-        language = self.language(x, words, word_mask)
-        return self.dropout(F.gelu(self.joint_project(visual * language)))
+        return self.language(x, words, word_mask)
 
     def language(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """The words' values mixed for each pixel, projected and normalised: arguments of `forward` -> (B, P, C)."""
@@ -60,6 +60,25 @@ class PixelWordAttention(nn.Module):
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, P, C) -> (B, h, P, C / h)"""
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class PixelWordAttention(WordAttention):
+    """The attention's language features joined with the pixel's own by a product (LAVT, "PWAM")."""
+
+    def __init__(self, width: int, text_width: int, heads: int = 1, dropout: float = 0.0):
+        super().__init__(width, text_width, heads)
+        self.dropout = nn.Dropout(dropout)
+
+    def add_projections(self, width: int, text_width: int) -> None:
+        self.visual_project = nn.Linear(width, width)
+        super().add_projections(width, text_width)
+        self.joint_project = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        """x (B, P, C), words (B, N, L), word_mask (B, N) of 0 and 1 -> (B, P, C)"""
+        visual = self.dropout(F.gelu(self.visual_project(x)))
+        language = self.language(x, words, word_mask)
+        return self.dropout(F.gelu(self.joint_project(visual * language)))
 
 
 class Gate(nn.Sequential):

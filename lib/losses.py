@@ -1,4 +1,5 @@
 """Training losses. Shapes: B batch, S S' the image's height and width, 2 classes."""
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -7,13 +8,16 @@ CLASS_WEIGHTS = (0.9, 1.1)  # background, object
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean over pixels, weighted by class. logits (B, 2, S, S'), target (B, S, S') int64 of 0 and 1 -> scalar."""
-    return F.cross_entropy(logits, target, weight=logits.new_tensor(CLASS_WEIGHTS))
+    # Filled in on the device: a tensor made of Python's numbers would be copied there, which waits for the device.
+    weight = torch.cat([logits.new_full((1,), number) for number in CLASS_WEIGHTS])
+    return F.cross_entropy(logits, target, weight=weight)
 
 
 def dice(logits: Tensor, target: Tensor, smooth: float = 1e-6) -> Tensor:
     """1 − Dice coefficient of each sample and class, *summed* over both as in RMSIN; arguments as above."""
     probability = logits.softmax(dim=1).flatten(2)                                       # (B, 2, S·S')
-    truth = F.one_hot(target, num_classes=logits.shape[1]).movedim(-1, 1).flatten(2).to(probability.dtype)
+    classes = torch.arange(logits.shape[1], device=target.device)   # F.one_hot would look at the target's values
+    truth = (target[:, None] == classes[:, None, None]).flatten(2).to(probability.dtype)
     overlap = (probability * truth).sum(-1)
     return (1 - (2 * overlap + smooth) / (probability.sum(-1) + truth.sum(-1) + smooth)).sum()
 

@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional as TF
 
-from bert import reading_problems, tokenize
-from lib.accelerate import accelerate, autocast, prepare_for_inference
+from bert import PhraseMarker, reading_problems, tokenize
+from lib.accelerate import accelerate, autocast, prepare_for_inference, usable_amp
 from lib.checkpoint import restore
 from lib.checkpoint.model_folder import fetch_folder
 from lib.report.pictures import array_to_picture, read_picture, to_rgb
-from transforms import normalize
+from transforms import normalize, resize_image
+from utils import UserError
 
 Picture = str | Path | Image.Image | np.ndarray
 Progress = Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]]
@@ -52,16 +52,23 @@ class Predictor:
 
     `device` is 'cuda', 'cpu' or the like (default: a GPU if there is one); `amp` the precision as in args.py;
     `fast` folds BatchNorms into convolutions. A published checkpoint does not describe itself: give `args`, what
-    `args.get_parser().parse_args([…])` makes of its flags. Raises `UserError` if the checkpoint cannot be used.
+    `args.get_parser().parse_args([…])` makes of its flags; for a network that reads phrases also `class_names`, those
+    that it looks for in sentences (`refer.categories.CLASS_NAMES`). Raises `UserError` if the checkpoint cannot be
+    used.
     """
 
     def __init__(self, checkpoint: str | Path, *, device: str | torch.device | None = None, amp: str = "off",
-                 fast: bool = False, args: Namespace | None = None):
+                 fast: bool = False, args: Namespace | None = None, class_names: Sequence[str] = ()):
         self.model, config, self.tokenizer = restore(str(checkpoint), args)
-        self.size_px, self.max_tokens, self.amp = config.img_size, config.max_tokens, amp
+        if config.reads_phrases and not (class_names or config.class_names):
+            raise UserError(f"{config.model} looks for the names of its data set's classes in a sentence, and the "
+                            "checkpoint names none, as published ones do not: give class_names, or --dataset NAME")
+        self.marker = PhraseMarker(class_names or config.class_names) if config.reads_phrases else None
+        self.size_px, self.max_tokens = config.img_size, config.max_tokens
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.amp = usable_amp(amp, self.device)
         accelerate(self.model.to(self.device), self.device)
-        prepare_for_inference(self.model, amp, fold_batchnorm=fast)
+        prepare_for_inference(self.model, self.amp, fold_batchnorm=fast)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> "Predictor":
@@ -153,13 +160,12 @@ class Predictor:
     @torch.inference_mode()
     def margins(self, pictures: Sequence[Image.Image], sentences: Sequence[str]) -> Tensor:
         """By how much the object's logit exceeds the background's, at the network's size: (B, S, S) float32, CPU."""
-        small = {id(picture): TF.pil_to_tensor(TF.resize(picture, [self.size_px, self.size_px]))
-                 for picture in pictures}
+        small = {id(picture): resize_image(picture, self.size_px) for picture in pictures}
         image = torch.stack([small[id(picture)] for picture in pictures]).to(self.device)
-        token_ids, token_mask = (torch.from_numpy(tokens).to(self.device)
-                                 for tokens in tokenize(self.tokenizer, list(sentences), self.max_tokens))
+        words = (torch.from_numpy(read).to(self.device)
+                 for read in tokenize(self.tokenizer, list(sentences), self.max_tokens, self.marker))
         with autocast(self.device, self.amp):
-            logits = self.model(normalize(image), token_ids, token_mask)
+            logits = self.model(normalize(image), *words)
         return (logits[:, 1] - logits[:, 0]).float().cpu()
 
 

@@ -53,11 +53,13 @@ SWIN_VARIANTS = {
 class Part:
     """A row of `PARTS`: a class (or a function that makes a module) of a file of lib/, as FILE:NAME; None for no part.
 
-    The weights of a `fixed_size` part belong to one size of image, a multiple of `STRIDE`.
+    The weights of a `fixed_size` part belong to one size of image, a multiple of `STRIDE`. A network with a part that
+    `reads_phrases` needs the masks of each sentence's phrases.
     """
 
     source: str | None
     fixed_size: bool = False
+    reads_phrases: bool = False
 
     def load(self) -> Callable[..., nn.Module]:
         """What makes the module; for no part, what makes None."""
@@ -76,9 +78,15 @@ PARTS: dict[str, dict[str, Part]] = {
         "none": Part(None),
         "iim": Part("intra_scale:IntraScale"),
     },
+    "alignment": {
+        "none": Part(None),
+        "object_position": Part("object_position:ObjectPositionAlignment", reads_phrases=True),
+    },
     "cross_scale": {
         "none": Part(None),
-        "cim": Part("cross_scale:CrossScale", fixed_size=True),
+        "cim": Part("cross_scale:cim", fixed_size=True),
+        "tmem": Part("text_enhancement:tmem"),
+        "lgce": Part("guided_blocks:GuidedBlocks"),
     },
     "decoder_conv": {
         "plain": Part("decoder:plain_conv"),
@@ -88,15 +96,22 @@ PARTS: dict[str, dict[str, Part]] = {
 
 # Where the state dict keeps the entries of each place.
 ENTRIES = {"fusion": r"backbone\.stages\.\d+\.fusion\.", "cross_scale": r"cross_scale\.",
+           "alignment": r"backbone\.stages\.\d+\.alignment\.",
            "intra_scale": r"backbone\.stages\.\d+\.(intra_scale|visual_gate)\.",
            "decoder_conv": r"decoder\.levels\.\d+\.conv2\."}
 
 # The parts of each model. `lavt` and `lavt_one` are one network; their original checkpoints differ in their layout.
+LAVT = {"fusion": "pwam", "intra_scale": "none", "alignment": "none", "cross_scale": "none", "decoder_conv": "plain"}
 MODELS: dict[str, dict[str, str]] = {
-    "rmsin": {"fusion": "pwam", "intra_scale": "iim", "cross_scale": "cim", "decoder_conv": "arc"},
-    "lavt": {"fusion": "pwam", "intra_scale": "none", "cross_scale": "none", "decoder_conv": "plain"},
-    "lavt_one": {"fusion": "pwam", "intra_scale": "none", "cross_scale": "none", "decoder_conv": "plain"},
+    "rmsin": {**LAVT, "intra_scale": "iim", "cross_scale": "cim", "decoder_conv": "arc"},
+    "lavt": LAVT,
+    "lavt_one": LAVT,
+    "lgce": {**LAVT, "cross_scale": "lgce"},
+    "fianet": {**LAVT, "alignment": "object_position", "cross_scale": "tmem"},
 }
+
+NUM_TMEM = 3   # blocks, as for RRSIS-D
+MAX_TOKENS = {"fianet": 22}   # of a sentence, where a model's original takes other than 20
 
 FLAGS = {"window": "window12", "fusion_heads": "mha", "text": "ck_bert"}   # of fields that have another name
 
@@ -109,8 +124,9 @@ class ModelConfig:
     """All that it takes to build a network again, as plain data; a checkpoint carries it.
 
     `text` is the text encoder's configuration as `BertConfig.to_diff_dict` gives it (`bert.TextSettings` says what may
-    stand there). A part that is not named is the model's. Each field has a flag (see `flag_of`), which a run that goes
-    on may not change.
+    stand there). `class_names` are those that a network that reads phrases looks for in sentences (`bert.phrases`). A
+    part that is not named is the model's. Each other field has a flag (see `flag_of`), which a run that goes on may not
+    change.
     """
 
     model: Literal[tuple(MODELS)]
@@ -125,6 +141,9 @@ class ModelConfig:
     cross_scale: Literal[("", *PARTS["cross_scale"])] = ""
     decoder_conv: Literal[("", *PARTS["decoder_conv"])] = ""
     max_tokens: Annotated[int, Range(2, 512)] = 20
+    alignment: Literal[("", *PARTS["alignment"])] = ""
+    num_tmem: Annotated[int, Range(1, 64)] = NUM_TMEM   # blocks of TMEM; other networks have none
+    class_names: tuple[Annotated[str, Range(1, 200)], ...] = ()
     closed: ClassVar[bool] = True   # see schema.py: a setting that is not known may change the network
 
     def __post_init__(self) -> None:
@@ -147,15 +166,21 @@ class ModelConfig:
         from bert import text_config
         check(cls, values, "the checkpoint's config")
         text_config(values["text"], "the checkpoint's config, text")
-        return cls(**{**values, "fusion_heads": tuple(values["fusion_heads"])})
+        return cls(**{**values, "fusion_heads": tuple(values["fusion_heads"]),
+                      "class_names": tuple(values.get("class_names", ()))})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data only, fit for a checkpoint or JSON."""
-        return {**asdict(self), "fusion_heads": list(self.fusion_heads)}
+        return {**asdict(self), "fusion_heads": list(self.fusion_heads), "class_names": list(self.class_names)}
 
     def part(self, place: str) -> Part:
         """The row of `PARTS` that this network has in a place."""
         return PARTS[place][getattr(self, place)]
+
+    @property
+    def reads_phrases(self) -> bool:
+        """Whether the network needs phrase masks, `model(image, token_ids, token_mask, phrase_masks)`."""
+        return any(self.part(place).reads_phrases for place in PARTS)
 
 
 def flag_of(field: str) -> str:
@@ -163,14 +188,15 @@ def flag_of(field: str) -> str:
     return FLAGS.get(field, field)
 
 
-NETWORK_FLAGS = tuple(flag_of(field.name) for field in fields(ModelConfig) if field.name != "text")
+NETWORK_FLAGS = tuple(flag_of(field.name) for field in fields(ModelConfig)
+                      if field.name not in ("text", "class_names"))
 
 
 def settings_of(args: Namespace) -> dict[str, Any]:
-    """The fields of `ModelConfig` that the flags name, all but `text`."""
+    """The fields of `ModelConfig` that the flags name, all but `text` and `class_names`."""
     return {"model": args.model, "swin_type": args.swin_type, "window": window_of(args), "img_size": args.img_size,
             "fusion_heads": fusion_heads(args.mha), "fusion_drop": args.fusion_drop,
-            "max_tokens": getattr(args, "max_tokens", 20),
+            "max_tokens": getattr(args, "max_tokens", 20), "num_tmem": args.num_tmem or NUM_TMEM,
             **{place: getattr(args, place) for place in PARTS}}
 
 
@@ -200,20 +226,26 @@ def build(config: ModelConfig) -> ReferringSegmenter:
         if width % heads:
             raise UserError(f"--mha asks for {heads} heads in a stage of {width} channels, which it does not divide")
     text_encoder = TextEncoder(text_config(config.text, "the text encoder's configuration"))
-    fusion, intra_scale = config.part("fusion").load(), config.part("intra_scale").load()
+    fusion, intra_scale, alignment = (config.part(place).load() for place in ("fusion", "intra_scale", "alignment"))
 
     def make_stage(blocks: list[SwinBlock], number: int) -> Stage:
         width = variant.widths[number]
-        attention = fusion(width, text_encoder.width, config.fusion_heads[number], config.fusion_drop)
-        return Stage(blocks, attention, intra_scale(), width, last=number == len(variant.widths) - 1)
+        sizes = width, text_encoder.width, config.fusion_heads[number]
+        return Stage(blocks, fusion(*sizes, config.fusion_drop), intra_scale(), alignment(*sizes), width,
+                     last=number == len(variant.widths) - 1)
 
     backbone = Backbone(variant.widths, list(variant.depths), list(variant.heads), config.window, variant.drop_path,
                         make_stage)
-    cross_scale = config.part("cross_scale").load()(variant.widths, config.img_size // STRIDE)
+    cross_scale = config.part("cross_scale").load()(variant.widths, config.img_size // STRIDE, text_encoder.width,
+                                                    config.num_tmem)
     decoder = Decoder(variant.widths, config.part("decoder_conv").load())
-    return ReferringSegmenter(text_encoder, backbone, decoder, cross_scale, config.img_size if fixed_size else None)
+    return ReferringSegmenter(text_encoder, backbone, decoder, cross_scale, config.img_size if fixed_size else None,
+                              config.reads_phrases)
 
 
 def build_model(args: Namespace) -> ReferringSegmenter:
-    """The network that the flags describe, with fresh weights: `model(image, token_ids, token_mask) -> logits`."""
+    """The network that the flags describe, with fresh weights: `model(image, token_ids, token_mask) -> logits`.
+
+    One that `reads_phrases` is called as `model(image, token_ids, token_mask, phrase_masks)`.
+    """
     return build(ModelConfig.from_args(args))

@@ -126,3 +126,14 @@ def init_swin_weights(module: nn.Module) -> None:
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def no_weight_decay(module: nn.Module) -> set[str]:
+    """Names of the parameters inside `module` that AdamW does not decay: LayerNorms and position bias tables."""
+    names = set()
+    for path, part in module.named_modules():
+        if isinstance(part, nn.LayerNorm):
+            names |= {f"{path}.weight", f"{path}.bias"}
+        elif hasattr(part, "relative_position_bias_table"):
+            names.add(f"{path}.relative_position_bias_table")
+    return names

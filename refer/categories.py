@@ -1,6 +1,6 @@
-"""Categories of phrases, for data sets whose files name none: rules over words."""
+"""Categories of phrases, for data sets whose files name none: rules over words; and class names within sentences."""
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 OTHER = "other"  # a phrase that names no category
@@ -19,6 +19,19 @@ RULES: dict[str, tuple[tuple[str, ...], Mapping[str, str]]] = {
          "dock": "harbor", "pier": "harbor", "soccer field": "soccer ball field", "cooling tower": "chimney",
          "toll station": "expressway toll station"}),
 }
+
+# The names of a data set's classes as FIANet's word masks look for them in its sentences (see `bert.phrases`).
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "rrsisd": ("airplane", "airport", "golf field", "expressway service area", "baseball field", "stadium",
+               "ground track field", "storage tank", "basketball court", "chimney", "tennis court", "overpass",
+               "train station", "ship", "expressway toll station", "dam", "harbor", "bridge", "vehicle", "windmill"),
+    **{rule: names for rule, (names, _) in RULES.items()},
+}
+
+
+def class_names(dataset: str, categories: Iterable[str]) -> tuple[str, ...]:
+    """A data set's class names as sentences spell them: those known of it, else its categories in lower case."""
+    return CLASS_NAMES.get(dataset) or tuple(category.lower() for category in categories)
 
 
 def names_of(rule: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from refer.categories import class_names
 from refer.entries import Entry, Id
 from refer.layouts import DATASETS, parse_datasets
 from refer.masks import BadImage, decode_segmentation, read_mask_picture
@@ -160,6 +161,11 @@ class RefTable:
     def datasets(self) -> list[str]:
         """Names of the data sets."""
         return [source["dataset"] for source in self.sources]
+
+    def class_names(self, source: int = 0) -> tuple[str, ...]:
+        """The names of one data set's classes as sentences spell them (see `refer.categories`)."""
+        own = np.unique(self.category_of[self.source_of == source]).tolist()
+        return class_names(self.datasets[source], [self.texts["categories"][number] for number in own])
 
     @property
     def annotation_files(self) -> list[str]:

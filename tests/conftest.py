@@ -43,6 +43,17 @@ def tokenizer(toy) -> Tokenizer:
     return load_tokenizer(str(toy / "bert"))
 
 
+@pytest.fixture(scope="session")
+def nltk_data(tmp_path_factory) -> Path:
+    """A folder with the little of nltk's data that the tests need; nltk looks there and nowhere else from then on."""
+    from tests.nltk_stand_in import write_nltk_data
+    nltk = pytest.importorskip("nltk")
+    folder = tmp_path_factory.mktemp("nltk_data")
+    write_nltk_data(folder)
+    nltk.data.path[:] = [str(folder)]
+    return folder
+
+
 def equal_samples(a: dict, b: dict) -> bool:
     """Whether two samples have the same entries, bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[key]), torch.as_tensor(b[key])) for key in a)
@@ -67,6 +78,17 @@ def make_inputs(batch: int, size: int | tuple[int, int], vocabulary: int = 100) 
     token_ids = torch.randint(1, vocabulary, (batch, 20), generator=generator)
     token_mask = (torch.arange(20) < torch.arange(batch)[:, None] % 5 + 4).long()
     return image, token_ids * token_mask, token_mask
+
+
+def inputs_for(network: torch.nn.Module, batch: int, size: int | tuple[int, int]) -> tuple[torch.Tensor, ...]:
+    """`make_inputs`, and the phrase masks (B, 2, 20) if the network reads them; the last sample names no object."""
+    image, token_ids, token_mask = make_inputs(batch, size)
+    if not network.reads_phrases:
+        return image, token_ids, token_mask
+    objects, positions = torch.zeros_like(token_mask), token_mask.clone()
+    objects[:-1, 1:3] = 1
+    positions[::2, :2] = 0
+    return image, token_ids, token_mask, torch.stack([objects, positions], dim=1)
 
 
 @pytest.fixture

@@ -6,14 +6,15 @@
 With --baseline each figure is also taken of the plain network, without lib.accelerate, and of a plain loop:
 attention, masks built per forward, float32, everything given a gradient, a stop after every step, one image at a time
 in evaluation. Each form has a process of its own, with its own memory; the two take turns, so that a slow minute of
-the machine hits both. Times are medians over the rounds.
+the machine hits both. Times are medians over the rounds. With --scale each task is measured at several sizes of image
+and of batch instead, and how its cost grows is fitted.
 """
 import argparse
 import gc
 import json
 import math
 import multiprocessing
-import platform
+import os
 import statistics
 import sys
 import time
@@ -32,7 +33,7 @@ import distributed
 import utils
 from args import count, get_parser, positive
 from distributed import user_errors
-from lib.accelerate import AMP_DTYPES, set_up_cpu
+from lib.accelerate import AMP_DTYPES, set_up
 from lib.accelerate.onednn import has_bfloat16
 from tools.workloads import WORKLOADS
 from utils import UserError, log
@@ -78,8 +79,8 @@ def serve(connection: Connection, args: Namespace, task: str, plain: bool) -> No
         device = prepare(args)
         if plain:
             gc.unfreeze()   # see utils.importing_much
-        else:
-            set_up_cpu(device)
+        if not plain or device.type == "cuda":   # the original's GPU settings were the same
+            set_up(device, args)
         run, images = WORKLOADS[task](args, device, plain)
         for _ in range(args.warm_up):
             run()
@@ -88,11 +89,14 @@ def serve(connection: Connection, args: Namespace, task: str, plain: bool) -> No
         connection.send(error)
         return
     connection.send(images)
-    while connection.recv():
-        begun = time.perf_counter()
-        run()
-        wait(device)
-        connection.send(time.perf_counter() - begun)
+    try:
+        while connection.recv():
+            begun = time.perf_counter()
+            run()
+            wait(device)
+            connection.send(time.perf_counter() - begun)
+    except EOFError:   # the other form failed
+        return
     result: dict[str, Any] = {"peak_memory_mib": utils.peak_memory_mib(device)}
     if not plain and task in ("forward", "train"):
         with FlopCounterMode(display=False, custom_mapping=PACKED_FLOPS) as counter:
@@ -131,13 +135,21 @@ def answer(connection: Connection) -> Any:
 def measure(args: Namespace, task: str) -> dict[str, Any]:
     """Seconds of each round of one task, of this code and perhaps of the plain form, taking turns."""
     context = multiprocessing.get_context("spawn")
-    result: dict[str, Any] = {}
-    forms = {}
-    for name in ("this code", "plain")[:1 + args.baseline]:
-        forms[name], other_end = context.Pipe()
-        context.Process(target=serve, args=(other_end, args, task, name == "plain"), daemon=True).start()
-        other_end.close()
-        result[name] = {"images": answer(forms[name]), "seconds": []}
+    forms: dict[str, Connection] = {}
+    try:
+        for name in ("this code", "plain")[:1 + args.baseline]:
+            forms[name], other_end = context.Pipe()
+            context.Process(target=serve, args=(other_end, args, task, name == "plain")).start()
+            other_end.close()
+        return take_turns(args, forms)
+    finally:
+        for connection in forms.values():   # which ends the processes
+            connection.close()
+
+
+def take_turns(args: Namespace, forms: dict[str, Connection]) -> dict[str, Any]:
+    """`measure`, with the processes of the forms at the other ends of these connections."""
+    result: dict[str, Any] = {name: {"images": answer(forms[name]), "seconds": []} for name in forms}
     for _ in range(args.rounds):
         for name, connection in forms.items():
             connection.send(True)
@@ -169,6 +181,53 @@ def show(task: str, result: dict[str, Any]) -> None:
         log(f"{task:10} {ratio['median']:.2f} times as fast ({ratio['lowest']:.2f} to {ratio['highest']:.2f} by round)")
 
 
+SIDES_PX, BATCHES = (320, 480, 640, 896), (1, 2, 4, 8)   # what --scale goes through
+
+
+def measure_scale(args: Namespace, task: str) -> dict[str, Any]:
+    """Seconds an image of one task against the image's side, at the batch size asked for, and against the batch size.
+
+    `exponent` says with which power of the side or the batch size the seconds of a whole batch grow.
+    """
+    result: dict[str, Any] = {}
+    for name, values in (("img_size", args.scale_sides), ("batch_size", args.scale_batches)):
+        rows = []
+        for value in values:
+            measured = measure(Namespace(**{**vars(args), name: value, "baseline": False}), task)["this code"]
+            seconds = sorted(measured["seconds"])
+            rows.append({name: value, "images": measured["images"], "seconds": statistics.median(seconds),
+                         "lowest": seconds[0], "highest": seconds[-1], "peak_memory_mib": measured["peak_memory_mib"]})
+        fit = statistics.linear_regression([math.log(row[name]) for row in rows],
+                                           [math.log(row["seconds"]) for row in rows])
+        result[name] = {"rows": rows, "exponent": fit.slope}
+    return result
+
+
+def show_scale(task: str, result: dict[str, Any]) -> None:
+    """A table for each of the two sizes."""
+    for name, what in (("img_size", "image, px"), ("batch_size", "batch")):
+        log(f"\n| {task}: {what} | seconds | range | an image | peak memory |\n|---|---|---|---|---|")
+        for row in result[name]["rows"]:
+            log(f"| {row[name]} | {row['seconds']:.3g} | {row['lowest']:.3g} to {row['highest']:.3g} | "
+                f"{row['seconds'] / row['images']:.3g} | {row['peak_memory_mib']} MiB |")
+        log(f"The seconds grow with the power {result[name]['exponent']:.2f} of this size.")
+
+
+def numbers(text: str) -> list[int]:
+    """An argparse type: whole numbers joined by commas, two at least."""
+    found = [positive(part) for part in text.split(",")]
+    if len(set(found)) < 2:
+        raise argparse.ArgumentTypeError(f"{text} names one size, and growth takes two at least")
+    return found
+
+
+def machine(device: torch.device) -> str:
+    """What the figures belong to: the device, the CPU and its instructions, and how busy the machine is already."""
+    gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
+    return (f"{gpu}{utils.describe_cpu()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, "
+            f"load {os.getloadavg()[0]:.1f} before")
+
+
 def parser() -> argparse.ArgumentParser:
     """The flags of train.py that matter here, and the benchmark's own."""
     own = get_parser()
@@ -176,6 +235,11 @@ def parser() -> argparse.ArgumentParser:
     group = own.add_argument_group("benchmark")
     group.add_argument("tasks", nargs="+", choices=sorted(WORKLOADS), help="what to measure")
     group.add_argument("--baseline", action="store_true", help="measure the plain form too, in turns")
+    group.add_argument("--scale", action="store_true", help="measure several sizes of image and batch instead")
+    group.add_argument("--scale_sides", default=SIDES_PX, type=numbers, metavar="N,N,…",
+                       help=f"sides of images, in pixels (default: {','.join(map(str, SIDES_PX))})")
+    group.add_argument("--scale_batches", default=BATCHES, type=numbers, metavar="N,N,…",
+                       help=f"sizes of batches (default: {','.join(map(str, BATCHES))})")
     group.add_argument("--rounds", default=7, type=positive, help="measurements of each (default: 7)")
     group.add_argument("--warm_up", default=2, type=count, help="runs before (default: 2)")
     group.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
@@ -190,10 +254,11 @@ def main() -> None:
     with user_errors("benchmark.py"):
         device = prepare(args)
         figures = {"flags": {key: str(value) for key, value in vars(args).items()}, **utils.describe_run(device),
-                   "cpu": platform.processor(), "threads": torch.get_num_threads()}
+                   "machine": machine(device)}
+        log(figures["machine"])
         for task in args.tasks:
-            figures[task] = measure(args, task)
-            show(task, figures[task])
+            figures[task] = measure_scale(args, task) if args.scale else measure(args, task)
+            (show_scale if args.scale else show)(task, figures[task])
         if args.json:
             utils.write_json(args.json, json.loads(json.dumps(figures)))
 

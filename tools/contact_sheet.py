@@ -10,19 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import default_collate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import distributed
 from args import EVALUATION, RecipeParser, get_parser, positive
 from data import EvalSet
-from lib.accelerate import accelerate
+from lib.accelerate import accelerate, set_up
 from lib.checkpoint import restore
 from lib.evaluation.metrics import count_pixels, predict
 from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, overlay, sheet
 from refer.refer import REFER
 from tools.ref_sheet import save_sheet
-from transforms import normalize
+from transforms import network_inputs
 
 CAPTION_CHARACTERS, CAPTION_LINES = 80, 2   # that fit below three panels
 
@@ -48,24 +49,25 @@ def caption(sentence: str, iou: float) -> str:
 def run(args: Namespace) -> None:
     """Evaluates the chosen samples and writes the sheet."""
     device = distributed.init_processes(args.device, args.local_rank)
+    set_up(device, args)
     model, config, tokenizer = restore(args.resume, args)
     accelerate(model.to(device), device)
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
-    dataset = EvalSet(refer, args.split, tokenizer, config.img_size, max_tokens=config.max_tokens)
+    dataset = EvalSet(refer, args.split, tokenizer, config.img_size, max_tokens=config.max_tokens,
+                      phrases=config.reads_phrases)
 
     drawn = []
     for index in np.linspace(0, len(dataset) - 1, min(args.samples, len(dataset))).astype(int).tolist():
         sample = dataset[index]
-        image, token_ids, token_mask, target = (sample[key][None].to(device)
-                                                for key in ("image", "token_ids", "token_mask", "target"))
-        predicted = predict(model(normalize(image), token_ids, token_mask))
+        target = sample["target"][None].to(device)
+        predicted = predict(model(*network_inputs(default_collate([sample]), device)))
         intersection, union = count_pixels(predicted, target)[0, :2].tolist()
         pixels = sample["image"].permute(1, 2, 0).numpy()
         panels = (pixels, overlay(pixels, target[0].bool().cpu().numpy(), TRUTH_COLOUR),
                   overlay(pixels, predicted[0].cpu().numpy(), PREDICTION_COLOUR))
         drawn.append(([Image.fromarray(panel) for panel in panels],
                       caption(dataset.describe(index)["sentence"], intersection / max(1, union))))
-    save_sheet(sheet(drawn), Path(args.out))
+    save_sheet(sheet(drawn, headings=("image", "truth", "prediction")), Path(args.out))
     print(f"{len(drawn)} samples of {args.dataset} {args.split} (image, truth, prediction): {Path(args.out).resolve()}")
 
 

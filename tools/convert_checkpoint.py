@@ -1,8 +1,9 @@
 """Turns a checkpoint of train.py into the published layout or back; every tensor keeps its bits.
 
 `--to official` writes what the published programs load: their entry names, `bert_model` beside `model` for lavt, the
-attention's index tables. `--to native` writes what train.py writes. The optimiser's state cannot follow (its
-parameters are numbered in another order), so a converted file evaluates and fine-tunes, but does not resume.
+attention's index tables. LGCE's entries that have no effect are left out: its program must load the file with
+strict=False. `--to native` writes what train.py writes. The optimiser's state cannot follow (its parameters are
+numbered in another order), so a converted file evaluates and fine-tunes, but does not resume.
 """
 import argparse
 import sys

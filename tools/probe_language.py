@@ -21,9 +21,9 @@ from torch import Tensor
 import distributed
 import utils
 from args import EVALUATION, RecipeParser, get_parser, positive
-from bert import tokenize
+from bert import PhraseMarker, tokenize
 from data import EvalSet
-from lib.accelerate import accelerate, autocast
+from lib.accelerate import accelerate, autocast, set_up
 from lib.checkpoint import restore, weights_file
 from lib.evaluation.expressions import category_words, without_attributes, without_positions, words_of
 from lib.evaluation.metrics import count_pixels, predict
@@ -71,17 +71,20 @@ def masked(sentence: str, mask_token: str) -> dict[str, str]:
 
 @torch.inference_mode()
 def ious(model: ReferringSegmenter, tokenizer: Tokenizer, image: Tensor, target: Tensor, sentences: list[str],
-         args: Namespace, device: torch.device, max_tokens: int) -> dict[str, float]:
-    """{sentence: IoU in percent} of one image (3, S, S) uint8 and its mask (S, S), each different sentence once."""
+         args: Namespace, device: torch.device, max_tokens: int,
+         marker: PhraseMarker | None = None) -> dict[str, float]:
+    """{sentence: IoU in percent} of one image (3, S, S) uint8 and its mask (S, S), each different sentence once.
+
+    `marker` is what a network that reads phrases needs.
+    """
     different = list(dict.fromkeys(sentences))
     image, target = normalize(image[None].to(device)), target[None].to(device)
     found: list[float] = []
     for first in range(0, len(different), args.batch_size):
         some = different[first:first + args.batch_size]
-        token_ids, token_mask = (torch.from_numpy(tokens).to(device)
-                                 for tokens in tokenize(tokenizer, some, max_tokens))
+        words = (torch.from_numpy(read).to(device) for read in tokenize(tokenizer, some, max_tokens, marker))
         with autocast(device, args.amp):
-            logits = model(image.expand(len(some), -1, -1, -1), token_ids, token_mask)
+            logits = model(image.expand(len(some), -1, -1, -1), *words)
         counts = count_pixels(predict(logits), target.expand(len(some), -1, -1)).cpu().numpy()
         found += (100 * counts[:, 0] / np.maximum(counts[:, 1], 1)).tolist()
     return dict(zip(different, found, strict=True))
@@ -124,12 +127,14 @@ def show(tables: dict[str, Any]) -> None:
 def run(args: Namespace) -> None:
     """Probes this process's share of the samples; the first process says and writes what all found."""
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
+    set_up(device, args)
     model, config, tokenizer = restore(args.resume, args)
     accelerate(model.to(device), device)
     mask_token = "[MASK]" if tokenizer.token_to_id("[MASK]") is not None else "[UNK]"
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     common = (refer, args.split, tokenizer, config.img_size)
     dataset = EvalSet(*common, packed=args.packed, max_tokens=config.max_tokens)
+    marker = PhraseMarker(dataset.table.class_names()) if config.reads_phrases else None
     others = EvalSet(*common, shuffle_seed=args.seed)
     chosen = np.linspace(0, len(dataset) - 1, min(args.samples or len(dataset), len(dataset))).astype(int).tolist()
     rows = []
@@ -138,7 +143,7 @@ def run(args: Namespace) -> None:
         asked = variants(described, others.describe(index)["sentence"], args.seed)
         without = masked(described["sentence"], mask_token)
         iou = ious(model, tokenizer, sample["image"], sample["target"], [*asked.values(), *without.values()], args,
-                   device, config.max_tokens)
+                   device, config.max_tokens, marker)
         original = iou[asked[ORIGINAL]]
         losses = {word: original - iou[sentence] for word, sentence in without.items()}
         rows.append({"index": index, "image_id": described["image_id"], "losses": losses,

@@ -12,28 +12,31 @@ from torch import Tensor
 
 from bert import load_tokenizer
 from data import TrainSet, train_loader
-from lib.accelerate import accelerate, autocast, prepare_for_inference
+from lib.accelerate import WholeBatches, accelerate, autocast, compiled, prepare_for_inference
 from lib.evaluation.metrics import evaluate
 from lib.losses import segmentation_loss
 from lib.model import ReferringSegmenter
 from lib.segmentation import build_model
+from lib.training.masked_pass import Disturbance, taught_loss
 from lib.training.optimizer import freeze_text, make_optimizer, recompute_activations
 from lib.training.update_step import Updater
 from refer.refer import REFER
-from transforms import normalize
+from transforms import network_inputs
 from utils import UserError
 
-TOKENS = 20
+VOCABULARY = 90   # token ids below it are drawn
 
 
-def make_batch(args: Namespace, size: int, device: torch.device) -> dict[str, Tensor]:
-    """Random pictures, words and masks as the loaders give them."""
+def make_batch(args: Namespace, size: int, device: torch.device, phrases: bool) -> dict[str, Tensor]:
+    """Random pictures, words and masks as the loaders give them; phrase masks for a network that reads them."""
     generator = torch.Generator().manual_seed(0)
     shape = (size, args.img_size, args.img_size)
     batch = {"image": torch.randint(0, 256, (size, 3, *shape[1:]), generator=generator, dtype=torch.uint8),
              "target": torch.randint(0, 2, shape, generator=generator, dtype=torch.uint8),
-             "token_ids": torch.randint(1, 90, (size, TOKENS), generator=generator),
-             "token_mask": torch.ones(size, TOKENS, dtype=torch.int64), "index": torch.arange(size)}
+             "token_ids": torch.randint(1, VOCABULARY, (size, args.max_tokens), generator=generator),
+             "token_mask": torch.ones(size, args.max_tokens, dtype=torch.int64), "index": torch.arange(size)}
+    if phrases:
+        batch["phrase_masks"] = torch.randint(0, 2, (size, 2, args.max_tokens), generator=generator)
     return {key: value.to(device) for key, value in batch.items()}
 
 
@@ -41,40 +44,45 @@ def fresh_model(args: Namespace, device: torch.device, plain: bool) -> Referring
     """The network that the flags ask for, with the same weights each time."""
     torch.manual_seed(0)
     model = build_model(args).to(device)
-    return model if plain else accelerate(model, device)
+    return model if plain else accelerate(model, device, args.channels_last)
 
 
 def forward(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
     """A function that runs one forward pass in evaluation mode, and the images in it."""
-    model, batch = fresh_model(args, device, plain).eval(), make_batch(args, args.batch_size, device)
+    model = fresh_model(args, device, plain).eval()
+    batch = make_batch(args, args.batch_size, device, model.reads_phrases)
     if not plain:
         prepare_for_inference(model, args.amp, args.fuse)
         if args.compile:
-            model.compile()
+            model = compiled(model, device)
 
     @torch.inference_mode()
     def run() -> None:
         with autocast(device, "off" if plain else args.amp):
-            model(normalize(batch["image"]), batch["token_ids"], batch["token_mask"])
+            model(*network_inputs(batch, device))
     return run, args.batch_size
 
 
 def train(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
     """A function that runs one training step, and the images in it."""
-    model, batch = fresh_model(args, device, plain).train(), make_batch(args, args.batch_size, device)
+    model = fresh_model(args, device, plain).train()
+    batch = make_batch(args, args.batch_size, device, model.reads_phrases)
     if plain:
         return plain_train(model, batch, args), args.batch_size
     freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout)
     if args.checkpoint_activations:
         recompute_activations(model)
-    if args.compile:
-        model.compile()
     optimizer, schedule = make_optimizer(model, args.lr, args.weight_decay, 10_000)
-    updater = Updater(model, optimizer, schedule, device, args.amp)
+    updater = Updater(compiled(model, device) if args.compile else model, optimizer, schedule, device, args.amp,
+                      passes=1 + args.masked_pass)
+    disturb = Disturbance(load_tokenizer(args.bert_tokenizer)) if args.masked_pass else None
 
     def run() -> None:
-        logits = updater.forward(normalize(batch["image"]), batch["token_ids"], batch["token_mask"])
+        inputs = network_inputs(batch, device)
+        logits = updater.forward(*inputs)
         updater.backward(segmentation_loss(logits, batch["target"].long(), args.dice_weight))
+        if disturb:
+            updater.backward(taught_loss(updater.forward(*disturb(*inputs)), logits))
     return run, args.batch_size
 
 
@@ -84,7 +92,7 @@ def plain_train(model: ReferringSegmenter, batch: dict[str, Tensor], args: Names
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay)
 
     def run() -> None:
-        logits = model(normalize(batch["image"]), batch["token_ids"], batch["token_mask"])
+        logits = model(*network_inputs(batch, batch["image"].device))
         loss = segmentation_loss(logits, batch["target"].long(), args.dice_weight)
         optimizer.zero_grad()
         loss.backward()
@@ -98,26 +106,32 @@ def plain_train(model: ReferringSegmenter, batch: dict[str, Tensor], args: Names
 
 
 def evaluation(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
-    """A function that evaluates 16 images of random pixels: in batches, or as published one by one."""
-    model, images = fresh_model(args, device, plain).eval(), 16
+    """A function that evaluates images of random pixels, 16 at least: in batches, or as published one by one."""
+    model, images = fresh_model(args, device, plain).eval(), max(16, args.batch_size)
     size = 1 if plain else min(images, args.batch_size)
-    batches = [make_batch(args, size, device) for _ in range(images // size)]
+    batches = [make_batch(args, size, device, model.reads_phrases) for _ in range(images // size)]
     if not plain:
         prepare_for_inference(model, args.amp, args.fuse)
+        if args.compile:
+            model = WholeBatches(compiled(model, device))
     return lambda: evaluate(model, batches, device, "off" if plain else args.amp), images // size * size
 
 
 def loading(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
-    """A function that loads training samples in this process: decoding, resizing, and packing up as batches."""
+    """A function that loads training samples: decoding, resizing, and packing up as batches.
+
+    In this process, or in so many others as `--workers` says if it is given.
+    """
     if not args.data:
         raise UserError("loading needs --data FOLDER, a data root with the data set in it")
     refer = REFER(args.data, args.dataset, args.splitBy)
     tokenizer = load_tokenizer(args.bert_tokenizer)
     dataset = TrainSet(refer, "train", tokenizer, args.img_size, args.seed, packed="" if plain else args.packed)
-    count = min(len(dataset), 64)
+    workers = args.workers if "workers" in args.given else 0
+    count = min(len(dataset), 64 * max(1, workers))
     if plain:
         return lambda: plain_load(dataset, count), count
-    batches = train_loader(dataset, args.batch_size, 0, False, 0, 1)
+    batches = train_loader(dataset, args.batch_size, workers, False, 0, 1)
     batches.batch_sampler.samples = count
     return lambda: [None for _ in batches], count // args.batch_size * args.batch_size
 

@@ -2,9 +2,11 @@
 
 The rest of the project calls these and knows nothing of kernels, tiles, layouts or caches.
 """
+from lib.accelerate.compiling import WholeBatches, compiled
 from lib.accelerate.inference import prepare_for_inference
-from lib.accelerate.precision import AMP_DTYPES, autocast
-from lib.accelerate.process import set_up_cpu
+from lib.accelerate.precision import AMP_DTYPES, autocast, usable_amp
+from lib.accelerate.process import set_up
 from lib.accelerate.swap import accelerate
 
-__all__ = ["AMP_DTYPES", "accelerate", "autocast", "prepare_for_inference", "set_up_cpu"]
+__all__ = ["AMP_DTYPES", "WholeBatches", "accelerate", "autocast", "compiled", "prepare_for_inference", "set_up",
+           "usable_amp"]

@@ -1,4 +1,4 @@
-"""PWAM's language on CPUs: projected word by word and normalised before it is mixed for the pixels.
+"""Word attention, PWAM's and FIANet's, on CPUs: projected and normalised word by word, before the mix for the pixels.
 
 Shapes: as in lib/language_fusion.py.
 """
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lib.accelerate.attention import attention_shares
-from lib.language_fusion import PADDING_SCORE, PixelWordAttention, instance_norm
+from lib.language_fusion import PADDING_SCORE, PixelWordAttention, WordAttention, instance_norm
 
 
 def normalized_mix(shares: Tensor, values: Tensor, eps: float = 1e-5) -> Tensor:
@@ -27,7 +27,7 @@ def normalized_mix(shares: Tensor, values: Tensor, eps: float = 1e-5) -> Tensor:
     return shares.to(values.dtype) @ wide.to(values.dtype)
 
 
-class FastPixelWordAttention(PixelWordAttention):
+class FastWordAttention(WordAttention):
     """The same numbers, without a projection or a normalisation of a whole map."""
 
     def language(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
@@ -49,3 +49,7 @@ class FastPixelWordAttention(PixelWordAttention):
         own = torch.eye(self.heads, dtype=values.dtype, device=values.device)
         own = own.repeat_interleave(values.shape[-1] // self.heads, dim=1)[:, None]   # (h, 1, C)
         return self.language_project(values * own)
+
+
+class FastPixelWordAttention(FastWordAttention, PixelWordAttention):
+    """PWAM with that language."""

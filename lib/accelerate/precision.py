@@ -3,10 +3,33 @@ from contextlib import nullcontext
 
 import torch
 
+from lib.accelerate.onednn import has_bfloat16
+from utils import log, processor
+
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "svebf16"}   # Linux's names, of x86 and ARM
+
+
+def cpu_computes_bfloat16() -> bool:
+    """Whether the CPU has instructions for products in bfloat16; where its flags are not known, oneDNN's answer."""
+    flags = processor()[1]
+    return bool(flags & BFLOAT16_FLAGS) if flags else has_bfloat16()
+
+
+def usable_amp(amp: str, device: torch.device) -> str:
+    """A key of `AMP_DTYPES` for what `--amp` asks for on this device.
+
+    Without instructions for it, bfloat16 on a CPU takes many times as long as float32: "bf16" then stands for "off",
+    which the log says, and "bf16!" for bfloat16 all the same.
+    """
+    if amp == "bf16" and device.type == "cpu" and not cpu_computes_bfloat16():
+        log(f"--amp bf16: {processor()[0]} has no bfloat16 instructions, so this computes in float32, which is faster "
+            "here; --amp bf16! insists")
+        return "off"
+    return amp.removesuffix("!")
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast | nullcontext:
-    """The context in which the network computes in the precision that `--amp` names."""
+    """The context in which the network computes in the precision `amp`, a key of `AMP_DTYPES`."""
     dtype = AMP_DTYPES[amp]
     return torch.autocast(device.type, dtype) if dtype else nullcontext()

@@ -1,22 +1,48 @@
-"""Settings of a process that computes on the CPU."""
+"""Settings of a process: what its CPU or GPU computes with. Call `set_up` before computing."""
 import ctypes
+from argparse import Namespace
 
 import torch
+
+from lib.accelerate.precision import usable_amp
+from utils import log
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3   # of malloc.h
 
 
-def set_up_cpu(device: torch.device) -> None:
-    """Two settings that make computing on the CPU faster; for other devices does nothing. Call it before computing.
+def set_up(device: torch.device, args: Namespace) -> None:
+    """Sets this process up as the flags ask, and writes into `args` what `amp` and `pin_mem` stand for on `device`."""
+    args.amp = usable_amp(args.amp, device)
+    if args.pin_mem is None:
+        args.pin_mem = device.type == "cuda"
+    if device.type == "cpu":
+        set_up_cpu()
+    elif device.type == "cuda":
+        set_up_cuda(args.tf32, args.cudnn_benchmark)
+
+
+def set_up_cpu() -> None:
+    """Two settings that make computing on the CPU faster.
 
     Freed memory is kept, up to the peak: glibc would hand large blocks back to the system, which must clear every page
     of them for the next pass. Float32 numbers below 10⁻³⁸ become 0: CPUs compute slowly with them, and the shifted
     windows' mask makes many, e⁻¹⁰⁰.
     """
-    if device.type != "cpu":
-        return
     torch.set_flush_denormal(True)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)   # glibc's
     if mallopt:
         mallopt(M_MMAP_THRESHOLD, 2 ** 31 - 1)
         mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def set_up_cuda(tf32: bool, cudnn_benchmark: bool) -> None:
+    """How GPUs compute in float32, which the log says, and whether cuDNN tries its algorithms on the first batch.
+
+    TF32 rounds the factors of products and convolutions to 10 bits after the point; the original programs' PyTorch did
+    so by default.
+    """
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = cudnn_benchmark
+    log("float32 products and convolutions in TF32, as in the original's PyTorch; --no-tf32 computes them in full"
+        if tf32 else "float32 products and convolutions in full precision (--no-tf32)")

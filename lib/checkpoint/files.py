@@ -40,7 +40,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         return {**read_description(path), **read_checkpoint(weights_file(path))}
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
-                        "(README.md, 'Published checkpoints', says from where)")
+                        "(docs/deployment.md, 'Original checkpoints', says from where)")
     if path.suffix == ".safetensors":
         return {"model": read_safetensors(path)}
     if problem := _problem(path):
@@ -120,12 +120,17 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
 def restore(path: str, args: Namespace | None) -> tuple[ReferringSegmenter, ModelConfig, Tokenizer]:
     """The network of a checkpoint with its weights, in evaluation mode on the CPU, its settings and its tokenizer.
 
-    `args` are the flags (args.py): they describe a published file, which does not describe itself. Raises
-    `UserError` if there is no path, if the file cannot be read, or if it does not fit.
+    `args` are the flags (args.py): they describe a published file, which does not describe itself, and ask by `--ema`
+    for the average of the weights. Raises `UserError` if there is no path, if the file cannot be read, does not fit, or
+    has no average where one is asked for.
     """
     if not path:
         raise UserError("--resume FILE is needed: the checkpoint to use")
     checkpoint = read_checkpoint(path)
+    if args and args.ema:
+        if "ema" not in checkpoint:
+            raise UserError(f"--ema: checkpoint {path} holds no averaged weights: leave the flag out, or train with it")
+        checkpoint["model"] = checkpoint["ema"]
     config, tokenizer = model_settings(args, checkpoint)
     return build_with_weights(config, checkpoint, path).eval(), config, tokenizer
 

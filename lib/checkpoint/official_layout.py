@@ -4,7 +4,7 @@ The published names are fixed by the files in circulation, misspellings included
 beginning of a name here with its beginning there; `*` stands for a number that both have in common.
 """
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from utils import UserError
 
 _ROUTER = (("router.depthwise.", "rounting_func.dwc."), ("router.norm.", "rounting_func.norm.norm."),
            ("router.scale.", "rounting_func.fc_alpha."), ("router.angle.", "rounting_func.fc_theta."))
+_ATTENTION = (("query.", "f_query.0."), ("key.", "f_key.0."), ("value.", "f_value.0."), ("language_project.", "W.0."))
 
 NAMES: tuple[tuple[str, str], ...] = (
     ("text_encoder.bert.", "text_encoder."),
@@ -20,10 +21,8 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("backbone.stages.*.blocks.", "backbone.layers.*.blocks."),
     ("backbone.stages.*.downsample.", "backbone.layers.*.downsample."),
     ("backbone.stages.*.fusion.visual_project.", "backbone.layers.*.fusion.vis_project.0."),
-    ("backbone.stages.*.fusion.query.", "backbone.layers.*.fusion.image_lang_att.f_query.0."),
-    ("backbone.stages.*.fusion.key.", "backbone.layers.*.fusion.image_lang_att.f_key.0."),
-    ("backbone.stages.*.fusion.value.", "backbone.layers.*.fusion.image_lang_att.f_value.0."),
-    ("backbone.stages.*.fusion.language_project.", "backbone.layers.*.fusion.image_lang_att.W.0."),
+    *((f"backbone.stages.*.fusion.{ours}", f"backbone.layers.*.fusion.image_lang_att.{published}")
+      for ours, published in _ATTENTION),
     ("backbone.stages.*.fusion.joint_project.", "backbone.layers.*.fusion.project_mm.0."),
     ("backbone.stages.*.language_gate.", "backbone.layers.*.res_gate."),
     ("backbone.stages.*.visual_gate.", "backbone.layers.*.visual_gate."),
@@ -54,6 +53,9 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("cross_scale.fusions.*.global_gate.1.", "backbone.cim.fusion.*.bn3."),
     ("cross_scale.fusions.*.global_embedding.0.", "backbone.cim.fusion.*.global_embedding."),
     ("cross_scale.fusions.*.global_embedding.1.", "backbone.cim.fusion.*.bn2."),
+    ("cross_scale.guides.0.", "classifier.lg_layer3."),
+    ("cross_scale.guides.1.", "classifier.lg_layer4."),
+    ("cross_scale.blocks.*.", "classifier.msb1.msb.blocks.*."),
     *((f"decoder.levels.{level}.{ours}", f"classifier.{theirs.replace('.', f'_{4 - level}.', 1)}")
       for level in range(3)
       for ours, theirs in (("conv1.", "conv1."), ("bn1.", "bn1."), ("bn2.", "bn2."),
@@ -62,14 +64,40 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("decoder.head.", "classifier.conv1_1."),
 )
 
+# FIANet has other names for what it shares with LAVT and RMSIN.
+_RENAMED = (("backbone.layers.*.fusion.", "backbone.layers.*.context_pixel_attn."),
+            ("backbone.layers.*.res_gate.", "backbone.layers.*.context_tanh_gate."),
+            *((f"backbone.cim.{part}", f"backbone.tmem.{part}") for part in ("down_ch", "up_ch", "bn.", "fusion.")))
+_ALIGNMENT = (
+    *((f"{kind}_attention.{ours}", f"{short}_cross_attn.{published}")
+      for kind, short in (("object", "go"), ("position", "sp")) for ours, published in _ATTENTION),
+    ("object_gate.", "go_tanh_gating."), ("unused_embedding.", "go_embedding."), ("position_conv.", "conv1."))
+
+FIANET_NAMES: tuple[tuple[str, str], ...] = (
+    *((ours, published.replace(name, renamed)) for ours, published in NAMES
+      for name, renamed in _RENAMED if published.startswith(name)),
+    *((f"backbone.stages.*.alignment.{ours}", f"backbone.layers.*.object_position_align_blk.{published}")
+      for ours, published in _ALIGNMENT),
+    ("backbone.stages.*.alignment.channel_weights.0.", "backbone.layers.*.fc1."),
+    ("backbone.stages.*.alignment.channel_weights.2.", "backbone.layers.*.fc2."),
+    *((f"cross_scale.block.*.{ours}", f"backbone.tmem.block.*.{published}")
+      for ours, published in (("norm1.", "norm1."), ("norm2.", "norm2."), ("mlp.0.", "ff.net.0."),
+                              ("mlp.2.", "ff.net.3."), *((f"attention.{ours}", f"tma.{published}")
+                                                         for ours, published in _ATTENTION))),
+)
+
 # Entries of published files that follow from the architecture or that nothing reads: name, reason.
 IGNORED = (
     (r"\.relative_position_index$", "computed from the window"),
     (r"^text_encoder\.embeddings\.position_ids$", "0, 1, 2, …"),
     (r"^text_encoder\.pooler\.", "the pooler is not used"),
+    (r"^classifier\.msb1\.msb\.(projs|fusion|revert_projs)\.", "LGCE's guide tokens are exchanged, then dropped"),
+    (r"^classifier\.msb1\.patch_embed\.", "nothing in LGCE calls it"),
+    (r"^classifier\.(msb[23]|lg_layer[12])\.", "blocks for LGCE's two finer maps, which nothing calls"),
 )
 
-_POINTWISE = re.compile(r"^backbone\.stages\.\d+\.fusion\..*\.weight$")  # Conv1d of width 1 there, linear here
+_POINTWISE = re.compile(r"^(backbone\.stages\.\d+\.(fusion|alignment\.\w+_attention)"
+                        r"|cross_scale\.block\.\d+\.attention)\..*\.weight$")  # Conv1d of width 1 there, linear here
 
 
 def _translator(rows: list[tuple[str, str]]) -> Callable[[str], str | None]:
@@ -86,8 +114,15 @@ def _translator(rows: list[tuple[str, str]]) -> Callable[[str], str | None]:
     return translate
 
 
-official_name = _translator(list(NAMES))
-native_name = _translator([(official, native) for native, official in NAMES])
+_name_in_lavt, _name_in_fianet = _translator(list(NAMES)), _translator([*FIANET_NAMES, *NAMES])
+native_name = _translator([(official, native) for native, official in (*NAMES, *FIANET_NAMES)])
+
+
+def official_names(names: Iterable[str]) -> dict[str, str | None]:
+    """{name here: name in the original program} of all entries of a network, FIANet's or another; None for no name."""
+    names = list(names)
+    is_fianet = any(".alignment." in name for name in names)
+    return {name: (_name_in_fianet if is_fianet else _name_in_lavt)(name) for name in names}
 
 
 def is_ignored(name: str) -> bool:
@@ -128,13 +163,14 @@ def to_official(state: dict[str, Tensor], split_text: bool) -> dict[str, dict[st
     index tables, which the published programs store, are made anew from the size of the bias tables. Raises
     `UserError` for entries that the published networks do not have.
     """
-    unknown = [name for name in state if official_name(name) is None]
+    names = official_names(state)
+    unknown = [name for name, official in names.items() if official is None]
     if unknown:
         raise UserError(f"the published layout has no name for {len(unknown)} entries of this network, the first is "
                         f"{unknown[0]}: what a changed network holds more stays in this project's layout")
     model, text = {}, {}
     for name, value in state.items():
-        published = official_name(name)
+        published = names[name]
         if published.startswith("text_encoder.") and split_text:
             text[published.removeprefix("text_encoder.")] = value
             continue

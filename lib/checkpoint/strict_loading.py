@@ -1,4 +1,5 @@
 """Loading weights where every entry must fit, and explaining what does not."""
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from bert import BertConfig
 from lib.checkpoint.official_layout import from_official, is_official, published_entries, to_official
 from lib.checkpoint.settings import saved_flags
 from lib.model import ReferringSegmenter
-from lib.segmentation import STRIDE, SWIN_VARIANTS, ModelConfig, build, fusion_heads
+from lib.segmentation import MAX_TOKENS, NUM_TMEM, STRIDE, SWIN_VARIANTS, ModelConfig, build, fusion_heads
 from utils import UserError
 
 State = dict[str, Tensor]
 BERT_HEAD_WIDTH = 64  # channels of an attention head in every published BERT
+MARKS = (("fianet", re.compile(r"\.alignment\.")), ("lgce", re.compile(r"^cross_scale\.guides\.")),
+         ("rmsin", re.compile(r"^cross_scale\.|\.router\.")))   # entries that tell a model from lavt
 
 
 def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path) -> None:
@@ -127,12 +130,14 @@ def by_module(entries: dict[str, str | None], modules: int = 3, shown: int = 2) 
 
 
 def traits(state: State) -> dict[str, Any]:
-    """What the names and shapes of a network's weights tell of it: model, swin_type, window and, for rmsin, img_size.
+    """What the names and shapes of a network's weights tell of it: model, swin_type, window, img_size, num_tmem.
 
     What does not show is left out; a Swin that no row of the table describes has its width as `swin_type`.
     """
-    is_rmsin = any(name.startswith("cross_scale.") or ".router." in name for name in state)
-    found: dict[str, Any] = {"model": "rmsin" if is_rmsin else "lavt"}
+    models = (model for model, mark in MARKS if any(mark.search(name) for name in state))
+    found: dict[str, Any] = {"model": next(models, "lavt")}
+    if tmem_blocks := {name.split(".")[2] for name in state if re.match(r"cross_scale\.block\.\d", name)}:
+        found["num_tmem"] = len(tmem_blocks)
     depths = tuple(sum(f"stages.{stage}.blocks." in name and name.endswith(".attn.qkv.weight") for name in state)
                    for stage in range(4))
     for name, value in state.items():
@@ -170,10 +175,11 @@ def infer_config(state: State, args: Any, text_beside: bool) -> ModelConfig:
     text = BertConfig(vocab_size=vocabulary, hidden_size=width, num_hidden_layers=layers,
                       num_attention_heads=max(1, width // BERT_HEAD_WIDTH), intermediate_size=state[inner].shape[0],
                       max_position_embeddings=state[words.replace("word", "position")].shape[0])
-    model = found["model"] if found["model"] == "rmsin" or text_beside else "lavt_one"
+    model = "lavt_one" if found["model"] == "lavt" and not text_beside else found["model"]
     return ModelConfig.from_dict({
         "model": model, "swin_type": found["swin_type"], "window": found["window"],
         "img_size": found.get("img_size", flags.get("img_size", 480)), "text": text.to_diff_dict(),
+        "num_tmem": found.get("num_tmem", NUM_TMEM), "max_tokens": MAX_TOKENS.get(model, 20),
         "fusion_heads": fusion_heads(flags.get("mha") or ""), "fusion_drop": flags.get("fusion_drop", 0.0)})
 
 

@@ -18,7 +18,7 @@ TIMM_EXAMPLE = "timm:swin_base_patch4_window12_384.ms_in22k"
 TIMM_FILE = "model.safetensors"
 
 # What Swin's classification files lack because it is not theirs, and what they bring that is not needed.
-SWIN_STARTS_FRESH = r"^(stages\.\d+\.(fusion|language_gate|visual_gate|intra_scale)|norms\.\d+)\."
+SWIN_STARTS_FRESH = r"^(stages\.\d+\.(fusion|language_gate|visual_gate|intra_scale|alignment)|norms\.\d+)\."
 SWIN_IGNORED = r"^(norm|head)\.|\.(attn_mask|relative_position_index)$"
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.accelerate import autocast
-from transforms import normalize
+from transforms import network_inputs
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 BOUNDARY_SHARE = 0.02  # of the image's diagonal: how far from its contour a mask's boundary reaches
@@ -101,10 +101,9 @@ def evaluate(model: nn.Module, batches: Iterable[dict[str, Tensor]], device: tor
     model.eval()
     rows = [torch.empty(0, 1 + len(COUNTS), dtype=torch.int64, device=device)]
     for batch in batches:
-        image, token_ids, token_mask, target, index = (
-            batch[key].to(device, non_blocking=True) for key in ("image", "token_ids", "token_mask", "target", "index"))
+        target, index = (batch[key].to(device, non_blocking=True) for key in ("target", "index"))
         with autocast(device, amp):
-            logits = model(normalize(image), token_ids, token_mask)
+            logits = model(*network_inputs(batch, device))
         rows.append(torch.cat([index[:, None], count_pixels(predict(logits), target)], dim=1))
         if observe:
             observe(batch["index"].tolist(), logits)

@@ -2,11 +2,13 @@
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import default_collate
+
 from lib.accelerate import autocast
 from lib.report.attention_maps import heat_strip, word_maps
 from lib.report.gallery import make_gallery
 from lib.report.page import write_report
-from transforms import normalize
+from transforms import network_inputs
 
 
 def write_evaluation_report(path: Path, results: dict[str, Any], outcome: Any, network: Any, dataset: Any, most: int,
@@ -21,8 +23,7 @@ def write_evaluation_report(path: Path, results: dict[str, Any], outcome: Any, n
     def attention(place: int) -> list[tuple[str, bytes]]:
         sample = dataset[indices[place]]
         with autocast(device, attention_amp or "off"):
-            maps = word_maps(network, normalize(sample["image"][None].to(device)),
-                             sample["token_ids"][None].to(device), sample["token_mask"][None].to(device))
+            maps = word_maps(network, *network_inputs(default_collate([sample]), device))
         return heat_strip(maps[0], sample["token_ids"], sample["token_mask"], dataset.tokenizer)
 
     gallery = make_gallery(results["samples"], outcome.predictions, lambda place: dataset.picture(indices[place]), most,

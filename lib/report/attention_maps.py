@@ -17,13 +17,13 @@ LEVELS = 32  # of heat: few, so that pictures stay small
 
 
 @torch.inference_mode()
-def word_maps(model: ReferringSegmenter, image: Tensor, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+def word_maps(model: ReferringSegmenter, image: Tensor, *words: Tensor) -> Tensor:
     """The share of attention that each pixel gives each word: arguments of the network -> (B, N, h, w), 0 to 1."""
     found: list[Tensor] = []
     fusion = model.backbone.stages[STAGE].fusion
     hook = fusion.register_forward_pre_hook(lambda module, inputs: found.append(module.shares(*inputs).mean(dim=1)))
     try:
-        model.encode(image, token_ids, token_mask)
+        model.encode(image, *words)
     finally:
         hook.remove()
     stride = 4 * 2 ** STAGE

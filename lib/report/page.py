@@ -7,10 +7,8 @@ import base64
 import html
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,17 @@ from typing import Any
 import numpy as np
 
 from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR
-from utils import UserError
+from utils import write_text
 
 TEMPLATE = Path(__file__).with_suffix(".html")
 HISTOGRAM_BINS = 20
 CURVE_STEPS = 100
 CONTOUR_TOLERANCE_PX = 0.35  # below what a screen shows; it makes outlines several times shorter
 UNITS_PER_PX = 10            # of outlines in the page: whole numbers are shorter than decimals
-NAMES = {"rmsin": "RMSIN", "lavt": "LAVT", "lavt_one": "LAVT (one stage)", "rrsisd": "RRSIS-D", "refcoco": "RefCOCO",
-         "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg", "refclef": "RefCLEF", "grefcoco": "gRefCOCO",
-         "refsegrs": "RefSegRS", "risbench": "RISBench", "uavid_ris": "UAVid-RIS", "vdd_ris": "VDD-RIS",
-         "remotesam-270k": "RemoteSAM-270K", "toy": "the toy set"}
+NAMES = {"rmsin": "RMSIN", "lavt": "LAVT", "lavt_one": "LAVT (one stage)", "lgce": "LGCE", "fianet": "FIANet",
+         "rrsisd": "RRSIS-D", "refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg",
+         "refclef": "RefCLEF", "grefcoco": "gRefCOCO", "refsegrs": "RefSegRS", "risbench": "RISBench",
+         "uavid_ris": "UAVid-RIS", "vdd_ris": "VDD-RIS", "remotesam-270k": "RemoteSAM-270K", "toy": "the toy set"}
 
 Parts = Sequence[Sequence[Sequence[float]]]  # of a mask, as `lib.report.pictures.polygons` gives them
 
@@ -54,16 +52,7 @@ def write_report(path: Path, results: dict[str, Any], gallery: Sequence[GalleryP
 
     Folders on the way are made. Raises `UserError` if the page cannot be written.
     """
-    page = render(results, gallery).encode()
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(page)
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):   # it may never have come to be
-            temporary.unlink()
-        raise UserError(f"{path} cannot be written: {error}") from error
+    write_text(path, render(results, gallery))
 
 
 def render(results: dict[str, Any], gallery: Sequence[GalleryPicture]) -> str:

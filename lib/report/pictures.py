@@ -4,11 +4,12 @@ Shapes: H, W height and width in pixels. Colours are (red, green, blue), 0 … 2
 """
 import warnings
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
+from typing import BinaryIO
 
-import contourpy
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from utils import UserError
 
@@ -20,8 +21,10 @@ GEO_TAGS = {  # what ties a TIFF's pixels to the ground (GeoTIFF 1.1, section 7)
     34735: ("GeoKeyDirectory", _SHORT), 34736: ("GeoDoubleParams", _DOUBLE), 34737: ("GeoAsciiParams", _ASCII)}
 
 
-def read_picture(path: str | Path, any_size: bool = False) -> Image.Image:
+def read_picture(path: str | Path | BinaryIO, any_size: bool = False, name: str = "") -> Image.Image:
     """An image file as an upright RGB image; its `info["geo_tags"]` holds a georeferenced TIFF's tags, if any.
+
+    `name` is what messages call the file, its path if not given.
 
     Of several frames the first is taken. A georeferenced picture stays as it lies, or its tags would be wrong.
     Raises `UserError` if Pillow cannot read the file, or if it has so many pixels that Pillow suspects an attack,
@@ -35,10 +38,12 @@ def read_picture(path: str | Path, any_size: bool = False) -> Image.Image:
                 ImageOps.exif_transpose(opened, in_place=True)
             return to_rgb(opened, tags)
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path} has more pixels than is safe to open unasked ({error}); if you trust it, give "
-                        "--tile PIXELS, which reads images of any size") from error
+        raise UserError(f"{name or path} has more pixels than is safe to open unasked ({error}); if you trust it, give "
+                        "demo_inference.py --tile PIXELS, which reads images of any size") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name or path} cannot be read as an image: it is of no format that Pillow knows") from error
     except Exception as error:   # decoders raise nearly any exception for damaged bytes
-        raise UserError(f"{path} cannot be read as an image: {error or type(error).__name__}") from error
+        raise UserError(f"{name or path} cannot be read as an image: {error or type(error).__name__}") from error
 
 
 class _pixel_limit:
@@ -141,6 +146,7 @@ def polygons(mask: np.ndarray) -> list[list[list[float]]]:
 
     In pixels from the image's top left corner, through the middle of border pixels' edges. [] for an empty mask.
     """
+    import contourpy  # only reports and --json need it
     padded = np.pad(mask, 1).astype(np.float32)
     points, offsets = contourpy.contour_generator(z=padded, fill_type="OuterOffset").filled(0.5, np.inf)
     shift = 0.5 - 1   # from centres of pixels to their corners; the padding
@@ -148,19 +154,23 @@ def polygons(mask: np.ndarray) -> list[list[list[float]]]:
             for part, bounds in zip(points, offsets, strict=True)]
 
 
-def sheet(rows: Sequence[tuple[Sequence[Image.Image], str]], columns: int = 2, panel_px: int = 192) -> Image.Image:
+def sheet(rows: Sequence[tuple[Sequence[Image.Image], str]], columns: int = 2, panel_px: int = 192,
+          headings: Sequence[str] = ()) -> Image.Image:
     """Samples side by side, each some panels (all samples as many) with lines of text below: for a look at data.
 
-    Panels are resized to squares; what does not fit below them is cut.
+    Panels are resized to squares; what does not fit below them is cut. `headings` name the panels, above the first row.
     """
     margin, font = 8, ImageFont.load_default(14)
     caption_px = 4 + 18 * max(1 + text.count("\n") for _, text in rows)
     width = max(len(panels) for panels, _ in rows) * (panel_px + margin) + margin
-    height = panel_px + caption_px + margin
-    drawn = Image.new("RGB", (columns * width, -(-len(rows) // columns) * height + margin), "white")
+    height, heading_px = panel_px + caption_px + margin, 22 if headings else 0
+    drawn = Image.new("RGB", (columns * width, heading_px + -(-len(rows) // columns) * height + margin), "white")
     pen = ImageDraw.Draw(drawn)
+    for column, (place, heading) in product(range(min(columns, len(rows))), enumerate(headings)):
+        left = column * width + margin + place * (panel_px + margin)
+        pen.text((left + 2, margin), heading, fill="black", font=font)
     for number, (panels, text) in enumerate(rows):
-        left, top = number % columns * width + margin, number // columns * height + margin
+        left, top = number % columns * width + margin, heading_px + number // columns * height + margin
         for place, panel in enumerate(panels):
             drawn.paste(panel.convert("RGB").resize((panel_px, panel_px)), (left + place * (panel_px + margin), top))
         pen.text((left + 2, top + panel_px + 2), text, fill="black", font=font)

@@ -3,9 +3,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lib.model import ReferringSegmenter
+from lib.swin import no_weight_decay
 
 
 def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropout: bool = True) -> None:
@@ -29,15 +31,23 @@ def recompute_activations(model: ReferringSegmenter) -> None:
 
 
 def parameter_groups(model: ReferringSegmenter) -> list[dict[str, Any]]:
-    """AdamW's groups of trained parameters: backbone without decay, backbone (CIM included), decoder, text encoder."""
-    exempt = model.backbone.no_weight_decay()
-    plain, decayed = [], []
-    for name, parameter in model.backbone.named_parameters():
-        (plain if name in exempt else decayed).append(parameter)
-    if model.cross_scale is not None:
-        decayed += model.cross_scale.parameters()
+    """AdamW's groups of trained parameters: backbone without decay, backbone, decoder, text encoder.
+
+    The module across the scales counts as part of the backbone, as CIM and TMEM do in the original programs, unless its
+    `optimizer_group` is "decoder".
+    """
+    plain, decayed, decoder = [], [], [*model.decoder.parameters()]
+    in_backbone: list[nn.Module] = [model.backbone]
+    if getattr(model.cross_scale, "optimizer_group", "") == "decoder":
+        decoder += model.cross_scale.parameters()
+    elif model.cross_scale is not None:
+        in_backbone.append(model.cross_scale)
+    for part in in_backbone:
+        exempt = no_weight_decay(part)
+        for name, parameter in part.named_parameters():
+            (plain if name in exempt else decayed).append(parameter)
     groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed},
-              {"params": model.decoder.parameters()}, {"params": model.text_encoder.parameters()}]
+              {"params": decoder}, {"params": model.text_encoder.parameters()}]
     return [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
 
 

@@ -17,7 +17,8 @@ from utils import UserError, log, set_aside
 # Flags that change what is computed; the others (paths, workers, log lines) may differ when a run goes on.
 DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "exclude", "published_masks", "published_validation", "epochs",
             "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad", "dice_weight", "random_box_share",
-            "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp", "accumulate")
+            "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp", "accumulate",
+            "masked_pass")
 
 
 @dataclass
@@ -31,6 +32,7 @@ class RunState:
     lr_scheduler: dict[str, Any]
     generators: list[dict[str, Any]]
     scaler: dict[str, Any] = field(default_factory=dict)
+    ema: dict[str, Any] = field(default_factory=dict)
 
 
 def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:

@@ -93,8 +93,9 @@ class RunRecord:
     def epoch(self, entry: dict[str, Any], model: nn.Module) -> None:
         """Records an epoch: its entry goes to `log.jsonl`, and from there everywhere.
 
-        `entry` has `epoch`, `lr`, `loss`, `images_per_second` and `val` (see `lib.evaluation.metrics`); `model`
-        draws the sample pictures. What cannot be written is named in the log, and ends no run.
+        `entry` has `epoch`, `lr`, `loss`, `images_per_second` and `val` (see `lib.evaluation.metrics`), and `val_ema`
+        where an average of the weights is kept; `model` draws the sample pictures. What cannot be written is named in
+        the log, and ends no run.
         """
         if not self.first:
             return
@@ -184,7 +185,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def scalars(entry: Mapping[str, Any]) -> dict[str, float]:
     """{name: value} of the figures of an epoch that TensorBoard draws."""
     return {**{f"train/{name}": entry[name] for name in ("loss", "lr", "images_per_second")},
-            **{f"val/{name}": entry["val"][name] for name in ("mIoU", "oIoU")},
+            **{f"{split}/{name}": entry[split][name] for split in ("val", "val_ema") if split in entry
+               for name in ("mIoU", "oIoU")},
             **{f"val/precision@{x}": value for x, value in entry["val"]["precision"].items()}}
 
 
@@ -201,7 +203,10 @@ def draw_curves(entries: list[dict[str, Any]], path: Path) -> None:
     loss.plot(epochs, [entry["loss"] for entry in entries], ".-")
     rate.plot(epochs, [entry["lr"] for entry in entries], ".-")
     for name, label in (("mIoU", "mean IoU"), ("oIoU", "overall IoU")):
-        iou.plot(epochs, [entry["val"][name] for entry in entries], ".-", label=label)
+        (line,) = iou.plot(epochs, [entry["val"][name] for entry in entries], ".-", label=label)
+        if averaged := [entry for entry in entries if "val_ema" in entry]:
+            iou.plot([entry["epoch"] for entry in averaged], [entry["val_ema"][name] for entry in averaged], ".--",
+                     color=line.get_color(), label=f"{label}, averaged weights")
     iou.legend()
     for axes, title in ((loss, "training loss"), (rate, "learning rate"), (iou, "val, percent")):
         axes.set(title=title, xlabel="epoch")

@@ -12,7 +12,9 @@ from distributed import gather_objects
 from lib.checkpoint import describe_model, peek, save_checkpoint
 from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig
+from lib.training.averaging import WeightAverage
 from lib.training.generators import generator_states, restore_generators
+from lib.training.masked_pass import Disturbance
 from lib.training.optimizer import make_optimizer
 from lib.training.threads import choose_threads
 from lib.training.update_step import Updater
@@ -55,14 +57,15 @@ def run_files(folder: Path, model_id: str) -> dict[str, Path]:
 class TrainingState:
     """Optimiser, schedule, scaler, progress and random generators of a run of `model`.
 
-    `wrapped` is the model as a training step calls it (see `distributed.wrap`), `batches` the number of batches of an
-    epoch in this process, `config` and `tokenizer` what describes the network in a checkpoint, `annotations` the
-    SHA-256 of each annotation file.
+    `wrapped` is the model as a training step calls it (see `distributed.wrap`), `average` that of its weights if one is
+    kept, `batches` the number of batches of an epoch in this process, `config` and `tokenizer` what describes the
+    network in a checkpoint, `annotations` the SHA-256 of each annotation file.
     """
 
-    def __init__(self, args: Namespace, model: ReferringSegmenter, wrapped: nn.Module, device: torch.device,
-                 batches: int, config: ModelConfig, tokenizer: Tokenizer, annotations: dict[str, str]):
-        self.args, self.model, self.device = args, model, device
+    def __init__(self, args: Namespace, model: ReferringSegmenter, wrapped: nn.Module, average: WeightAverage | None,
+                 device: torch.device, batches: int, config: ModelConfig, tokenizer: Tokenizer,
+                 annotations: dict[str, str]):
+        self.args, self.model, self.average, self.device = args, model, average, device
         self.description = describe_model(config, tokenizer)
         self.files = run_files(Path(args.output_dir), args.model_id)
         self.annotations, self.batches = annotations, batches
@@ -70,7 +73,9 @@ class TrainingState:
         self.optimizer, self.schedule = make_optimizer(
             model, args.lr, args.weight_decay, self.iterations, args.warmup_iters, args.amsgrad)
         self.updater = Updater(wrapped, self.optimizer, self.schedule, device, args.amp, args.accumulate,
-                               args.skip_nonfinite > 0)
+                               args.skip_nonfinite > 0, passes=1 + args.masked_pass)
+        self.disturb = Disturbance(tokenizer) if args.masked_pass else None
+        self.look_every = args.print_freq if device.type == "cuda" else 1   # at the losses: waits for a GPU
         self.threads = choose_threads(device, args.deterministic)
         self.progress = Progress()
 
@@ -85,6 +90,9 @@ class TrainingState:
             self.schedule.load_state_dict(checkpoint["lr_scheduler"])
             if self.updater.scaler and checkpoint.get("scaler"):
                 self.updater.scaler.load_state_dict(checkpoint["scaler"])
+            if self.average and checkpoint.get("ema"):   # without, it begins with the weights as they are
+                self.average.network.load_state_dict(checkpoint["ema"])
+                self.average.updates = self.schedule.last_epoch
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(f"{another} ({error})") from error
         self.progress = Progress(**checkpoint["progress"])
@@ -116,7 +124,8 @@ class TrainingState:
         generators = gather_objects(generator_states(self.device))
         if rank() > 0:
             return
-        checkpoint = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+        averaged = {"ema": self.average.network.state_dict()} if self.average else {}
+        checkpoint = {"model": self.model.state_dict(), **averaged, "optimizer": self.optimizer.state_dict(),
                       "lr_scheduler": self.schedule.state_dict(),
                       "epoch": self.progress.epoch - (self.progress.step == 0), "args": vars(self.args),
                       "annotations": self.annotations,

@@ -11,42 +11,49 @@ from lib.accelerate import autocast
 
 
 class Updater:
-    """Takes the mean gradient of `accumulate` batches, then steps optimizer and schedule.
+    """Takes the mean gradient of `accumulate` batches of `passes` passes each, then steps optimizer and schedule.
 
-    An update whose gradient is not finite leaves the weights as they are. So do all after it, unless `skip_bad`:
-    the caller reads `bad_updates` now and then and stops. After the all-reduce all processes see the same gradient,
-    so they agree. With fp16 such updates are part of how the loss is scaled, and do not count.
+    A pass is a call of `forward` and one of `backward`; each frees what it kept before the next one begins. An update
+    whose gradient is not finite leaves the weights as they are. So do all after it, unless `skip_bad`: the caller reads
+    `bad_updates` now and then and stops. After the all-reduce all processes see the same gradient, so they agree. With
+    fp16 such updates are part of how the loss is scaled, and do not count.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer,
                  schedule: torch.optim.lr_scheduler.LRScheduler, device: torch.device, amp: str = "off",
-                 accumulate: int = 1, skip_bad: bool = False):
+                 accumulate: int = 1, skip_bad: bool = False, passes: int = 1):
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.device, self.amp, self.accumulate, self.skip_bad = device, amp, accumulate, skip_bad
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.waiting = 0                                                # batches since the last update
+        self.passes = passes                                            # of a batch
+        self.passes_done = 0                                            # since the last update
         self.bad_updates = torch.zeros((), device=device)
         self.buffers: list[Tensor] = []                                 # before the first of these batches
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # of batches in updates that were done
 
+    @property
+    def waiting(self) -> int:
+        """Batches that were done since the last update."""
+        return self.passes_done // self.passes
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """The network's logits in float32 or, for a float64 network, float64."""
-        if self.waiting == 0:
+        if self.passes_done == 0:
             self.batch_losses = torch.zeros_like(self.loss_sum)
             self.buffers = [buffer.clone() for buffer in self.model.buffers()] if self.skip_bad else []
         if isinstance(self.model, DistributedDataParallel):  # one all-reduce an update
-            self.model.require_backward_grad_sync = self.waiting + 1 == self.accumulate
+            self.model.require_backward_grad_sync = self.passes_done + 1 == self.accumulate * self.passes
         with autocast(self.device, self.amp):
             logits = self.model(*inputs)
         return logits.float() if self.amp != "off" else logits
 
     def backward(self, loss: Tensor) -> bool:
-        """Adds the loss's gradient and, after the last of `accumulate` batches, updates; whether it did."""
-        self.batch_losses += loss.detach()
-        self.waiting += 1
-        last = self.waiting == self.accumulate
-        loss = loss / self.accumulate if self.accumulate > 1 else loss
+        """Adds a pass's gradient and, after the last pass of `accumulate` batches, updates; whether it did."""
+        self.batch_losses += loss.detach() / self.passes
+        self.passes_done += 1
+        last = self.passes_done == self.accumulate * self.passes
+        loss = loss / (self.accumulate * self.passes) if self.accumulate * self.passes > 1 else loss
         (self.scaler.scale(loss) if self.scaler else loss).backward()
         if last:
             self.update()
@@ -70,4 +77,4 @@ class Updater:
                 buffer.copy_(torch.where(bad > 0, before, buffer))
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
-        self.waiting = 0
+        self.passes_done = 0

@@ -7,11 +7,11 @@ from lib.accelerate import accelerate
 from lib.accelerate.swap import FASTER
 from lib.cross_scale import CrossScaleAttention
 from lib.decoder import Level
-from lib.language_fusion import PixelWordAttention
+from lib.language_fusion import PixelWordAttention, WordAttention
 from lib.rotated_conv import AdaptiveRotatedConv
 from lib.swin import WindowAttention
 from lib.windows import padded_size, shift_mask
-from tests.conftest import make_inputs
+from tests.conftest import inputs_for, make_inputs
 
 CPU = torch.device("cpu")
 
@@ -42,6 +42,8 @@ CASES = {   # of every class in the table: a module, and the arguments of its fo
     "a map smaller than the shift": lambda: window_attention(True, 1, 1),
     "PWAM": lambda: (PixelWordAttention(8, 12), words),
     "PWAM with heads": lambda: (PixelWordAttention(8, 12, heads=4), words),
+    "word attention": lambda: (WordAttention(8, 12), words),
+    "word attention without words": lambda: (WordAttention(8, 12), (*words[:2], words[2] * torch.tensor([[1], [0]]))),
     "ARC": lambda: rotated_conv(28),
     "ARC on a small map": lambda: rotated_conv(20),
     "decoder level": lambda: (Level(4, 6, 8, lambda i, o: nn.Conv2d(i, o, 3, padding=1, bias=False)),
@@ -56,7 +58,7 @@ CASES = {   # of every class in the table: a module, and the arguments of its fo
 def test_a_faster_module_gives_the_same_values_and_gradients(case, training):
     torch.manual_seed(0)
     module, arguments = CASES[case]()
-    module = module.double().train(training)
+    module, plain = module.double().train(training), type(module)
     for dropout in (part for part in module.modules() if isinstance(part, nn.Dropout)):
         dropout.p = 0.0
     keys, buffers = list(module.state_dict()), {name: b.clone() for name, b in module.named_buffers()}
@@ -65,7 +67,7 @@ def test_a_faster_module_gives_the_same_values_and_gradients(case, training):
     for faster in (False, True):
         if faster:
             module.load_state_dict(buffers, strict=False)   # running statistics as before
-            assert type(accelerate(module, CPU)) is FASTER["cpu"][type(module).__mro__[1]]
+            assert type(accelerate(module, CPU)) is FASTER["cpu"][plain]
         y = module(*inputs)
         weighting = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
         wanted = [*(x for x in inputs if x.requires_grad), *module.parameters()]
@@ -91,7 +93,8 @@ def test_a_faster_module_rounds_little_in_bfloat16(case):
     assert (fast - exact).norm() < 2e-2 * exact.norm()
 
 
-@pytest.mark.parametrize(("model", "size"), [("rmsin", 96), ("lavt", (72, 100))])
+@pytest.mark.parametrize(("model", "size"), [("rmsin", 96), ("lavt", (72, 100)), ("lgce", (72, 100)),
+                                               ("fianet", (72, 100))])
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 def test_a_faster_network_gives_the_same_logits_and_gradients(nano, model, size, training):
     """36 windows at the first stage, padding at the others; ARC with angles of both signs."""
@@ -108,8 +111,8 @@ def test_a_faster_network_gives_the_same_logits_and_gradients(nano, model, size,
         if faster:
             accelerate(network, CPU)
         assert set(network.state_dict()) == names
-        image, token_ids, token_mask = make_inputs(4, size)
-        logits = network(image.double(), token_ids, token_mask)
+        image, *sentence = inputs_for(network, 4, size)
+        logits = network(image.double(), *sentence)
         logits.square().mean().backward()
         gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
         results.append((logits, torch.cat([gradients[name].flatten() for name in sorted(gradients)])))
@@ -140,6 +143,16 @@ def test_other_devices_keep_the_plain_network(nano):
     types = [type(module) for module in network.modules()]
     accelerate(network, torch.device("cuda"))
     assert [type(module) for module in network.modules()] == types
+
+
+def test_channels_last_is_a_layout_of_gpus(nano):
+    inputs = make_inputs(1, 64)
+    for device, laid_out in ((CPU, False), (torch.device("cuda"), True)):
+        network = nano()
+        before = network(*inputs)
+        accelerate(network, device, channels_last=True)
+        assert network.decoder.levels[0].conv1.weight.is_contiguous(memory_format=torch.channels_last) == laid_out
+        torch.testing.assert_close(network(*inputs), before, rtol=1e-4, atol=1e-5)
 
 
 def test_the_position_bias_cached_in_evaluation_follows_the_weights(nano):

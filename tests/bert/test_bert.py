@@ -103,6 +103,18 @@ def test_the_encoder_ignores_padding():
     torch.testing.assert_close(encoder(ids, mask)[:, :6], encoder(ids[:, :6], mask[:, :6]), rtol=1e-12, atol=1e-12)
 
 
+def test_a_mask_of_zeros_reads_every_token_as_berts_does():
+    """`BertModel` subtracts the same number from every score of a row; in float64 what remains is exact."""
+    torch.manual_seed(0)
+    encoder = TextEncoder(BertConfig(**TEXT)).double().eval()
+    ids = torch.randint(1, 100, (2, 20))
+    zeros, ones = torch.zeros_like(ids), torch.ones_like(ids)
+    torch.testing.assert_close(encoder(ids, zeros), encoder(ids, ones), rtol=0, atol=0)
+    additive = torch.full((2, 1, 20, 20), -1e4, dtype=torch.float64)
+    expected = encoder.bert(ids, attention_mask=additive).last_hidden_state
+    torch.testing.assert_close(encoder(ids, zeros), expected, rtol=1e-9, atol=1e-9)
+
+
 def test_its_width_follows_from_its_config():
     encoder = TextEncoder(BertConfig(**TEXT))
     assert encoder.width == 16

@@ -1,6 +1,7 @@
 """A packed data set gives the same samples bit for bit, and refuses to stand for another one."""
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ from utils import UserError
 SIZE = 48
 
 
-def pack(path: Path, refer: REFER, size: int = SIZE) -> Path:
-    write_packed(path, refer, size, lambda ref: load_image_and_mask(refer, ref), iter)
+def pack(path: Path, refer: REFER, size: int = SIZE, workers: int = 0) -> Path:
+    write_packed(path, refer, size, partial(load_image_and_mask, refer), iter, workers)
     return path
 
 
@@ -37,6 +38,11 @@ def test_training_samples_are_the_same_bits(refer, tokenizer, packed, boxes):
 def test_evaluation_samples_are_the_same_bits(refer, tokenizer, packed):
     plain, fast = (EvalSet(refer, "val", tokenizer, SIZE, packed=path) for path in ("", packed))
     assert all(equal_samples(plain[index], fast[index]) for index in range(len(plain)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_processes_writes_the_same_bytes(refer, packed, tmp_path, workers):
+    assert pack(tmp_path / "again.h5", refer, workers=workers).read_bytes() == packed.read_bytes()
 
 
 def test_images_are_not_touched_and_workers_open_the_file_themselves(toy, tmp_path, tokenizer, packed):
@@ -78,14 +84,15 @@ def test_a_damaged_part_names_the_ref(refer, packed):
         opened.load(3)
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_half_written(toy, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_failure_leaves_the_old_file_and_nothing_half_written(toy, tmp_path, workers):
     shutil.copytree(toy, tmp_path / "copy")
     refer = REFER(tmp_path / "copy", "rrsisd")
     path = tmp_path / "toy.h5"
     path.write_bytes(b"older")
     Path(refer.image_path(refer.data["refs"][-1])).unlink()
     with pytest.raises(UserError, match="is missing"):
-        pack(path, refer)
+        pack(path, refer, workers=workers)
     assert path.read_bytes() == b"older" and not path.with_name("toy.h5.tmp").exists()
 
 

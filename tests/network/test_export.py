@@ -2,9 +2,9 @@
 import pytest
 import torch
 
-from tests.conftest import make_inputs
+from tests.conftest import inputs_for
 
-MODELS = ["rmsin", "lavt_one"]
+MODELS = ["rmsin", "lavt_one", "lgce", "fianet"]
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
@@ -12,17 +12,17 @@ MODELS = ["rmsin", "lavt_one"]
 def test_the_forward_pass_is_one_graph(nano, model, training):
     torch._dynamo.reset()
     network = nano(model).train(training)
-    explained = torch._dynamo.explain(network)(*make_inputs(2, 64))
+    explained = torch._dynamo.explain(network)(*inputs_for(network, 2, 64))
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
 
 
-@pytest.mark.parametrize("swin_type", ["nano", "tiny"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "swin_type"), [(model, "nano") for model in MODELS]
+                         + [("rmsin", "tiny"), ("lavt_one", "tiny")])
 @torch.no_grad()
 def test_an_exported_network_computes_the_same_on_other_inputs(nano, model, swin_type):
     network = nano(model, swin_type=swin_type)
-    traced_on = make_inputs(2, 64)
-    other = tuple(x.flip(0) for x in make_inputs(2, 64))
+    traced_on = inputs_for(network, 2, 64)
+    other = tuple(x.flip(0) for x in traced_on)
     expected = network(*other)
     exported = torch.export.export(network, traced_on, strict=False)
     torch.testing.assert_close(exported.module()(*other), expected, rtol=1e-4, atol=1e-5)

@@ -8,18 +8,19 @@ from lib.segmentation import SWIN_VARIANTS, ModelConfig
 from lib.swin import PatchMerging
 from lib.training.optimizer import freeze_text
 from lib.windows import MASKED, join_windows, shift_mask, split_windows
-from tests.conftest import make_inputs
+from tests.conftest import inputs_for, make_inputs
 from utils import UserError
 
-MODELS = ["rmsin", "lavt", "lavt_one"]
+MODELS = ["rmsin", "lavt", "lavt_one", "lgce", "fianet"]
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_batched_equals_single(nano, model):
-    network, (image, token_ids, token_mask) = nano(model).double(), make_inputs(3, 64)
-    image = image.double()
-    together = network(image, token_ids, token_mask)
-    alone = [network(image[i:i + 1], token_ids[i:i + 1], token_mask[i:i + 1]) for i in range(3)]
+    network = nano(model).double()
+    image, *sentence = inputs_for(network, 3, 64)
+    inputs = [image.double(), *sentence]
+    together = network(*inputs)
+    alone = [network(*(x[i:i + 1] for x in inputs)) for i in range(3)]
     assert together.shape == (3, 2, 64, 64)
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-10, atol=1e-10)
 
@@ -28,23 +29,26 @@ def test_batched_equals_single(nano, model):
 def test_every_trained_parameter_gets_a_gradient(nano, model):
     network = nano(model, text={**nano().text_encoder.config.to_diff_dict(), "num_hidden_layers": 12}).train()
     freeze_text(network, layers=10, embeddings=False)
-    image, token_ids, token_mask = make_inputs(2, 64)
+    image, *sentence = inputs_for(network, 2, 64)
     target = (image[:, 0] > 0).long()
-    segmentation_loss(network(image, token_ids, token_mask), target, dice_weight=0.1).backward()
+    segmentation_loss(network(image, *sentence), target, dice_weight=0.1).backward()
 
     frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     without = {name for name, parameter in network.named_parameters() if parameter.grad is None}
     assert without == frozen
-    # The listed exceptions: what nothing reads after the last stage, and what the published recipe does not train.
+    # The listed exceptions: what nothing reads after the last stage, FIANet's embedding, which nothing reads in any
+    # stage, and what the published recipe does not train.
+    assert {name for name in frozen if ".unused_embedding." in name} == {
+        f"backbone.stages.{stage}.alignment.unused_embedding.weight" for stage in range(4) if model == "fianet"}
+    frozen = {name for name in frozen if ".unused_embedding." not in name}
     modules = {".".join(name.split(".")[:3 if name.startswith("backbone") else 4]) for name in frozen}
-    last = ["backbone.stages.3"]
-    assert modules == {*last, "text_encoder.bert.embeddings.word_embeddings",
+    assert modules == {"backbone.stages.3", "text_encoder.bert.embeddings.word_embeddings",
                        "text_encoder.bert.embeddings.position_embeddings",
                        "text_encoder.bert.embeddings.token_type_embeddings", "text_encoder.bert.embeddings.LayerNorm",
                        "text_encoder.bert.encoder.layer"}
     assert {name.split(".")[4] for name in frozen if "encoder.layer" in name} == {"10", "11"}
     assert {name.split(".")[3] for name in frozen if name.startswith("backbone")} == (
-        {"language_gate", "visual_gate", "intra_scale"} if model == "rmsin" else {"language_gate"})
+        {"language_gate"} | {"rmsin": {"visual_gate", "intra_scale"}, "fianet": {"alignment"}}.get(model, set()))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -66,9 +70,9 @@ def test_berts_dropouts_while_training_are_the_recipes(nano, model):
 
 def test_the_sentence_matters(nano):
     for model in MODELS:
-        network, (image, token_ids, token_mask) = nano(model), make_inputs(2, 64)
-        other = token_ids.flip(0)
-        assert not torch.equal(network(image, token_ids, token_mask), network(image, other, token_mask.flip(0)))
+        network = nano(model)
+        image, *sentence = inputs_for(network, 2, 64)
+        assert not torch.equal(network(image, *sentence), network(image, *(part.flip(0) for part in sentence)))
 
 
 def test_rmsin_belongs_to_its_size(nano):
@@ -82,8 +86,47 @@ def test_rmsin_at_every_multiple_of_32(nano, size):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 53), (33, 97), (128, 40)])
-def test_lavt_takes_any_size(nano, size):
-    assert nano("lavt")(*make_inputs(1, size)).shape == (1, 2, *size)
+def test_every_other_network_takes_any_size(nano, size):
+    for model in ("lavt", "lgce", "fianet"):
+        network = nano(model)
+        assert network(*inputs_for(network, 1, size)).shape == (1, 2, *size)
+
+
+def test_a_network_that_reads_phrases_says_so_and_needs_their_masks(nano):
+    for model in MODELS:
+        assert nano(model).reads_phrases == ModelConfig.from_args(
+            get_parser().parse_args(["--model", model])).reads_phrases == (model == "fianet")
+    assert nano("lavt", alignment="object_position").reads_phrases
+    with pytest.raises(UserError, match=r"phrase_masks\) with the masks of object and position, \(B, 2, N\)"):
+        nano("fianet")(*make_inputs(1, 64))
+
+
+def test_fianets_attentions_have_the_stages_heads_but_tmem_has_one(nano):
+    network = nano("fianet", fusion_heads=(1, 2, 4, 8))
+    for attention in ("object_attention", "position_attention"):
+        assert [getattr(stage.alignment, attention).heads for stage in network.backbone.stages] == [1, 2, 4, 8]
+    assert [stage.fusion.heads for stage in network.backbone.stages] == [1, 2, 4, 8]
+    assert {block.attention.heads for block in network.cross_scale.block} == {1} and len(network.cross_scale.block) == 3
+
+
+def test_the_readings_in_one_pass_are_those_of_three(nano):
+    network = nano("fianet").double()
+    _, token_ids, token_mask, phrase_masks = inputs_for(network, 3, 64)
+    words, (phrases, masks) = network.read(token_ids, token_mask, phrase_masks)
+    assert phrases.shape == (3, 2, 20, 16) and masks is phrase_masks
+    for found, mask in ((words, token_mask), (phrases[:, 0], phrase_masks[:, 0]), (phrases[:, 1], phrase_masks[:, 1])):
+        torch.testing.assert_close(found, network.text_encoder(token_ids, mask))
+
+
+def test_each_phrase_matters_and_reaches_its_own_sample_alone(nano):
+    network = nano("fianet").double()
+    image, token_ids, token_mask, phrase_masks = inputs_for(network, 2, 64)
+    before = network(image.double(), token_ids, token_mask, phrase_masks)
+    for phrase in (0, 1):
+        changed = phrase_masks.clone()
+        changed[0, phrase] = torch.tensor([0, 0, 0, 1] + 16 * [0])
+        after = network(image.double(), token_ids, token_mask, changed)
+        assert not torch.allclose(after[0], before[0]) and torch.allclose(after[1], before[1])
 
 
 def test_patch_merging_pads_odd_maps_and_orders_its_corners():

@@ -6,7 +6,7 @@ import pytest
 
 from tests.launch import ROOT
 
-ROOMS = {"accelerate", "checkpoint", "training", "evaluation", "report"}
+ROOMS = {"accelerate", "checkpoint", "training", "evaluation", "report", "serving"}
 NETWORK = sorted(path for path in (ROOT / "lib").glob("*.py") if path.stem not in ("segmentation", "predictor"))
 
 

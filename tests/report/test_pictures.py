@@ -152,6 +152,15 @@ def test_a_sheet_has_every_panel_and_its_text():
     assert (drawn < 100).all(axis=2).any()   # text
 
 
+def test_headings_name_the_panels_of_each_column_above_the_first_row():
+    rows = [([Image.new("RGB", (9, 9), "red")] * 2, "one")] * 2
+    plain, headed = (np.asarray(sheet(rows, panel_px=64, headings=headings)) for headings in ((), ("a", "b")))
+    added = len(headed) - len(plain)
+    assert added > 0 and (headed[added + 8:] == plain[8:]).all()
+    dark = (headed[:added + 8] < 100).all(axis=2).any(axis=0)
+    assert [bool(dark[start:start + 64].any()) for start in (8, 80, 160, 232)] == [True] * 4
+
+
 @pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError, AttributeError, MemoryError, struct.error])
 def test_whatever_a_decoder_raises_is_a_users_error_for_that_picture(tmp_path, monkeypatch, kind):
     """AVIF's raises RuntimeError, DDS's NotImplementedError, SPIDER's AttributeError for damaged files."""

@@ -208,7 +208,7 @@ def test_a_page_is_written_whole_or_not_at_all(made, tmp_path, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr("lib.report.page.os.replace", full)
+    monkeypatch.setattr("utils.os.replace", full)
     with pytest.raises(UserError, match=r"index\.html cannot be written: .*No space left"):
         write_report(path, *made)
     assert [file.name for file in tmp_path.iterdir()] == ["index.html"] and path.read_text() == "the page before"

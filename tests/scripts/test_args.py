@@ -1,4 +1,5 @@
 """Flags, their defaults, the recipes of the models, and the published commands."""
+import json
 import re
 import shlex
 import subprocess
@@ -6,7 +7,9 @@ import sys
 
 import pytest
 
-from args import DEFAULT_SWIN_FILE, EVALUATION, TRAINING, get_parser
+from args import EVALUATION, TRAINING, get_parser
+from lib.segmentation import MODELS
+from lib.training.recipes import RECIPES, SWIN_BASE_FILE
 from tests.launch import ROOT
 
 PUBLISHED_FLAGS = [
@@ -25,8 +28,10 @@ OWN_FLAGS = [
     "--amp", "--accumulate", "--checkpoint_activations", "--compile", "--packed", "--fuse",
     "--tensorboard", "--wandb", "--eval_ori_size", "--latex", "--markdown", "--save_predictions", "--prediction_pngs",
     "--report", "--report_samples", "--report_attention", "--probe", "--init_from",
-    "--fusion", "--intra_scale", "--cross_scale", "--decoder_conv",
-    "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels",
+    "--fusion", "--intra_scale", "--alignment", "--cross_scale", "--decoder_conv", "--num_tmem",
+    "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels", "--show_recipe", "--masked_pass",
+    "--ema", "--config",
+    "--no-pin_mem", "--tf32", "--no-tf32", "--cudnn_benchmark", "--no-cudnn_benchmark", "--channels_last",
 ]
 
 PUBLISHED_COMMANDS = [
@@ -59,7 +64,7 @@ def test_rmsins_recipe():
     assert (args.model, args.dataset, args.lr, args.batch_size) == ("rmsin", "rrsisd", 3e-5, 2)
     assert (args.dice_weight, args.random_box_share) == (0.1, 0.2)
     assert (args.model_id, args.bert_dropout) == ("RMSIN", True)
-    assert args.pretrained_swin_weights == DEFAULT_SWIN_FILE
+    assert args.pretrained_swin_weights == SWIN_BASE_FILE
     shared = (args.weight_decay, args.epochs, args.img_size, args.seed, args.warmup_iters, args.bert_layers)
     assert shared == (1e-2, 40, 480, 2401, 0, 10)
 
@@ -83,6 +88,40 @@ def test_a_nano_network_learns_from_scratch_with_a_recipe_of_its_own(model, bert
     assert (args.random_box_share, args.train_embeddings, args.pretrained_swin_weights) == (0.0, True, "")
     assert (args.bert_dropout, args.dice_weight) == (bert_dropout, dice_weight)   # the model's
     assert parse(f"--model {model} --swin_type tiny").train_embeddings is False
+
+
+def test_every_model_has_a_recipe():
+    assert MODELS.keys() == RECIPES.keys() and all("" in rows for rows in RECIPES.values())
+
+
+def test_the_recipes_of_lgce_and_fianet():
+    """LGCE's is LAVT's; FIANet's loss and rate are RMSIN's, and RefSegRS has a row of its own."""
+    def row(line: str):
+        args = parse(line)
+        return (args.dataset, args.lr, args.batch_size, args.epochs, args.max_tokens, args.dice_weight,
+                args.random_box_share, args.num_tmem, args.model_id, args.bert_dropout)
+
+    assert row("--model lgce") == ("refsegrs", 5e-5, 8, 40, 20, 0.0, 0.0, None, "lgce", True)
+    assert row("--model fianet") == ("rrsisd", 3e-5, 8, 40, 22, 0.1, 0.2, 3, "fianet", True)
+    assert row("--model fianet --dataset refsegrs") == ("refsegrs", 5e-5, 8, 60, 22, 0.1, 0.0, 1, "fianet", True)
+    assert row("--model fianet --dataset refcoco")[1:] == row("--model fianet")[1:]
+    assert parse("--model fianet").pretrained_swin_weights == SWIN_BASE_FILE
+    assert parse("--model fianet --num_tmem 2").num_tmem == 2
+
+
+def test_a_data_set_of_long_sentences_takes_more_tokens():
+    assert parse("--dataset risbench").max_tokens == 50 and parse("--dataset risbench --max_tokens 30").max_tokens == 30
+    assert parse("--dataset rrsisd").max_tokens == 20 and parse("--model fianet --dataset risbench").max_tokens == 50
+
+
+def test_the_recipe_is_shown_and_nothing_else_happens():
+    done = subprocess.run([sys.executable, "-X", "importtime", "train.py", "--model", "lavt", "--lr", "3e-4",
+                           "--show_recipe"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not re.search(r"\| +torch$", done.stderr, re.M)
+    assert done.stdout.startswith("lavt on refcoco, Swin base: LAVT's original program\n")
+    assert "\n  --batch-size              8\n" in done.stdout
+    assert "\n  --lr                      0.0003  (given)\n" in done.stdout
+    assert "\n  --bert_dropout            no\n" in done.stdout
 
 
 def test_what_is_given_wins_over_the_recipe_of_nano():
@@ -115,6 +154,52 @@ def test_a_mistake_is_one_line_and_status_2(line, message, capsys):
         parse(line)
     printed = capsys.readouterr().err
     assert stop.value.code == 2 and message in printed and printed.count("\n") == 1
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Writes the run.json of a run with the given flags: recorded(line, **edits) -> (path, its flags)."""
+    def write(line: str, **edits):
+        flags = {**vars(parse(line)), **edits}
+        starts = [{"flags": flags}, {"flags": {"resume": "another.pth"}}]
+        (tmp_path / "run.json").write_text(json.dumps({"starts": starts}))
+        return tmp_path / "run.json", flags
+    return write
+
+
+def test_config_replays_the_flags_of_a_run_and_the_command_line_wins(recorded):
+    path, flags = recorded("--swin_type nano --lr 3e-4 --amsgrad --no-bert_dropout --ema 0.9 --model_id 'a b' "
+                           "--exclude= --resume auto --batch-size 8", local_rank=3)
+    again = vars(parse(f"--config {path} --lr 0.001"))
+    assert again.pop("config") == str(path) and {"lr", "amsgrad", "model_id"} <= set(again.pop("given"))
+    del flags["config"], flags["given"]
+    assert again == {**flags, "lr": 0.001, "local_rank": 0}
+
+
+def test_config_leaves_to_the_recipe_what_came_from_it(recorded):
+    """So another model takes its own parts and recipe; what was edited or has another default now is kept."""
+    path, _ = recorded("--swin_type nano --lr 3e-4", weight_decay=0.5)
+    args = parse(f"--config {path} --model lavt")
+    assert (args.model, args.swin_type, args.lr, args.weight_decay) == ("lavt", "nano", 3e-4, 0.5)
+    assert (args.cross_scale, args.dice_weight, args.model_id) == (parse("--model lavt").cross_scale, 0.0, "lavt")
+
+
+@pytest.mark.parametrize(("edits", "message"), [
+    ({"ephocs": 3}, "run.json: ephocs is no flag of this script"), ({"lr": "fast"}, "argument --lr: invalid"),
+    ({"lr": [1]}, "run.json: lr is [1], which it cannot be"), ({"model": "unet"}, "--model: invalid choice: 'unet'"),
+    ({"amsgrad": "yes"}, "argument --amsgrad: ignored explicit argument 'yes'")])
+def test_a_config_with_a_mistake_is_one_line_and_status_2(recorded, edits, message, capsys):
+    path, _ = recorded("", **edits)
+    test_a_mistake_is_one_line_and_status_2(f"--config {path}", message, capsys)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "cannot be read"), ("{", "cannot be read"), ("[]", "must be an object"),
+    ('{"starts": []}', "starts must be"), ('{"starts": [{"flags": 3}]}', "starts[0].flags must be")])
+def test_a_config_that_is_no_run_json_is_refused(tmp_path, content, message, capsys):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    test_a_mistake_is_one_line_and_status_2(f"--config {tmp_path / 'run.json'}", message, capsys)
 
 
 def test_lavt_takes_an_img_size_that_rmsin_does_not():

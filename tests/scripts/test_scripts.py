@@ -26,10 +26,10 @@ def training_flags(toy: Path) -> list:
 
 @pytest.fixture(scope="module")
 def trained(toy, tmp_path_factory) -> Path:
-    """A folder in which train.py ran for one epoch."""
+    """A folder in which train.py ran for one epoch, keeping an average of the weights."""
     folder = tmp_path_factory.mktemp("run")
     done = run_script("train.py", *training_flags(toy), "--epochs", 1, "--batch-size", 8, "--model_id", "toy",
-                      "--tensorboard", cwd=folder)
+                      "--tensorboard", "--ema", 0.5, cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "printed.txt").write_text(done.stdout)
     return folder
@@ -48,15 +48,18 @@ def test_training_logs_and_saves(trained, toy):
     assert {"epoch", "lr", "loss", "val", "images_per_second", "peak_memory_mib"} <= entry.keys()
     assert entry["val"].keys() == {"mIoU", "oIoU", "boundary_IoU", "precision"}
     saved = torch.load(trained / "checkpoints/model_last_toy.pth", weights_only=True)
-    assert {"model", "optimizer", "lr_scheduler", "epoch", "args", "config", "tokenizer"} <= saved.keys()
+    assert {"model", "ema", "optimizer", "lr_scheduler", "epoch", "args", "config", "tokenizer"} <= saved.keys()
     assert type(saved["args"]) is dict and saved["epoch"] == 0
     assert (trained / "checkpoints/model_best_toy.pth").is_file()
 
 
 def test_training_prints_its_recipe_and_the_time_left(trained):
     printed = (trained / "printed.txt").read_text()
-    assert ("recipe: img_size 64, warmup_iters 100, train_embeddings True, model_id toy, dataset rrsisd, lr 0.0003, "
-            "batch_size 8, dice_weight 0.1, random_box_share 0.0, bert_dropout True\n") in printed
+    recipe = " ".join(printed[printed.index("recipe: "):].split())
+    assert printed.count("recipe: ") == 1
+    assert recipe.startswith("recipe: model 'rmsin', swin_type 'nano', window12 False")
+    assert ", epochs 1, batch_size 8, lr 0.0003, warmup_iters 100, weight_decay 0.01, amsgrad False" in recipe
+    assert ", amp 'off', accumulate 1, ema 0.5 " in recipe
     assert re.search(r"^epoch 0 \[4/4\] loss \S+ lr \S+ \S+ images/s, 0 s of training left$", printed, re.MULTILINE)
 
 
@@ -89,6 +92,11 @@ def test_the_logs_number_is_the_final_number(trained, toy):
     results = evaluate(trained, toy, "again", "--batch-size", 8)
     assert results["mIoU"] == entry["val"]["mIoU"] and results["oIoU"] == entry["val"]["oIoU"]
     assert "Mean IoU is %.2f" % results["mIoU"] in results["printed"]
+    averaged = evaluate(trained, toy, "averaged", "--batch-size", 8, "--ema")
+    assert averaged["oIoU"] == entry["val_ema"]["oIoU"] and averaged["mIoU"] == entry["val_ema"]["mIoU"]
+    assert averaged["samples"] != results["samples"]
+    best = read_checkpoint(trained / "checkpoints/model_best_toy.pth")["progress"]["best_oIoU"]
+    assert best == averaged["oIoU"]   # the average chooses the best epoch
 
 
 def test_every_sample_once_at_any_number_of_processes_and_batch_size(trained, toy):
@@ -137,22 +145,24 @@ def test_results_say_what_they_depend_on(trained, toy):
     assert results["dataset"] == "toy"   # what it scores says nothing of RRSIS-D
 
 
-def test_deterministic_runs_are_equal_bit_for_bit(toy, tmp_path):
+def test_deterministic_runs_are_equal_bit_for_bit_and_a_record_is_all_that_a_second_one_needs(toy, tmp_path):
     logs = []
+    flags = [*training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "d", "--deterministic",
+             "--random_box_share", 0.5]
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
-        done = run_script("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "d",
-                   "--deterministic", "--random_box_share", 0.5, cwd=tmp_path / folder)
+        done = run_script("train.py", *flags, cwd=tmp_path / folder)
         assert done.returncode == 0, done.stderr
         entries = map(json.loads, (tmp_path / folder / "models/d/log.jsonl").read_text().splitlines())
         timed = ("train_seconds", "images_per_second", "peak_memory_mib")
         logs.append([{key: value for key, value in entry.items() if key not in timed} for entry in entries])
+        flags = ["--config", tmp_path / "first/models/d/run.json"]
     assert len(logs[0]) == 2 and logs[0] == logs[1]
 
 
 def test_two_processes_train_together(toy, tmp_path):
-    done = torchrun("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 4, "--model_id", "two",
-                    cwd=tmp_path, processes=2)
+    done = torchrun("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 4, "--ema", 0.5,
+                    "--model_id", "two", cwd=tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     assert "BatchNorm is not synchronised" in done.stdout and "2 process(es) on cpu" in done.stdout
     assert done.stdout.count("finished:") == 1   # one process speaks
@@ -197,7 +207,7 @@ def refused(done: subprocess.CompletedProcess, *parts: str) -> None:
     ("train.py", "--dataset rrsisd --model_id RMSIN --epochs 40 --img_size 480",
      ["refer/data", "refer/data/README.md"]),
     ("test.py", "--swin_type base --dataset rrsisd --resume ./your_checkpoints_path --split val --workers 4 "
-     "--window12 --img_size 480", ["checkpoint your_checkpoints_path does not exist", "README.md"]),
+     "--window12 --img_size 480", ["checkpoint your_checkpoints_path does not exist", "docs/deployment.md"]),
     ("train.py", "--model lavt --dataset refcoco --model_id refcoco --batch-size 3 --lr 0.00005 --wd 1e-2 "
      "--swin_type base --pretrained_swin_weights ./pretrained_weights/swin_base_patch4_window12_384_22k.pth "
      "--epochs 40 --img_size 480", ["refer/data", "refer/data/README.md"]),
@@ -226,6 +236,9 @@ def test_mistakes_in_evaluation(trained, toy, tmp_path):
     refused(test("--refer_data_root", tmp_path), f"{tmp_path}/rrsisd")
     refused(test("--refer_data_root", toy, "--split", "testA"), "testA", "val")
     refused(test("--refer_data_root", toy, "--model", "lavt"), "--model lavt was given", "trained with rmsin")
+    whole = read_checkpoint(checkpoint)
+    save_checkpoint(tmp_path / "plain.pth", {key: whole[key] for key in ("model", "config", "tokenizer")})
+    refused(test("--resume", "plain.pth", "--ema"), "--ema: checkpoint plain.pth holds no averaged weights")
     (tmp_path / "file").write_text("[3]")
     for flag, path in [("--results", "/proc/none/r.json"), ("--report", "file"), ("--save_predictions", "file/x")]:
         refused(test("--refer_data_root", toy, flag, path), "cannot be written")

@@ -73,28 +73,30 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "models/m/log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("steps", "workers"), [(2, 0), (STEPS, 0), (STEPS + 3, 0), (3, 2)])
-def test_an_interrupted_run_ends_in_the_same_bits(toy, tmp_path, monkeypatch, steps, workers):
+@pytest.mark.parametrize(("steps", "workers", "flags"), [
+    (2, 0, ()), (STEPS, 0, ()), (STEPS + 3, 0, ("--ema", 0.9)), (3, 2, ("--ema", 0.5)), (3, 0, ("--masked_pass",))])
+def test_an_interrupted_run_ends_in_the_same_bits(toy, tmp_path, monkeypatch, steps, workers, flags):
     """Interrupted within an epoch, after its last batch but before validation, and in the second epoch."""
     for folder in ("whole", "parts"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "whole")
-    train.run(arguments(toy))
+    train.run(arguments(toy, *flags))
 
     monkeypatch.chdir(tmp_path / "parts")
     with monkeypatch.context() as patch:
         patch.setattr(train, "validate", lambda *_: {"mIoU": 0.0, "oIoU": 0.0, "precision": {}})
         stop_after(patch, steps + steps // (STEPS + 1))   # the check after each validation counts too
         with pytest.raises(train.Interrupted):
-            train.run(arguments(toy, "--workers", workers))
+            train.run(arguments(toy, "--workers", workers, *flags))
     stopped = read_checkpoint("checkpoints/model_last_m.pth")["progress"]
     assert stopped["epoch"] * STEPS + stopped["step"] == steps
-    train.run(arguments(toy, "--resume", "auto", "--workers", workers))
+    train.run(arguments(toy, "--resume", "auto", "--workers", workers, *flags))
 
     whole, parts = (read_checkpoint(tmp_path / folder / "checkpoints/model_last_m.pth")
                     for folder in ("whole", "parts"))
-    for key in ("model", "optimizer", "lr_scheduler", "generators", "epoch"):
+    for key in ("model", "optimizer", "lr_scheduler", "generators", "epoch", *(["ema"] if "--ema" in flags else [])):
         assert equal(whole[key], parts[key]), key
+    assert "--ema" not in flags or not equal(whole["ema"], whole["model"])
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
 
 
@@ -277,7 +279,8 @@ def stored(toy, world_size=1, **changes) -> dict:
     return {"args": {**vars(arguments(toy)), **changes}, "world_size": world_size}
 
 
-@pytest.mark.parametrize(("flag", "value"), [("lr", 1.0), ("dataset", "refcoco"), ("model", "lavt"), ("seed", 1)])
+@pytest.mark.parametrize(("flag", "value"), [("lr", 1.0), ("dataset", "refcoco"), ("model", "lavt"), ("seed", 1),
+                                            ("masked_pass", True), ("ema", 0.9)])
 def test_flags_that_change_the_result_are_refused(toy, flag, value):
     with pytest.raises(UserError, match=rf"{flag} was {value!r}, is .*--allow_changed_flags"):
         refuse_changes(arguments(toy), stored(toy, **{flag: value}), "c.pth", 1, {})

@@ -20,7 +20,15 @@ from data import EvalSet
 from lib.training import run_record
 from lib.training.generators import generator_states
 from lib.training.resume import DECISIVE
-from lib.training.run_record import RunRecord, append_json_line, draw_curves, git_state, pick_samples, read_log
+from lib.training.run_record import (
+    RunRecord,
+    append_json_line,
+    draw_curves,
+    git_state,
+    pick_samples,
+    read_log,
+    scalars,
+)
 from utils import UserError
 
 CPU = torch.device("cpu")
@@ -127,6 +135,14 @@ def test_curves_are_a_picture_of_the_log(folder):
     second = np.asarray(Image.open(folder / "curves.png"))
     assert first.shape == second.shape and (first != second).any()
     assert not list(folder.glob("*.tmp"))
+
+
+def test_averaged_weights_have_curves_of_their_own(tmp_path):
+    plain, averaged = entry(0), {**entry(1), "val_ema": {"mIoU": 31.0, "oIoU": 41.0}}
+    assert set(scalars(averaged)) - set(scalars(plain)) == {"val_ema/mIoU", "val_ema/oIoU"}
+    draw_curves([plain, entry(1)], tmp_path / "plain.png")
+    draw_curves([plain, averaged], tmp_path / "averaged.png")   # as after --ema was switched on
+    assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "averaged.png").read_bytes()
 
 
 def test_a_line_that_was_cut_off_costs_only_itself(folder):

@@ -1,0 +1,117 @@
+"""Several methods, each trained several times, side by side: means, intervals over the runs, differences from a base.
+
+A run is one training, whose evaluation on a split is a file of `test.py --results`; the runs of two methods are paired
+in their order, so give them the same seeds. All metrics are in percent.
+"""
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from lib.evaluation.metrics import compute_metrics
+from lib.evaluation.paired import changes, mean_intervals, pair
+from lib.evaluation.tables import CONFIDENCE, counts_of
+
+SHOWN = {"mIoU": "mIoU", "oIoU": "oIoU", "0.5": "P@0.5", "0.7": "P@0.7", "0.9": "P@0.9"}
+COSTS = {"parameters_m": "parameters, M", "gflop": "GFLOP an image", "train_images_per_second": "training, images/s",
+         "images_per_second": "inference, images/s", "train_memory_mib": "training memory, MiB"}
+DIFFERENCES = ("mIoU", "oIoU")
+
+
+@dataclass
+class Entry:
+    """A row of the table: `runs` are results of one split, `costs` has some of `COSTS`."""
+
+    name: str
+    runs: Sequence[dict[str, Any]]
+    costs: dict[str, float] = field(default_factory=dict)
+
+
+def over_runs(values: Sequence[float]) -> dict[str, Any]:
+    """{"mean", "interval"}: Student's 95 % interval of the mean of all runs like these; None for a single one."""
+    mean, half = float(np.mean(values)), None
+    if len(values) > 1:
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return {"mean": mean, "interval": None if half is None else [mean - half, mean + half]}
+
+
+def metrics_of(entry: Entry) -> dict[str, Any]:
+    """{metric of `SHOWN`: `over_runs`, with "runs", each one's value}."""
+    each = [compute_metrics(counts_of(results["samples"])) for results in entry.runs]
+    flat = [{**metrics, **metrics["precision"]} for metrics in each]
+    return {name: {**over_runs([metrics[name] for metrics in flat]), "runs": [metrics[name] for metrics in flat]}
+            for name in SHOWN}
+
+
+def difference(base: Entry, other: Entry) -> dict[str, Any]:
+    """{metric: {"mean", "over_runs", "over_images"}} of `other` less `base`, their runs paired in order.
+
+    The first interval says what other seeds would give on these images, the second what other images would give with
+    these networks (all runs together, images drawn anew). Raises `UserError` for runs of other samples.
+    """
+    paired = [pair(*runs) for runs in zip(base.runs, other.runs, strict=False)]
+    each = [changes(pairs) for pairs in paired]   # runs have as many samples, so the mean over all is that over runs
+    together = mean_intervals({name: np.concatenate([run[name] for run in each]) for name in DIFFERENCES},
+                              [sample["image_id"] for pairs in paired for sample, _ in pairs])
+    found = {}
+    for name in DIFFERENCES:
+        seeds = over_runs([float(run[name].mean()) for run in each])
+        found[name] = {"mean": seeds["mean"], "over_runs": seeds["interval"], "over_images": together[name]}
+    return found
+
+
+def summarize_methods(entries: Sequence[Entry], base: str) -> list[dict[str, Any]]:
+    """A row a method, plain data: name, number of runs, `costs`, `metrics`, and `difference`, None for the base."""
+    reference = next(entry for entry in entries if entry.name == base)
+    return [{"name": entry.name, "runs": len(entry.runs), "costs": entry.costs, "metrics": metrics_of(entry),
+             "difference": None if entry is reference else difference(reference, entry)} for entry in entries]
+
+
+def cells_of(rows: Sequence[dict[str, Any]], base: str) -> tuple[list[str], list[list[str]]]:
+    """Heading and cells of the table, as text: a cost that no method has is left out."""
+    costs = [name for name in COSTS if any(name in row["costs"] for row in rows)]
+    heading = ["method", "runs", *(COSTS[name] for name in costs), *SHOWN.values()]
+    for name in DIFFERENCES:
+        heading += [f"{name} less {base}'s", "over runs", "over images"]
+    cells = []
+    for row in rows:
+        line = [row["name"], str(row["runs"]), *(_number(row["costs"].get(name)) for name in costs)]
+        line += [_with_half_width(row["metrics"][name]) for name in SHOWN]
+        for name in DIFFERENCES:
+            found = row["difference"] and row["difference"][name]
+            line += [f"{found['mean']:+.2f}", _interval(found["over_runs"]), _interval(found["over_images"])] \
+                if found else ["", "", ""]
+        cells.append(line)
+    return heading, cells
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _with_half_width(metric: dict[str, Any]) -> str:
+    interval = metric["interval"]
+    return f"{metric['mean']:.2f}" + (f" ± {(interval[1] - interval[0]) / 2:.2f}" if interval else "")
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+
+
+def as_markdown(heading: list[str], cells: list[list[str]]) -> str:
+    """The table in Markdown."""
+    lines = [heading, ["---"] * len(heading), *cells]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def as_latex(heading: list[str], cells: list[list[str]]) -> str:
+    """The rows of a LaTeX table with booktabs' rule, each column named in the first."""
+    def escaped(text: str) -> str:
+        for character in "\\&%$#_{}":
+            text = text.replace(character, "\\" + character if character != "\\" else r"\textbackslash ")
+        return text.replace("±", r"$\pm$")
+
+    rows = [" & ".join(map(escaped, line)) + r" \\" for line in (heading, *cells)]
+    return "\n".join([rows[0], r"\midrule", *rows[1:]])

@@ -1,0 +1,56 @@
+"""Two results of the same samples compared pair by pair: differences of metrics with their intervals."""
+from typing import Any
+
+import numpy as np
+
+from lib.evaluation.metrics import compute_metrics
+from lib.evaluation.tables import Sample, counts_of, ratio_intervals
+from utils import UserError
+
+
+def pair(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[Sample, Sample]]:
+    """Both results of each (ref_id, sent_id), in the first one's order. Raises `UserError` unless all match."""
+    by_key = [{(sample["ref_id"], sample["sent_id"]): sample for sample in results["samples"]}
+              for results in (first, second)]
+    only = [sorted(map(str, ours.keys() - theirs.keys())) for ours, theirs in (by_key, by_key[::-1])]
+    if only[0] or only[1]:
+        raise UserError(f"the results are of different samples: {len(only[0])} are only in the first, {len(only[1])} "
+                        f"only in the second (split {first.get('split')} and {second.get('split')}), for one (ref_id, "
+                        f"sent_id) {(only[0] or only[1])[0]}")
+    return [(sample, by_key[1][key]) for key, sample in by_key[0].items()]
+
+
+def compare(pairs: list[tuple[Sample, Sample]]) -> dict[str, Any]:
+    """{metric: {"first", "second", "difference", "interval"}} in percent; intervals by drawing images anew."""
+    metrics = [compute_metrics(counts_of(samples)) for samples in zip(*pairs, strict=True)]
+    found = changes(pairs)
+    intervals = mean_intervals(found, [sample["image_id"] for sample, _ in pairs])
+    return {name: {"first": metrics[0][name], "second": metrics[1][name],
+                   "difference": metrics[1][name] - metrics[0][name], "interval": intervals[name]} for name in found}
+
+
+def changes(pairs: list[tuple[Sample, Sample]]) -> dict[str, np.ndarray]:
+    """{metric: (samples,) float}, in percent: numbers whose mean is the second's metric less the first's.
+
+    They are the samples' differences; for overall IoU, a ratio, those of the ratio linearised at the estimate (the
+    delta method), so that the same images may be drawn for both.
+    """
+    first, second = (counts_of(samples) for samples in zip(*pairs, strict=True))
+    # U·d(ΣI/ΣU) = dI − (ΣI/ΣU)·dU: with it, the mean over samples is the ratio's difference.
+    overall = [part[:, 0].sum() / max(1, part[:, 1].sum()) for part in (first, second)]
+    terms = [(part[:, 0] - ratio_all * part[:, 1]) / max(1e-9, part[:, 1].mean())
+             for part, ratio_all in zip((first, second), overall, strict=True)]
+    found = {"mIoU": ratio(second, 0) - ratio(first, 0), "oIoU": terms[1] - terms[0] + overall[1] - overall[0],
+             "boundary_IoU": ratio(second, 3) - ratio(first, 3)}
+    return {name: 100 * values for name, values in found.items()}
+
+
+def mean_intervals(values: dict[str, np.ndarray], images: list[Any]) -> dict[str, list[float] | None]:
+    """The interval of the mean of each row of numbers, (samples,), whose images are drawn anew."""
+    found = ratio_intervals(np.stack(list(values.values())), np.ones((len(values), len(images))), images)
+    return dict(zip(values, found, strict=True))
+
+
+def ratio(counts: np.ndarray, column: int) -> np.ndarray:
+    """IoU of each sample, from the column of its intersection; the union follows."""
+    return counts[:, column] / np.maximum(counts[:, column + 1], 1)

@@ -1,0 +1,40 @@
+"""LGCE, language-guided cross-scale enhancement of the two coarsest maps (Yuan et al., TGRS 2024, "RRSIS").
+
+Shapes: B batch, H W a map, C its width, N words, L width of the text encoder. This file alone needs timm, and is
+imported when a network has the module: the import takes half a second.
+"""
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+DEPTHS, HEADS = (1, 3), (8, 16)   # of the blocks on the last but one and on the last map
+
+
+class GuidedBlocks(nn.Module):
+    """Transformer blocks on the tokens of a map and one more, the sentence's mean, which they may all read.
+
+    The paper lets the two maps exchange these guide tokens afterwards; in the code that circulates the exchange has
+    no effect, since the tokens are then dropped, so it is not here.
+    """
+
+    optimizer_group = "decoder"   # where the original keeps them
+
+    def __init__(self, widths: list[int], side: int, text_width: int, blocks: int):
+        super().__init__()
+        self.guides = nn.ModuleList(nn.Linear(text_width, width) for width in widths[-2:])
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(Block(width, heads, mlp_ratio=2, norm_layer=nn.LayerNorm) for _ in range(depth)))
+            for width, depth, heads in zip(widths[-2:], DEPTHS, HEADS, strict=True))
+
+    def forward(self, features: list[Tensor], words: Tensor, word_mask: Tensor) -> list[Tensor]:
+        """Four maps (B, C, H, W), finest first, words (B, N, L) -> four maps; padding counts in the mean."""
+        mean = words.mean(dim=1)
+        enhanced = [self.enhance(feature, guide(mean), blocks)
+                    for feature, guide, blocks in zip(features[-2:], self.guides, self.blocks, strict=True)]
+        return [*features[:-2], *enhanced]
+
+    def enhance(self, feature: Tensor, guide: Tensor, blocks: nn.Sequential) -> Tensor:
+        """(B, C, H, W) with the guide token (B, C) -> (B, C, H, W)"""
+        tokens = feature.flatten(2).transpose(1, 2)                                          # (B, H·W, C)
+        tokens = blocks(torch.cat([guide[:, None], tokens], dim=1))[:, 1:]
+        return tokens.transpose(1, 2).reshape(feature.shape)

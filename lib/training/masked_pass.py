@@ -1,0 +1,59 @@
+"""MaskRIS's training (Lee et al., 2024) for any network: a second pass on a disturbed sample, taught by the first.
+
+    loss = ½ · loss(first pass, truth) + ½ · cross-entropy(second pass, softmax of the first pass's logits)
+
+The two halves are the two passes of `Updater(passes=2)`, which takes their mean. Shapes: B batch, N tokens, S S' the
+image's height and width.
+"""
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from utils import UserError
+
+PATCH_PX, PATCH_SHARE = 32, 0.75                        # side of an image patch, and how many are hidden
+TOKEN_SHARE, MASK_SHARE, RANDOM_SHARE = 0.15, 0.8, 0.1  # of tokens that are chosen; of these masked, and exchanged
+
+
+class Disturbance:
+    """Hides patches of images and replaces tokens of sentences, drawn from torch's generators as dropout is.
+
+    So a run that goes on draws what it would have drawn. Raises `UserError` for a tokenizer without [MASK].
+    """
+
+    def __init__(self, tokenizer: Tokenizer):
+        kept = [tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]")]
+        self.kept = [token for token in kept if token is not None]
+        self.mask_token, self.vocabulary = tokenizer.token_to_id("[MASK]"), tokenizer.get_vocab_size()
+        if self.mask_token is None:
+            raise UserError("--masked_pass needs a tokenizer with a token [MASK], which this one lacks: give another "
+                            "--bert_tokenizer, or leave the flag out")
+
+    def __call__(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """The network's arguments with image and token_ids disturbed; token_mask and the others stay as they are."""
+        return self.hide_patches(image), self.replace_tokens(token_ids, token_mask), token_mask, *others
+
+    def hide_patches(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S') -> same, each patch of 32 × 32 pixels set to 0, the normalised mean, with probability 0.75."""
+        height, width = image.shape[-2:]
+        grid = (len(image), 1, -(-height // PATCH_PX), -(-width // PATCH_PX))
+        shown = (torch.rand(grid, device=image.device) >= PATCH_SHARE).to(image.dtype)
+        pixels = shown.repeat_interleave(PATCH_PX, dim=2).repeat_interleave(PATCH_PX, dim=3)
+        return image * pixels[:, :, :height, :width]
+
+    def replace_tokens(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        """(B, N) int64, both -> (B, N) int64: each word's token is chosen with probability 0.15; see above."""
+        special = torch.zeros_like(token_ids, dtype=torch.bool)
+        for token in self.kept:   # a tensor of them would be copied to the device, which waits for it
+            special |= token_ids == token
+        chosen = (torch.rand(token_ids.shape, device=token_ids.device) < TOKEN_SHARE) & (token_mask == 1) & ~special
+        fate = torch.rand(token_ids.shape, device=token_ids.device)
+        others = torch.randint_like(token_ids, self.vocabulary)
+        exchanged = torch.where(fate < MASK_SHARE + RANDOM_SHARE, others, token_ids)
+        return torch.where(chosen, torch.where(fate < MASK_SHARE, self.mask_token, exchanged), token_ids)
+
+
+def taught_loss(second: Tensor, first: Tensor) -> Tensor:
+    """Mean over pixels of the second pass's cross-entropy against what the first one said; both (B, 2, S, S')."""
+    return F.cross_entropy(second, first.detach().softmax(dim=1))

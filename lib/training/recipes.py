@@ -1,0 +1,74 @@
+"""What flags stand for when they are not given: a recipe for each model and data set. Imports no torch.
+
+A row of `RECIPES` says what the original program of a model trains with on a data set; the row without a data set is
+for all others. `NANO` replaces some of it for a network that starts from random weights.
+"""
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lib.segmentation import MAX_TOKENS, NUM_TMEM
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row. Its fields are flags, but for `source`, which says where the figures come from.
+
+    `batch_size` is a process's (the originals of RMSIN and LAVT run four), `max_tokens` a sentence's with [CLS] and
+    [SEP] (a data set of longer sentences takes more, see `refer.layouts`), `dice_weight` the Dice loss's share beside
+    the cross-entropy's, `random_box_share` that of the training refs whose images get black squares, `bert_dropout`
+    whether BERT's dropouts are active, `num_tmem` the blocks of FIANet's TMEM, None for networks that have none.
+    """
+
+    source: str
+    model_id: str
+    lr: float
+    batch_size: int
+    epochs: int = 40
+    max_tokens: int = 20
+    dice_weight: float = 0.0
+    random_box_share: float = 0.0
+    bert_dropout: bool = True
+    num_tmem: int | None = None
+    img_size: int = 480
+    warmup_iters: int = 0
+    train_embeddings: bool = False
+    pretrained_swin_weights: str = ""
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """What stands for each flag, by its name in the namespace."""
+        return {name: value for name, value in asdict(self).items() if name != "source"}
+
+
+SWIN_BASE_FILE = "pretrained_weights/swin_base_patch4_window12_384_22k.pth"  # ImageNet-22k, base, window 12
+
+_RMSIN = Recipe("RMSIN's original program", "RMSIN", lr=3e-5, batch_size=2, dice_weight=0.1, random_box_share=0.2,
+                pretrained_swin_weights=SWIN_BASE_FILE)
+_LAVT = Recipe("LAVT's original program", "lavt", lr=5e-5, batch_size=8)
+_FIANET = replace(_RMSIN, source="FIANet's original program, on RRSIS-D", model_id="fianet", batch_size=8,
+                  max_tokens=MAX_TOKENS["fianet"], num_tmem=NUM_TMEM)
+
+RECIPES: dict[str, dict[str, Recipe]] = {   # model: {data set, or "" for all others: recipe}
+    "rmsin": {"": _RMSIN},
+    # Where BERT is part of the network, it is set to training with it; `lavt` keeps it beside, in evaluation mode.
+    "lavt": {"": replace(_LAVT, bert_dropout=False)},
+    "lavt_one": {"": _LAVT},
+    "lgce": {"": replace(_LAVT, source="LAVT's, which LGCE takes over", model_id="lgce")},
+    "fianet": {"": _FIANET,
+               "refsegrs": replace(_FIANET, source="FIANet's original program, on RefSegRS", lr=5e-5, epochs=60,
+                                   random_box_share=0.0, num_tmem=1)},
+}
+DEFAULT_DATASETS = {"rmsin": "rrsisd", "lavt": "refcoco", "lavt_one": "refcoco", "lgce": "refsegrs", "fianet": "rrsisd"}
+
+# A nano network learns from random weights, which the original rates, chosen to fine-tune, would hardly change.
+NANO = {"img_size": 96, "batch_size": 16, "lr": 5e-4, "warmup_iters": 100, "random_box_share": 0.0,
+        "train_embeddings": True}
+
+
+def recipe_of(model: str, dataset: str, swin_type: str) -> Recipe:
+    """The recipe of a model on a data set, which may be '' for none in particular."""
+    rows = RECIPES[model]
+    recipe = rows.get(dataset, rows[""])
+    if swin_type != "base":   # the file is base's
+        recipe = replace(recipe, pretrained_swin_weights="")
+    return replace(recipe, source=f"{recipe.source}, changed for nano", **NANO) if swin_type == "nano" else recipe

@@ -1,0 +1,51 @@
+"""Compiled training steps under DDP; says how often the network was compiled. A launcher starts it.
+
+    compiled_steps.py STEPS
+
+A program of its own, since autograd's threads, which compiled code starts, stop a process from forking.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from torch._dynamo.utils import counters
+from torch.nn.parallel import DistributedDataParallel
+
+import distributed
+from lib.accelerate import compiled
+from lib.evaluation.metrics import evaluate
+from lib.segmentation import ModelConfig, build
+from lib.training.optimizer import freeze_text, make_optimizer
+from lib.training.update_step import Updater
+from tests.accelerate.test_compiling import CUDA, eval_batches
+from tests.conftest import TEXT, make_inputs
+
+SIZE_PX = 32
+
+
+def main(steps: int) -> None:
+    """Trains with a validation every 25 steps, whose last batch is smaller and which computes uncompiled."""
+    device = distributed.init_processes("cpu", 0)
+    torch.manual_seed(0)
+    network = build(ModelConfig("rmsin", "nano", 4, SIZE_PX, (1, 1, 1, 1), 0.0, TEXT))
+    before = torch.cat([p.detach().flatten() for p in network.parameters()])
+    freeze_text(network, 2, True)
+    # DDP cuts the one graph between its buckets of gradients, so that their exchange overlaps the backward pass.
+    trained = DistributedDataParallel(compiled(network, CUDA, backend="eager", fullgraph=True), broadcast_buffers=False)
+    optimizer, schedule = make_optimizer(network, 1e-4, 0.01, steps, warmup_iterations=10)
+    updater = Updater(trained, optimizer, schedule, device)
+    for step in range(steps):
+        if step % 25 == 0:
+            evaluate(network, eval_batches(SIZE_PX, 2, 1), device)
+        trained.train()
+        updater.backward(updater.forward(*make_inputs(2, SIZE_PX)).square().mean())
+    after = torch.cat([p.detach().flatten() for p in network.parameters()])
+    print(f"{counters['stats']['unique_graphs']} graph in {schedule.last_epoch} steps, {int(updater.bad_updates)} bad, "
+          f"trained: {not torch.equal(before, after)}")
+    distributed.end_processes()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,289 @@
+"""Trains several methods with several seeds on one data set, and writes one table: cost, metrics, differences.
+
+    python tools/compare_methods.py --out comparison --seeds 1 2 3 --splits val test \\
+        --method "LAVT=--model lavt" --method "LAVT, masked=--model lavt --masked_pass" \\
+        -- --refer_data_root DATA --dataset rrsisd --epochs 40
+
+Flags after `--` are train.py's and hold for every method; those behind a method's name are its own. A method that is
+trained already brings --checkpoints NAME=A.pth,B.pth, a file a run. Each run is one of train.py, goes on if it was
+interrupted, and is evaluated by test.py; what is finished is not done again, so the same command with more methods or
+seeds adds to the table. It writes table.md, table.tex, index.html and comparison.json.
+"""
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from args import EVALUATION, TRAINING, Parser, RecipeParser, count, get_parser
+from distributed import user_errors
+from lib.checkpoint import peek
+from lib.evaluation.methods import Entry, as_latex, as_markdown, cells_of, summarize_methods
+from lib.evaluation.result_files import read_results
+from lib.report.tables_page import write_tables_page
+from lib.segmentation import build_model
+from lib.training.resume import DECISIVE
+from lib.training.state import run_files
+from tools.workloads import make_batch
+from transforms import network_inputs
+from utils import UserError, duration, log, make_folder, read_json, sha256_of, write_json, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+SET_HERE = ("seed", "model_id", "output_dir", "resume", "show_recipe")   # flags that no method may have
+NOTES = (
+    "Metrics are means over the runs, in percent; ± is half of Student's 95 % interval over runs, which supposes that "
+    "runs differ as draws from a normal distribution do.",
+    "Differences are of runs paired in their order. \"Over runs\": Student's 95 % interval, what other seeds would "
+    "give on these images. \"Over images\": bootstrap over images, what other images would give with these networks. A "
+    "difference that would hold again has 0 outside of both.",
+    "GFLOP are those of a forward pass of one image (twice the multiplications); speeds and memory were measured on "
+    "this machine, by tools/benchmark.py, and are of the flags' batch size.")
+
+
+@dataclass
+class Method:
+    """A row of the table: its name, its flags together with those of all methods, the checkpoints that it brings."""
+
+    name: str
+    flags: list[str]
+    args: Namespace
+    checkpoints: list[str] = field(default_factory=list)
+
+    @property
+    def slug(self) -> str:
+        """The name as file names have it."""
+        return re.sub(r"\W+", "-", self.name.lower()).strip("-")
+
+
+@dataclass
+class Run:
+    """One training of a method: its files are called `name`; `seed` is None where the checkpoint was brought along."""
+
+    method: Method
+    name: str
+    seed: int | None
+    checkpoint: Path
+
+
+def get_own_parser() -> argparse.ArgumentParser:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                    usage="compare_methods.py --out FOLDER --method NAME=FLAGS … [-- FLAGS of train.py]")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where runs and tables go")
+    parser.add_argument("--method", required=True, action="append", metavar="NAME=FLAGS",
+                        help="a method and its flags of train.py; give one for each row")
+    parser.add_argument("--checkpoints", default=[], action="append", metavar="NAME=FILE,…",
+                        help="checkpoints of a method, which is then not trained")
+    parser.add_argument("--seeds", nargs="+", default=[1, 2, 3], type=count, metavar="N", help="default: 1 2 3")
+    parser.add_argument("--splits", nargs="+", default=["val"], metavar="SPLIT", help="default: val")
+    parser.add_argument("--base", metavar="NAME", help="whom the others are compared with (default: the first method)")
+    parser.add_argument("--rounds", default=5, type=count, metavar="N",
+                        help="rounds of measuring speed and memory; 0 leaves that out (default: 5)")
+    parser.add_argument("--launch", default=shlex.quote(sys.executable), metavar="COMMAND",
+                        help="what runs train.py and test.py, 'torchrun --nproc_per_node 4' for example (default: "
+                             "this Python)")
+    return parser
+
+
+def name_and_rest(text: str, flag: str) -> tuple[str, str]:
+    """'NAME=REST' in two parts. Raises `UserError` unless there are two."""
+    name, equals, rest = text.partition("=")
+    if not equals or not name.strip() or not re.search(r"\w", name):
+        raise UserError(f"{flag} '{text}' is not of the form NAME=…")
+    return name.strip(), rest.strip()
+
+
+def read_methods(own: Namespace, shared: list[str]) -> list[Method]:
+    """The methods that the flags describe. Raises `UserError` for names that are twice there, or flags set here."""
+    methods: dict[str, Method] = {}
+    for text in own.method:
+        name, flags = name_and_rest(text, "--method")
+        try:
+            both = [*shared, *shlex.split(flags)]
+        except ValueError as error:
+            raise UserError(f"--method '{text}': {error}") from error
+        method = Method(name, both, get_parser(*TRAINING).parse_args(both))
+        if taken := set(SET_HERE).intersection(method.args.given):
+            raise UserError(f"{name}: --{sorted(taken)[0]} is set by compare_methods.py itself; leave it out")
+        if any(method.slug == other.slug for other in methods.values()):
+            raise UserError(f"--method {name}: there are two methods of this name, or of one like it")
+        methods[name] = method
+    for text in own.checkpoints:
+        name, files = name_and_rest(text, "--checkpoints")
+        if name not in methods:
+            raise UserError(f"--checkpoints {name}: no --method has this name")
+        methods[name].checkpoints = files.split(",")
+    if own.base and own.base not in methods:
+        raise UserError(f"--base {own.base} is none of the methods: {', '.join(methods)}")
+    return list(methods.values())
+
+
+def plan(methods: list[Method], own: Namespace) -> list[Run]:
+    """Every run, of each method in turn. Raises `UserError` if a run of a name was trained with other flags."""
+    out, runs = Path(own.out), []
+    for method in methods:
+        if method.checkpoints:
+            runs += [Run(method, f"{method.slug}-{number}", None, Path(path))
+                     for number, path in enumerate(method.checkpoints, start=1)]
+            continue
+        for seed in own.seeds:
+            name = f"{method.slug}-seed{seed}"
+            run = Run(method, name, seed, run_files(out / "runs", model_id(out, name))["best"])
+            last = run_files(out / "runs", model_id(out, name))["last"]
+            stored = (peek(last, "args") or {}) if last.is_file() else {}
+            wanted = {**vars(method.args), "seed": seed}
+            changed = [flag for flag in DECISIVE if stored.get(flag, wanted.get(flag)) != wanted.get(flag)]
+            if changed:
+                raise UserError(f"{last} is of a run with other flags ({changed[0]} was {stored[changed[0]]!r}, is "
+                                f"{wanted[changed[0]]!r}): give another --out, or remove the file")
+            runs.append(run)
+    return runs
+
+
+def model_id(out: Path, name: str) -> str:
+    """`--model_id` of a run: models/ID has its record."""
+    return f"{out.resolve().name}-{name}"
+
+
+def call(command: list[str], log_file: Path) -> None:
+    """Runs a command, whose output goes to a file. Raises `UserError` with its last line if it fails.
+
+    An interrupt from the terminal reaches the command, too, which is given the time to save.
+    """
+    with log_file.open("a") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise SystemExit(130) from None
+    if status:
+        said = log_file.read_text(errors="replace").strip().splitlines()
+        raise UserError(f"{shlex.join(command)} ended with status {status} ({log_file}): {said[-1] if said else ''}")
+
+
+def train(run: Run, own: Namespace) -> bool:
+    """Trains a run, from where it stands; one that is finished is left alone. Whether it trained."""
+    identity = model_id(Path(own.out), run.name)
+    last = run_files(Path(own.out) / "runs", identity)["last"]
+    progress = (peek(last, "progress") or {}) if last.is_file() else {}
+    if progress.get("epoch", 0) >= run.method.args.epochs and run.checkpoint.is_file():
+        return False
+    call([*shlex.split(own.launch), str(ROOT / "train.py"), *run.method.flags, "--seed", str(run.seed), "--model_id",
+          identity, "--output-dir", str(Path(own.out) / "runs"), "--resume", "auto"], log_of(run, own))
+    return True
+
+
+def evaluate(run: Run, split: str, own: Namespace) -> dict[str, Any]:
+    """The results of a run on a split: those that are there, if they are of its checkpoint."""
+    path = Path(own.out) / "runs" / f"{run.name}_{split}.json"
+    if not path.is_file() or read_json(path).get("checkpoint", {}).get("sha256") != sha256_of(run.checkpoint):
+        call([*shlex.split(own.launch), str(ROOT / "test.py"), *known_flags(run.method, get_parser(*EVALUATION)),
+              "--resume", str(run.checkpoint), "--split", split, "--results", str(path)], log_of(run, own))
+    return read_results(str(path))
+
+
+def log_of(run: Run, own: Namespace) -> Path:
+    return Path(own.out) / "runs" / f"{run.name}.log"
+
+
+def known_flags(method: Method, parser: RecipeParser) -> list[str]:
+    """Those of a method's flags that `parser` knows, spelt out."""
+    flags = []
+    for action in parser._actions:
+        if action.dest in method.args.given:
+            value = getattr(method.args, action.dest)
+            name = next(option for option in action.option_strings if option.startswith("--"))
+            if isinstance(action, argparse.BooleanOptionalAction):
+                flags.append(name if value else name.replace("--", "--no-", 1))
+            else:
+                flags += [name] if action.nargs == 0 else [name, str(value)]
+    return flags
+
+
+def measure(method: Method, own: Namespace) -> dict[str, float]:
+    """What a method costs: see `lib.evaluation.methods.COSTS`; speed and memory are kept from an earlier time."""
+    path = Path(own.out) / "runs" / f"{method.slug}_speed.json"
+    flags = known_flags(method, get_parser())
+    if own.rounds and not (path.is_file() and read_json(path)["flags"].get("rounds") == str(own.rounds)):
+        call([sys.executable, str(ROOT / "tools/benchmark.py"), "forward", "train", *flags, "--rounds",
+              str(own.rounds), "--json", str(path)], path.with_suffix(".log"))
+    costs = count_work(method.args)
+    if own.rounds:
+        forward, training = (read_json(path)[task]["this code"] for task in ("forward", "train"))
+        costs |= {"train_images_per_second": training["images_per_second"],
+                  "images_per_second": forward["images_per_second"], "train_memory_mib": training["peak_memory_mib"]}
+    return costs
+
+
+def count_work(args: Namespace) -> dict[str, float]:
+    """Millions of parameters, and GFLOP of a forward pass of one image, of the plain network."""
+    model = build_model(args).eval()
+    batch = make_batch(args, 1, torch.device("cpu"), model.reads_phrases)
+    # Attention as matrix products: PyTorch's counter does not know the CPU's fused kernel.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(*network_inputs(batch, torch.device("cpu")))
+    return {"parameters_m": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
+            "gflop": counter.get_total_flops() / 1e9}
+
+
+def write_tables(entries: dict[str, list[Entry]], base: str, out: Path) -> list[Path]:
+    """Writes the table of each split in every form; returns the files."""
+    rows = {split: summarize_methods(of_split, base) for split, of_split in entries.items()}
+    tables = {split: cells_of(of_split, base) for split, of_split in rows.items()}
+    markdown = "\n\n".join(f"**{split}**\n\n{as_markdown(*table)}" for split, table in tables.items())
+    latex = "\n".join(f"% {split}\n{as_latex(*table)}" for split, table in tables.items())
+    files = {name: out / name for name in ("table.md", "table.tex", "index.html", "comparison.json")}
+    write_text(files["table.md"], "\n\n".join([markdown, *NOTES]) + "\n")
+    write_text(files["table.tex"], latex + "\n")
+    each = {f"{split}, run by run": (["method", "mIoU", "oIoU"], [
+        [row["name"], *(", ".join(f"{value:.2f}" for value in row["metrics"][name]["runs"])
+                        for name in ("mIoU", "oIoU"))] for row in of_split]) for split, of_split in rows.items()}
+    write_tables_page(files["index.html"], "Comparison of methods", {**tables, **each}, NOTES)
+    write_json(files["comparison.json"], {"base": base, "splits": rows, "notes": NOTES})
+    log(markdown)
+    return list(files.values())
+
+
+def run(own: Namespace, shared: list[str]) -> None:
+    """All runs, then the tables; `main` says its user errors."""
+    methods, out = read_methods(own, shared), Path(own.out)
+    make_folder(out / "runs")
+    runs = plan(methods, own)
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {split: {} for split in own.splits}
+    for number, one in enumerate(runs, start=1):
+        log(f"run {number} of {len(runs)}: {one.name} (its output: {log_of(one, own)})")
+        begun = time.perf_counter()
+        if one.seed is not None and train(one, own):
+            log(f"trained in {duration(time.perf_counter() - begun)}")
+        for split in own.splits:
+            found[split].setdefault(one.method.name, []).append(evaluate(one, split, own))
+    costs = {}
+    for method in methods:
+        log(f"measuring {method.name}")
+        costs[method.name] = measure(method, own)
+    entries = {split: [Entry(method.name, found[split][method.name], costs[method.name]) for method in methods]
+               for split in own.splits}
+    for path in write_tables(entries, own.base or methods[0].name, out):
+        log(f"wrote {path}")
+
+
+def main() -> None:
+    given = sys.argv[1:]
+    first = given.index("--") if "--" in given else len(given)
+    own = get_own_parser().parse_args(given[:first])
+    with user_errors("compare_methods.py"):
+        run(own, given[first + 1:])
+
+
+if __name__ == "__main__":
+    main()
