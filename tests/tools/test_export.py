@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from bert import load_tokenizer
 from lib import export
-from lib.checkpoint import describe_model, restore, save_checkpoint
+from lib.checkpoint import describe_model, read_checkpoint, restore, save_checkpoint
 from lib.evaluation.result_files import read_evaluation
 from lib.export import export_graph, input_names, random_inputs
 from lib.predictor import Predictor
@@ -97,21 +97,36 @@ def results_of(tmp_path, **changes) -> str:
     ({"checkpoint": {"sha256": "b" * 64}}, "is of other weights: their SHA-256 begins with bbbbbbbbbbbb"),
     ({"checkpoint": None}, "checkpoint must be an object with sha256"),
     ({"flags": {"shuffle_sentences": True}}, "is of the control"),
+    ({"flags": {"ema": True}}, "is of the averaged weights of this checkpoint, not of its weights: give --ema to"),
     ({"samples": []}, "samples must be a list"), ({"dataset": 3}, "dataset must be a text")])
 def test_results_of_anything_else_are_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        read_evaluation(results_of(tmp_path, **changes), "a" * 64)
+        read_evaluation(results_of(tmp_path, **changes), "a" * 64, averaged=False)
 
 
 def test_text_from_files_stays_text_on_the_card(tmp_path):
     odd = "x`|\n---\n# [x](y)\x1b"
-    results = read_evaluation(results_of(tmp_path, dataset=odd, split=odd), "a" * 64)
+    results = read_evaluation(results_of(tmp_path, dataset=odd, split=odd), "a" * 64, averaged=False)
     config = ModelConfig("lavt", "nano", 4, 64, (1, 1, 1, 1), 0.0, TEXT)
     card = model_card("a", config, {"dataset": odd, "amp": ["x|y"]}, results)
     assert huggingface_hub.ModelCard(card).data.eval_results[0].dataset_split == odd
     body = card.split("\n---\n", 1)[1]
     assert "\x1b" not in body and not re.search(r"^(# \[|---$)", body, re.M)
     assert "`x'¦ --- # [x](y)\\x1b`, split `x'¦" in body and "| amp | ['x¦y'] |" in body
+
+
+def test_the_averaged_weights_are_exported_if_asked_for(nano, toy, tmp_path):
+    make_checkpoint(nano, toy, tmp_path / "c.pth", "lavt")
+    flags = ["--resume", "c.pth", "--to", "folder", "--out", "average", "--ema"]
+    done = run_script("tools/export.py", *flags, cwd=tmp_path)
+    assert done.returncode == 2 and "--ema: checkpoint c.pth holds no averaged weights" in done.stderr
+    content = read_checkpoint(tmp_path / "c.pth")
+    average = {name: value * 0.5 if value.is_floating_point() else value for name, value in content["model"].items()}
+    save_checkpoint(tmp_path / "c.pth", {**content, "ema": average})
+    run_export(tmp_path, *flags)
+    state = read_checkpoint(tmp_path / "average")["model"]
+    assert all(torch.equal(value, average[name]) for name, value in state.items())
+    assert "| weights | `their exponential moving average" in (tmp_path / "average/README.md").read_text()
 
 
 # Graphs
