@@ -16,11 +16,12 @@ TRAINING_FILES = ("pretrained_swin_weights", "ck_bert", "init_from")   # whose f
 ROWS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}
 
 
-def model_card(name: str, config: ModelConfig, training: dict[str, Any], results: dict[str, Any] | None) -> str:
+def model_card(name: str, config: ModelConfig, training: dict[str, Any], results: dict[str, Any] | None,
+               averaged: bool = False) -> str:
     """The card of the model folder (or the hub's repository) `name`, as Markdown.
 
     `training` are the flags of the run, {} if they are not known; `results` is what
-    `lib.evaluation.result_files.read_evaluation` gives, or None.
+    `lib.evaluation.result_files.read_evaluation` gives, or None; `averaged` says that the weights are an average.
     """
     model = NAMES.get(config.model, config.model)
     figures = figures_of(results) if results else {}
@@ -37,6 +38,8 @@ def model_card(name: str, config: ModelConfig, training: dict[str, Any], results
     network = {"model": f"{model} ({config.model})", "parts": parts,
                "backbone": f"Swin {config.swin_type}, window {config.window}",
                "image": f"{config.img_size} × {config.img_size} px", "sentence": f"at most {config.max_tokens} tokens"}
+    if averaged:
+        network["weights"] = "their exponential moving average over the updates"
     sections = [f"# {name}", f"{model} for referring image segmentation: an image and a sentence in, the mask of the "
                 "object meant out.", table("network", network)]
     run = {flag: Path(str(training[flag])).name if flag in TRAINING_FILES else training[flag]
