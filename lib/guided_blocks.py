@@ -34,7 +34,7 @@ class GuidedBlocks(nn.Module):
                     for feature, guide, blocks in zip(features[-2:], self.guides, self.blocks, strict=True)]
         return [*features[:-2], *enhanced]
 
-    def enhance(self, feature: Tensor, guide: Tensor, blocks: nn.Sequential) -> Tensor:
+    def enhance(self, feature: Tensor, guide: Tensor, blocks: nn.Module) -> Tensor:
         """(B, C, H, W) with the guide token (B, C) -> (B, C, H, W)"""
         tokens = feature.flatten(2).transpose(1, 2)                                          # (B, H·W, C)
         tokens = blocks(torch.cat([guide[:, None], tokens], dim=1))[:, 1:]
