@@ -1,5 +1,5 @@
 """Joint transforms of image and mask, and the image's way to the network's input."""
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -19,8 +19,13 @@ def resize(image: Image.Image, mask: np.ndarray, size_px: int) -> tuple[Tensor, 
 
     image RGB, mask (H, W) uint8 of 0 and 1 -> image (3, S, S) uint8, mask (S, S) uint8.
     """
+    return resize_image(image, size_px), resize_mask(mask, size_px, size_px)
+
+
+def resize_image(image: Image.Image, size_px: int) -> Tensor:
+    """An RGB image of any size, bilinear: -> (3, S, S) uint8."""
     pixels = np.asarray(TF.resize(image, [size_px, size_px], InterpolationMode.BILINEAR))
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), resize_mask(mask, size_px, size_px)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> Tensor:
@@ -39,7 +44,16 @@ def nearest(length: int, size: int) -> np.ndarray:
 
 def normalize(image: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) of 0 … 255 -> float32, ImageNet's mean 0 and standard deviation 1."""
-    return TF.normalize(image.float() / 255, IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = image_statistics(image.device)   # torchvision's normalize looks for zeros in the latter, which waits
+    return (image.float() / 255).sub_(mean).div_(std)
+
+
+@cache
+def image_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and standard deviation, (3, 1, 1) each; copied to the device once, as a copy waits for it."""
+    with torch.inference_mode(False):   # tensors made in inference mode could not be used in training
+        mean, std = (torch.tensor(numbers, device=device)[:, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
 
 
 def network_inputs(batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, ...]:

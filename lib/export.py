@@ -22,6 +22,7 @@ from transforms import IMAGENET_MEAN, IMAGENET_STD
 from utils import MachineError, UserError
 
 INPUTS, OUTPUT = ("image", "token_ids", "token_mask", "phrase_masks"), "logits"
+BATCH = "batch"   # the name of its size, if that is left open
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}   # that a form needs besides
 TOLERANCE = 1e-4   # of a file's logits, relative to the network's largest one
 LARGEST_ONNX = 2**31 - 2**24   # bytes of weights: a Protocol Buffers file has at most 2 GiB
@@ -78,7 +79,7 @@ def takes_any_batch(model: ReferringSegmenter, form: str) -> bool:
 def trace(model: ReferringSegmenter, config: ModelConfig, any_batch: bool) -> ExportedProgram:
     """The network as a graph: on two samples if their number is left open, else on one."""
     inputs = random_inputs(model, config, batch=1 + any_batch, seed=0)
-    batch = Dim("batch", min=1)
+    batch = Dim(BATCH, min=1)
     shapes = tuple({0: batch} for _ in inputs) if any_batch else None
     return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
 
@@ -115,7 +116,7 @@ def largest_error(model: ReferringSegmenter, run: Run, config: ModelConfig, batc
 
 def describe(model: ReferringSegmenter, config: ModelConfig, any_batch: bool) -> str:
     """What a program needs to know to feed the graph and read its answer, as JSON."""
-    batch, side, tokens = "B" if any_batch else 1, config.img_size, config.max_tokens
+    batch, side, tokens = BATCH if any_batch else 1, config.img_size, config.max_tokens
     inputs = {
         "image": {"shape": [batch, 3, side, side], "dtype": "float32", "colours": "RGB",
                   "resize": "bilinear, antialiased", "scale": 1 / 255, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
@@ -132,10 +133,13 @@ def describe(model: ReferringSegmenter, config: ModelConfig, any_batch: bool) ->
 
 @torch.no_grad()
 def write_onnx(program: ExportedProgram, texts: dict[str, str], path: Path) -> None:
+    from onnxscript.optimizer import fold_constants
     names = INPUTS[:len(program.graph_signature.user_inputs)]
-    shapes = tuple({0: "batch"} for _ in names) if program.range_constraints else None   # to name what is left open
+    shapes = tuple({0: BATCH} for _ in names) if program.range_constraints else None   # to name what is left open
+    # Of the exporter's clean-up only what ONNX Runtime lacks: the rest takes long and makes nothing faster there.
     graph = torch.onnx.export(program, dynamo=True, input_names=names, output_names=[OUTPUT], dynamic_shapes=shapes,
-                              verbose=False)
+                              verbose=False, optimize=False)
+    fold_constants(graph.model)
     graph.model.metadata_props.update(texts)
     graph.save(path)
 

@@ -19,13 +19,13 @@ class ObjectPositionAlignment(nn.Module):
     o are the features of the object's words, a is where the words of position point to, c weighs the channels.
     """
 
-    def __init__(self, width: int, text_width: int):
+    def __init__(self, width: int, text_width: int, heads: int = 1):
         super().__init__()
-        self.object_attention = WordAttention(width, text_width)
+        self.object_attention = WordAttention(width, text_width, heads)
         self.object_gate = Gate(width)
         # In every original checkpoint, though nothing reads it.
         self.unused_embedding = nn.Linear(width, width, bias=False).requires_grad_(False)
-        self.position_attention = WordAttention(width, text_width)
+        self.position_attention = WordAttention(width, text_width, heads)
         self.position_conv = nn.Conv2d(2, 1, 3, padding=1, bias=False)
         self.channel_weights = nn.Sequential(nn.Linear(width, width // REDUCTION), nn.ReLU(),
                                              nn.Linear(width // REDUCTION, width), nn.Sigmoid())

@@ -230,8 +230,8 @@ def build(config: ModelConfig) -> ReferringSegmenter:
 
     def make_stage(blocks: list[SwinBlock], number: int) -> Stage:
         width = variant.widths[number]
-        attention = fusion(width, text_encoder.width, config.fusion_heads[number], config.fusion_drop)
-        return Stage(blocks, attention, intra_scale(), alignment(width, text_encoder.width), width,
+        sizes = width, text_encoder.width, config.fusion_heads[number]
+        return Stage(blocks, fusion(*sizes, config.fusion_drop), intra_scale(), alignment(*sizes), width,
                      last=number == len(variant.widths) - 1)
 
     backbone = Backbone(variant.widths, list(variant.depths), list(variant.heads), config.window, variant.drop_path,

@@ -14,7 +14,6 @@ from bert import load_tokenizer
 from data.toy import make_toy_rrsisd
 from lib.segmentation import ModelConfig, build
 from refer.refer import REFER
-from tests.nltk_stand_in import write_nltk_data
 
 torch.set_num_threads(1)
 
@@ -47,6 +46,7 @@ def tokenizer(toy) -> Tokenizer:
 @pytest.fixture(scope="session")
 def nltk_data(tmp_path_factory) -> Path:
     """A folder with the little of nltk's data that the tests need; nltk looks there and nowhere else from then on."""
+    from tests.nltk_stand_in import write_nltk_data
     nltk = pytest.importorskip("nltk")
     folder = tmp_path_factory.mktemp("nltk_data")
     write_nltk_data(folder)

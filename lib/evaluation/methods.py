@@ -11,7 +11,7 @@ import numpy as np
 from scipy import stats
 
 from lib.evaluation.metrics import compute_metrics
-from lib.evaluation.paired import compare, pair
+from lib.evaluation.paired import changes, mean_intervals, pair
 from lib.evaluation.tables import CONFIDENCE, counts_of
 
 SHOWN = {"mIoU": "mIoU", "oIoU": "oIoU", "0.5": "P@0.5", "0.7": "P@0.7", "0.9": "P@0.9"}
@@ -52,13 +52,13 @@ def difference(base: Entry, other: Entry) -> dict[str, Any]:
     these networks (all runs together, images drawn anew). Raises `UserError` for runs of other samples.
     """
     paired = [pair(*runs) for runs in zip(base.runs, other.runs, strict=False)]
-    each = [compare(pairs) for pairs in paired]
-    together = compare([samples for pairs in paired for samples in pairs])
+    each = [changes(pairs) for pairs in paired]   # runs have as many samples, so the mean over all is that over runs
+    together = mean_intervals({name: np.concatenate([run[name] for run in each]) for name in DIFFERENCES},
+                              [sample["image_id"] for pairs in paired for sample, _ in pairs])
     found = {}
     for name in DIFFERENCES:
-        seeds = over_runs([compared[name]["difference"] for compared in each])
-        found[name] = {"mean": seeds["mean"], "over_runs": seeds["interval"],
-                       "over_images": together[name]["interval"]}
+        seeds = over_runs([float(run[name].mean()) for run in each])
+        found[name] = {"mean": seeds["mean"], "over_runs": seeds["interval"], "over_images": together[name]}
     return found
 
 

@@ -21,26 +21,34 @@ def pair(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[Sample, Sa
 
 
 def compare(pairs: list[tuple[Sample, Sample]]) -> dict[str, Any]:
-    """{metric: {"first", "second", "difference", "interval"}} in percent; intervals by drawing images anew.
-
-    A difference of means is the mean of the samples' differences. For overall IoU, a ratio, the same images are drawn
-    for both (its interval is that of the difference linearised at the estimate, the delta method).
-    """
-    counts = [counts_of(samples) for samples in zip(*pairs, strict=True)]
-    metrics = [compute_metrics(part) for part in counts]
-    images = [sample["image_id"] for sample, _ in pairs]
-    one = np.ones(len(pairs))
-    changes = {"mIoU": np.subtract(*(ratio(part, 0) for part in counts[::-1])),
-               "boundary_IoU": np.subtract(*(ratio(part, 3) for part in counts[::-1]))}
-    # U·d(ΣI/ΣU) = dI − (ΣI/ΣU)·dU: with it, the mean over samples is the ratio's difference.
-    terms = [(part[:, 0] - part[:, 0].sum() / max(1, part[:, 1].sum()) * part[:, 1]) / max(1e-9, part[:, 1].mean())
-             for part in counts]
-    changes["oIoU"] = terms[1] - terms[0] + (metrics[1]["oIoU"] - metrics[0]["oIoU"]) / 100
-    names = ("mIoU", "oIoU", "boundary_IoU")
-    intervals = ratio_intervals(100 * np.stack([changes[name] for name in names]), np.stack([one] * len(names)), images)
+    """{metric: {"first", "second", "difference", "interval"}} in percent; intervals by drawing images anew."""
+    metrics = [compute_metrics(counts_of(samples)) for samples in zip(*pairs, strict=True)]
+    found = changes(pairs)
+    intervals = mean_intervals(found, [sample["image_id"] for sample, _ in pairs])
     return {name: {"first": metrics[0][name], "second": metrics[1][name],
-                   "difference": metrics[1][name] - metrics[0][name], "interval": interval}
-            for name, interval in zip(names, intervals, strict=True)}
+                   "difference": metrics[1][name] - metrics[0][name], "interval": intervals[name]} for name in found}
+
+
+def changes(pairs: list[tuple[Sample, Sample]]) -> dict[str, np.ndarray]:
+    """{metric: (samples,) float}, in percent: numbers whose mean is the second's metric less the first's.
+
+    They are the samples' differences; for overall IoU, a ratio, those of the ratio linearised at the estimate (the
+    delta method), so that the same images may be drawn for both.
+    """
+    first, second = (counts_of(samples) for samples in zip(*pairs, strict=True))
+    # U·d(ΣI/ΣU) = dI − (ΣI/ΣU)·dU: with it, the mean over samples is the ratio's difference.
+    overall = [part[:, 0].sum() / max(1, part[:, 1].sum()) for part in (first, second)]
+    terms = [(part[:, 0] - ratio_all * part[:, 1]) / max(1e-9, part[:, 1].mean())
+             for part, ratio_all in zip((first, second), overall, strict=True)]
+    found = {"mIoU": ratio(second, 0) - ratio(first, 0), "oIoU": terms[1] - terms[0] + overall[1] - overall[0],
+             "boundary_IoU": ratio(second, 3) - ratio(first, 3)}
+    return {name: 100 * values for name, values in found.items()}
+
+
+def mean_intervals(values: dict[str, np.ndarray], images: list[Any]) -> dict[str, list[float] | None]:
+    """The interval of the mean of each row of numbers, (samples,), whose images are drawn anew."""
+    found = ratio_intervals(np.stack(list(values.values())), np.ones((len(values), len(images))), images)
+    return dict(zip(values, found, strict=True))
 
 
 def ratio(counts: np.ndarray, column: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 from lib.evaluation import NO_TARGET_PIXELS
 from lib.evaluation.tables import summarize
 from lib.report.page import NAMES
-from lib.segmentation import ModelConfig
+from lib.segmentation import PARTS, ModelConfig
 from utils import printable
 
 # The flags of a training run that its readers ask for first, as far as the checkpoint has them.
@@ -33,8 +33,7 @@ def model_card(name: str, config: ModelConfig, training: dict[str, Any], results
                         "split": results["split"]},
             "metrics": [{"type": metric, "name": metric, "value": round(value, 2)}
                         for metric, (value, _) in figures.items()]}]}]
-    parts = ", ".join(f"{place} {part}" for place in ("fusion", "intra_scale", "cross_scale", "decoder_conv")
-                      if (part := getattr(config, place)) != "none")
+    parts = ", ".join(f"{place} {part}" for place in PARTS if (part := getattr(config, place)) != "none")
     network = {"model": f"{model} ({config.model})", "parts": parts,
                "backbone": f"Swin {config.swin_type}, window {config.window}",
                "image": f"{config.img_size} × {config.img_size} px", "sentence": f"at most {config.max_tokens} tokens"}

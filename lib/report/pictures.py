@@ -8,7 +8,6 @@ from itertools import product
 from pathlib import Path
 from typing import BinaryIO
 
-import contourpy
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
@@ -147,6 +146,7 @@ def polygons(mask: np.ndarray) -> list[list[list[float]]]:
 
     In pixels from the image's top left corner, through the middle of border pixels' edges. [] for an empty mask.
     """
+    import contourpy  # only reports and --json need it
     padded = np.pad(mask, 1).astype(np.float32)
     points, offsets = contourpy.contour_generator(z=padded, fill_type="OuterOffset").filled(0.5, np.inf)
     shift = 0.5 - 1   # from centres of pixels to their corners; the padding

@@ -34,6 +34,15 @@ def test_a_difference_is_of_runs_in_pairs():
     assert found["over_images"] == pytest.approx([2, 2])
 
 
+def test_the_interval_over_images_is_of_the_mean_over_runs():
+    """Also of overall IoU, whose sums are another thing: runs of very different unions weigh the same."""
+    base, other = results(0), results(3)
+    wide = {"samples": [{**sample, "union": 10_000, "object_px": 9_000} for sample in base["samples"]]}
+    found = difference(Entry("a", [base, base]), Entry("b", [other, wide]))["oIoU"]
+    low, high = found["over_images"]
+    assert low < found["mean"] < high and high - low < 5
+
+
 def test_runs_of_other_samples_are_refused():
     with pytest.raises(UserError, match="of different samples"):
         difference(Entry("a", [results(0)]), Entry("b", [results(0, samples=30)]))

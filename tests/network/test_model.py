@@ -101,6 +101,14 @@ def test_a_network_that_reads_phrases_says_so_and_needs_their_masks(nano):
         nano("fianet")(*make_inputs(1, 64))
 
 
+def test_fianets_attentions_have_the_stages_heads_but_tmem_has_one(nano):
+    network = nano("fianet", fusion_heads=(1, 2, 4, 8))
+    for attention in ("object_attention", "position_attention"):
+        assert [getattr(stage.alignment, attention).heads for stage in network.backbone.stages] == [1, 2, 4, 8]
+    assert [stage.fusion.heads for stage in network.backbone.stages] == [1, 2, 4, 8]
+    assert {block.attention.heads for block in network.cross_scale.block} == {1} and len(network.cross_scale.block) == 3
+
+
 def test_the_readings_in_one_pass_are_those_of_three(nano):
     network = nano("fianet").double()
     _, token_ids, token_mask, phrase_masks = inputs_for(network, 3, 64)

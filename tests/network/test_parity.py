@@ -54,6 +54,7 @@ def phrase_masks(token_mask: torch.Tensor) -> torch.Tensor:
     return torch.stack([objects, positions], dim=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_evaluation_equals_the_published_program(case, tmp_path):
     golden = np.load(FOLDER / f"{case}.npz")

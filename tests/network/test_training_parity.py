@@ -23,9 +23,10 @@ from tests.network.test_parity import inputs
 FOLDER = Path(__file__).parent / "parity"
 TOLERANCE, NEGLIGIBLE = 1e-6, 1e-9  # relative error; norms below this share of the largest are not compared
 
-# Biases that a normalisation cancels have no gradient but rounding noise: up to 5e-15 of the largest gradient in the
-# goldens, where the smallest real gradient has 2e-13. Adam moves them by lr · noise / eps beside their weight decay.
-VANISHING, ADAM_EPS = 1e-14, 1e-8
+# Biases that a normalisation cancels have no gradient but rounding noise: up to 1.1e-14 of the largest gradient in the
+# goldens (FIANet normalises a constant map where a sentence names no object, which amplifies it), where the smallest
+# real gradient has 1.9e-13. Adam moves them by lr · noise / eps beside their weight decay.
+VANISHING, ADAM_EPS = 3e-14, 1e-8
 
 NOT_TRAINED = re.compile(r"embeddings\.|encoder\.layer\.1[01]\."
                          r"|^backbone\.layers\.3\.(res_gate|visual_gate|visual_residual|context_tanh_gate|fc[12])"
@@ -70,6 +71,7 @@ KEYS = {"rmsin_tiny_train": "rmsin_tiny.keys.json", "lavt_tiny_train": "lavt_tin
 CASES = ["rmsin_tiny_train", "lavt_tiny_train", "lgce_base_train", "fianet_base_train"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_three_steps_equal_the_published_program(case):
     golden = np.load(FOLDER / f"{case}.npz")
@@ -115,9 +117,13 @@ def test_three_steps_equal_the_published_program(case):
     assert all(gradients[key] < vanishing for key in noise)
     changes = {name: (parameter.detach() - before[parameter]).norm().item() for parameter, name in trained.items()}
     assert_norms(changes, published_norms(golden, "delta"), noise)
-    unchanged = [norm for key, norm in zip(golden["delta_keys"].tolist(), golden["delta_norms"], strict=True)
-                 if NOT_TRAINED.search(key)]
-    assert max(unchanged) == 0   # what is left out here did not move there
+    # What is left out here did not move there, but for weight decay where a gradient was 0 and not absent.
+    zero = {key for key, norm in zip(golden["grad_keys"].tolist(), golden["grad_norms"], strict=True) if norm == 0}
+    decay = 1 - np.prod([1 - rate * args.weight_decay for rate in rates])
+    for key, norm in zip(golden["delta_keys"].tolist(), golden["delta_norms"].tolist(), strict=True):
+        if NOT_TRAINED.search(key) and norm > 0:
+            assert key in zero and is_ignored(key)
+            assert norm == pytest.approx(decay * fill.fill(key, *spec["model"][key]).double().norm().item(), rel=1e-9)
 
     statistics = {official[name]: value.norm().item() for name, value in model.named_buffers()
                   if "running" in name}
