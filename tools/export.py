@@ -73,7 +73,7 @@ def export_folder(args: Namespace, checkpoint: dict[str, Any], model: ReferringS
 
 
 def run(args: Namespace) -> None:
-    """Reads, builds, writes; `main` says its user errors."""
+    """Writes what the flags ask for. `main` prints its user errors."""
     if args.to != "folder" and (args.results or args.push):
         raise UserError("--results and --push belong to --to folder: a graph has no model card")
     checkpoint = read_checkpoint(args.resume)

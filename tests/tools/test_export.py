@@ -52,6 +52,7 @@ def evaluate(toy: Path, cwd: Path, checkpoint: str, *flags: str) -> dict:
     return json.loads((cwd / "r.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_folder_evaluates_to_the_same_integers_and_its_card_says_them(nano, toy, tmp_path):
     make_checkpoint(nano, toy, tmp_path / "c.pth", "rmsin")
     results = evaluate(toy, tmp_path, "c.pth")
