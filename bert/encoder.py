@@ -18,7 +18,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass
 class TextSettings:
-    """What may stand in BERT's configuration, of a folder or a checkpoint: the names and defaults of `BertConfig`."""
+    """The entries that BERT's configuration may have, in a folder or a checkpoint, as `BertConfig` names them."""
 
     vocab_size: Annotated[int, Range(1, 2**20)] = 30522
     hidden_size: Annotated[int, Range(1, 8192)] = 768
@@ -45,9 +45,9 @@ class TextSettings:
 
 
 def text_config(values: dict[str, Any], source: str) -> BertConfig:
-    """BERT's configuration from plain data, as far as `TextSettings` knows it; the rest does not change the network.
+    """BERT's configuration from plain data. Entries that `TextSettings` lacks do not change the network.
 
-    Raises `UserError`, which names the `source`, for what no text encoder can have.
+    Raises `UserError`, which names the `source`, for values that no text encoder can have.
     """
     check(TextSettings, values, source)
     return BertConfig(**{field.name: values[field.name] for field in fields(TextSettings) if field.name in values})
@@ -56,9 +56,9 @@ def text_config(values: dict[str, Any], source: str) -> BertConfig:
 class TextEncoder(nn.Module):
     """BERT without a pooler: token_ids, token_mask (B, N) int64 -> words (B, N, L), L = `config.hidden_size`.
 
-    A mask of zeros throughout reads every token, as one of ones does.
-    Without `dropout_in_training` it stays in evaluation mode while the network around it trains; its weights train
-    all the same.
+    A token mask of zeros alone reads every token, as a mask of ones does.
+    Without `dropout_in_training` the encoder stays in evaluation mode while the network around it trains; its weights
+    are trained in either case.
     """
 
     def __init__(self, config: BertConfig):
@@ -67,7 +67,7 @@ class TextEncoder(nn.Module):
         self.dropout_in_training = True
 
     def train(self, mode: bool = True) -> "TextEncoder":
-        """As `nn.Module.train`, with BERT's dropouts only if they are wanted."""
+        """Sets the mode as `nn.Module.train` does; without `dropout_in_training` it is always evaluation."""
         return super().train(mode and self.dropout_in_training)
 
     @property
@@ -76,14 +76,14 @@ class TextEncoder(nn.Module):
 
     @property
     def width(self) -> int:
-        """L, channels of a word."""
+        """L, the number of channels of a word."""
         return self.config.hidden_size
 
     def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         real = token_mask.bool()
-        # BERT subtracts the same large number from every masked score: where all are masked, nothing is.
+        # BERT subtracts the same large number from every masked score, so masking all tokens masks none.
         real = real | ~real.any(dim=-1, keepdim=True)
-        # A mask that is 4-D already is used as it is; a 2-D one would cost a look at its values.
+        # BERT uses a 4-D mask as it is. It would read the values of a 2-D one, for which a GPU has to be waited for.
         return self.bert(token_ids, attention_mask=real[:, None, None, :]).last_hidden_state
 
 
@@ -105,15 +105,17 @@ def load_text_config(source: str) -> BertConfig:
 
 
 def load_text_weights(encoder: TextEncoder, source: str) -> bool:
-    """Copies the weights of `source` (see `load_text_config`) into `encoder`, every key accounted for.
+    """Copies the weights of `source` (see `load_text_config`) into `encoder` and accounts for every key.
 
     Returns False, leaving `encoder` as it is, for a folder that has a configuration but no weights (a
     text encoder to be trained from scratch). Raises `UserError` when the weights cannot be had or do not fit.
     """
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in WEIGHT_FILES):
         return False
-    pretrained, report = hub.load("--ck_bert", source, lambda local: BertModel.from_pretrained(
+    # A pair, since `output_loading_info` asks for the report, too.
+    loaded: Any = hub.load("--ck_bert", source, lambda local: BertModel.from_pretrained(
         source, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True, local_files_only=local))
+    pretrained, report = loaded
     if report["missing_keys"]:
         raise UserError(f"--ck_bert {source}: the weights lack {len(report['missing_keys'])} entries of BERT, "
                         f"the first is {sorted(report['missing_keys'])[0]}")

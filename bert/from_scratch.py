@@ -18,13 +18,16 @@ def words_of(sentences: Iterable[str]) -> set[str]:
 
 
 def vocabulary(words: Iterable[str]) -> list[str]:
-    """A WordPiece vocabulary: special tokens, letters and their continuations, which spell any other word, `words`."""
+    """A WordPiece vocabulary: special tokens, `words`, and the letters that spell any other word."""
     return [*SPECIAL, *ascii_lowercase, *(f"##{letter}" for letter in ascii_lowercase),
             *sorted(set(words) - set(ascii_lowercase))]
 
 
 def write_text_encoder(folder: Path, words: Iterable[str]) -> None:
-    """Writes what `--ck_bert` and `--bert_tokenizer` take into the new folder `folder`: no weights, 2 layers of 128."""
+    """Writes a tokenizer and the configuration of 2 layers of 128 channels, without weights, to the new `folder`.
+
+    The folder serves as `--ck_bert` and as `--bert_tokenizer`.
+    """
     folder.mkdir(parents=True)
     tokens = vocabulary(words)
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: from this machine's cache, else from the network if there is one."""
+"""Loads models of the Hugging Face hub from this machine's cache or else from the network, if there is one."""
 import os
 import socket
 from collections.abc import Callable
@@ -15,10 +15,10 @@ NOT_LOADABLE = ("no such folder, and the Hugging Face hub did not provide it; se
 
 
 def load(flag: str, source: str, read: Callable[[bool], T], not_loadable: str = NOT_LOADABLE) -> T:
-    """`read(local_only)`, which loads `source`, a folder or a hub name: without the network, and if need be with it.
+    """Calls `read(local_only)`, which loads `source`, a folder or a hub name: first offline, then with the network.
 
-    Raises `UserError`, which names the `flag` and ends with `not_loadable`, if neither has it: at once without a
-    network, where the hub's client would try again for most of a minute.
+    Raises `UserError`, which names the `flag` and ends with `not_loadable`, if both fail. Without a network it does so
+    at once, while the hub's client would try again for most of a minute.
     """
     try:
         return read(True)
@@ -34,7 +34,7 @@ def load(flag: str, source: str, read: Callable[[bool], T], not_loadable: str = 
 
 
 def hub_answers() -> bool:
-    """Whether the hub's host takes connections; True behind a proxy, whose business that is."""
+    """Whether the hub's host takes connections. The answer is True behind a proxy, which decides that itself."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
     address = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))

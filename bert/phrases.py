@@ -11,8 +11,8 @@ import numpy as np
 from utils import UserError
 
 INSTALLATION = "pip install nltk, then python -m nltk.downloader punkt_tab averaged_perceptron_tagger_eng"
-# A preposition, perhaps an article and an adjective, and a noun, an adjective or, as the tagger says of "colored", a
-# verb in the past. A rule takes what the rules above it left.
+# A phrase of place is a preposition, an article and an adjective if there are any, and a noun, an adjective or a verb
+# in the past tense (the tagger takes "colored" for one). Each rule reads the words that the rules above it left over.
 PLACE = r"""
 PLACE: {<IN><DT>?<JJ.*>?<NN>}
        {<IN><DT>?<JJ.*>?<JJ>}
@@ -73,7 +73,7 @@ class PhraseMarker:
 
     def place_words(self, words: list[str]) -> list[tuple[int, int]]:
         """(first word, how many) of each phrase of place, from where its first word occurs first ('on')."""
-        if not words:   # of which nltk would warn
+        if not words:   # nltk would warn of an empty list
             return []
         chunks = self.grammar.parse(self.tagger.tag(words)).subtrees(lambda tree: tree.label() == "PLACE")
         phrases = [[word for word, _ in chunk] for chunk in chunks]

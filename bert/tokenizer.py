@@ -1,4 +1,4 @@
-"""Sentences to BERT's WordPiece tokens, all of a data set at once."""
+"""Turns sentences into BERT's WordPiece tokens, those of a whole data set at once."""
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +13,7 @@ from schema import is_unicode
 from utils import UserError
 
 MAX_TOKENS = 20  # of a sentence, [CLS] and [SEP] included, unless a data set or --max_tokens says otherwise
-AT_ONCE = 4096  # sentences: what the tokenizer says of one takes a kilobyte
+AT_ONCE = 4096  # sentences; the tokenizer's answer to one takes a kilobyte
 
 
 def load_tokenizer(source: str) -> Tokenizer:
@@ -51,20 +51,20 @@ def tokenizer_from_text(text: str) -> Tokenizer:
 
 
 def words_needed(tokenizer: Tokenizer) -> int:
-    """How many words a vocabulary must have at least to know every token id that `tokenizer` gives."""
+    """The least number of words of a vocabulary that has every token id of `tokenizer`."""
     framed = tokenizer.encode("")   # [CLS] and [SEP], whose ids are stated apart from the vocabulary
     return 1 + max([*tokenizer.get_vocab(with_added_tokens=True).values(), *framed.ids], default=0)
 
 
 def refuse_odd_text(sentences: Iterable[str]) -> None:
-    """Raises `UserError` for the first sentence that is not Unicode, which the tokenizer does not take."""
+    """Raises `UserError` for the first sentence that is not valid Unicode, which the tokenizer would not accept."""
     for sentence in sentences:
         if not is_unicode(sentence):
             raise UserError(f"the sentence {sentence!r} is not valid Unicode: it must be UTF-8 without lone surrogates")
 
 
 def reading_problems(tokenizer: Tokenizer, sentence: str, max_tokens: int = MAX_TOKENS) -> list[str]:
-    """What a network does not get of a sentence, a line each: words that its vocabulary lacks, words cut.
+    """What a network cannot read of a sentence, in one line for words that its vocabulary lacks and one for words cut.
 
     Raises `UserError` for a sentence that is not Unicode.
     """
@@ -93,9 +93,9 @@ def reading_problems(tokenizer: Tokenizer, sentence: str, max_tokens: int = MAX_
 
 def tokenize(tokenizer: Tokenizer, sentences: list[str], max_tokens: int = MAX_TOKENS,
              marker: PhraseMarker | None = None) -> tuple[np.ndarray, ...]:
-    """[CLS] words [SEP], cut to `max_tokens` and padded with zeros.
+    """The tokens [CLS] words [SEP] of each sentence, cut to `max_tokens` and padded with zeros.
 
-    A longer sentence loses its end and its [SEP], as in the published systems. Returns token ids and mask
+    A longer sentence loses its end and its [SEP], as in the original programs. Returns token ids and mask
     (1 for real tokens), both (sentences, max_tokens) int64, and with a `marker` its phrase masks, too.
     """
     token_ids, lengths = tokenize_many(tokenizer, sentences, len(sentences), max_tokens)
@@ -105,9 +105,9 @@ def tokenize(tokenizer: Tokenizer, sentences: list[str], max_tokens: int = MAX_T
 
 def tokenize_many(tokenizer: Tokenizer, sentences: Iterable[str], number: int,
                   max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """`tokenize` of so many sentences in little memory: ids (number, max_tokens), how many are real, (number,).
+    """Tokenises so many sentences in little memory: -> ids (number, max_tokens), lengths in tokens (number,) int32.
 
-    Ids have the smallest type that holds the vocabulary's. Raises `UserError` for a sentence that is not Unicode.
+    Ids have the smallest type that holds the vocabulary's ids. Raises `UserError` for a sentence that is not Unicode.
     """
     token_ids = np.zeros((number, max_tokens), dtype=np.min_scalar_type(tokenizer.get_vocab_size()))
     lengths = np.zeros(number, dtype=np.int32)

@@ -1,9 +1,9 @@
-"""Refs of one split as samples: what training draws, and what evaluation goes through.
+"""The refs of a split as samples, which training draws at random and evaluation shows in order.
 
 A sample is a dict of `image` (3, S, S) uint8, `target` (S, S) uint8 of 0 and 1, `token_ids` and `token_mask`
 (N,) int64, and `index`, an int; for networks that read phrases also `phrase_masks` (2, N) int64. Pictures travel as
 uint8 and are normalised on the device (`transforms.network_inputs`).
-Where bad images are skipped, `problem` says what was wrong with one; in evaluation such a sample has nothing else.
+Where bad images are skipped, `problem` describes a bad one; in evaluation such a sample has no other entry.
 """
 import random
 from collections.abc import Callable
@@ -39,9 +39,9 @@ def read_refs(data_root: str, datasets: str, split_by: str, published_masks: boo
 
 
 class RefTokens:
-    """The tokens of all sentences of some refs: row `first[i] + j` is sentence j of ref i, of which `counts[i]` are.
+    """The tokens of all sentences of some refs. Ref i has `counts[i]` sentences; row `first[i] + j` is its sentence j.
 
-    `phrase_masks` (sentences, 2, N) uint8 are there for networks that read phrases.
+    `phrase_masks` (sentences, 2, N) uint8 exist for networks that read phrases.
     """
 
     def __init__(self, first: np.ndarray, token_ids: np.ndarray, lengths: np.ndarray,
@@ -60,9 +60,9 @@ class RefTokens:
 
 def tokenize_refs(tokenizer: Tokenizer, refs: RefRows, max_tokens: int = MAX_TOKENS,
                   phrases: bool = False) -> RefTokens:
-    """Every sentence of every ref from its `raw` text, tokenised once for all processes of a machine.
+    """Tokenises every sentence of every ref from its `raw` text, once for all processes of a machine.
 
-    With `phrases`, those that name an object and its place are marked, too. Raises `UserError` if nltk is missing.
+    With `phrases`, tokens that name the object and its place are marked, too. Raises `UserError` if nltk is missing.
     """
     begins, ends = refs.table.first_sentence[refs.rows], refs.table.first_sentence[refs.rows + 1]
     first = np.concatenate([[0], np.cumsum(ends - begins)])
@@ -97,7 +97,7 @@ def mark_phrases(refs: RefRows, lengths: np.ndarray, max_tokens: int) -> np.ndar
 def load_image_and_mask(refer: REFER, ref: dict[str, Any]) -> tuple[Image.Image, np.ndarray]:
     """A ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size. Raises `BadImage`.
 
-    A mask that is a picture must have its image's size; one that annotations hold need not (RRSIS-D's quirk).
+    A mask that is a picture must have its image's size. A mask in the annotations need not (RRSIS-D has some).
     """
     annotation = refer.refToAnn[ref["ref_id"]]
     return _load(refer.where(ref), refer.image_path(ref), lambda: refer.getMask(ref)["mask"],
@@ -124,7 +124,7 @@ def _load(where: str, path: str, decode: Callable[[], np.ndarray],
 
 
 def identify(refer: REFER, ref: dict[str, Any], sentence_index: int) -> dict[str, Any]:
-    """What results say of a sample: `ref_id`, `sent_id`, `image_id`, `category` (its name), `sentence`.
+    """What results hold of a sample: `ref_id`, `sent_id`, `image_id`, `category` (its name), `sentence`.
 
     A sample whose mask is empty by design also has `no_target`.
     """
@@ -157,7 +157,7 @@ class ReferDataset(Dataset):
         self.tokens = tokenize_refs(tokenizer, self.refs, max_tokens, phrases)
 
     def chosen(self, rows: np.ndarray) -> np.ndarray:
-        """Those of the split's rows that are used: all."""
+        """The rows of the split that are used, here all of them."""
         return rows
 
     def load(self, ref_index: int) -> tuple[Image.Image, np.ndarray]:
@@ -180,7 +180,7 @@ class ReferDataset(Dataset):
 
 
 class TrainSet(ReferDataset):
-    """One sample a ref, with one of its sentences drawn anew each epoch; one a sentence where its data set does so.
+    """One sample for each ref, its sentence drawn anew in each epoch; for some data sets, one for each sentence.
 
     The index is a pair (epoch, sample). All that is random about a sample follows from the seed and that
     pair, so it does not depend on the number of workers or processes, nor on where a run was resumed.
@@ -189,7 +189,7 @@ class TrainSet(ReferDataset):
     Raises `UserError` if another of several data sets has one of the images in a test split, unless `allow_leak`.
     """
 
-    LONGEST_RUN_OF_BAD_IMAGES = 10  # more, and the folder is at fault
+    LONGEST_RUN_OF_BAD_IMAGES = 10  # with more, the folder is at fault
 
     def __init__(self, refer: REFER | RefTable, split: str, tokenizer: Tokenizer, size_px: int, seed: int,
                  random_box_share: float = 0.0, skip_bad_images: bool = False, packed: str = "",
@@ -197,7 +197,7 @@ class TrainSet(ReferDataset):
         self.exclude, self.allow_leak = exclude, allow_leak
         super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens, phrases=phrases)
         self.seed = seed
-        # Of each sample the ref, and which of its sentences, -1 for one that is drawn.
+        # The ref of each sample, and the number of its sentence, -1 where the sentence is drawn.
         counts = np.where(self.table.each_sentence[self.refs.rows], self.tokens.counts, 0)
         self.ref_of_sample = np.repeat(np.arange(len(self.refs)), np.maximum(counts, 1))
         starts = np.cumsum(np.maximum(counts, 1)) - np.maximum(counts, 1)
@@ -248,9 +248,9 @@ class TrainSet(ReferDataset):
         ref_index, sentence = int(self.ref_of_sample[index]), int(self.sentence_of_sample[index])
         if sentence < 0:
             sentence = int(torch.randint(int(self.tokens.counts[ref_index]), (), generator=generator))
-        if self.boxed[index]:   # before resizing, so from the image's own file even where others are packed
-            image, mask = self.load(ref_index)
-            image, target = transforms.resize(transforms.add_random_boxes(image, generator), mask, self.size_px)
+        if self.boxed[index]:   # before resizing, so that the image's own file is read even if there is a packed one
+            picture, mask = self.load(ref_index)
+            image, target = transforms.resize(transforms.add_random_boxes(picture, generator), mask, self.size_px)
         else:
             image, target = self.resized(ref_index)
         return {"image": image, "target": target, "index": index, **self.tokens(ref_index, sentence)}
@@ -261,10 +261,10 @@ class TrainSet(ReferDataset):
 
 
 class EvalSet(ReferDataset):
-    """One sample a (ref, sentence), in the order of the refs.
+    """One sample for each (ref, sentence), in the order of the refs.
 
-    With `shuffle_seed`, the control: each ref is shown the sentences of another ref, drawn by that seed.
-    With `one_sentence_seed`, one sentence a ref, drawn by that seed (the published way to validate).
+    With `shuffle_seed`, which makes the control, each ref is shown the sentences of another ref, drawn by that seed.
+    With `one_sentence_seed`, each ref has one sentence, drawn by that seed, as in the original programs' validation.
     """
 
     def __init__(self, refer: REFER | RefTable, split: str, tokenizer: Tokenizer, size_px: int,
@@ -275,23 +275,23 @@ class EvalSet(ReferDataset):
             raise UserError(f"figures are of one data set, and --dataset names {', '.join(self.table.datasets)}: name "
                             "one")
         counts = self.tokens.counts
-        # Of each sample the ref, and which of its sentences: (samples, 2).
+        # The ref of each sample and the number of its sentence: (samples, 2).
         self.samples = np.stack([np.repeat(np.arange(len(counts)), counts),
                                  np.arange(counts.sum()) - np.repeat(self.tokens.first, counts)], axis=1)
         if one_sentence_seed is not None:
             draw = random.Random(one_sentence_seed)
             self.samples = np.array([(i, draw.randrange(count)) for i, count in enumerate(counts.tolist())])
-        self.speaker = np.arange(len(self.refs))  # whose sentences each ref is shown
+        self.speaker = np.arange(len(self.refs))  # the ref whose sentences are shown, for each ref
         if shuffle_seed is not None:
             if len(self.refs) < 2:
                 raise UserError("--shuffle_sentences needs a split of at least two refs")
             order = random.Random(shuffle_seed).sample(self.speaker.tolist(), len(self.speaker))
             self.speaker[order] = order[1:] + order[:1]
-        self.last: tuple[int, Tensor, Tensor] | None = None  # sentences of one ref follow each other
+        self.last: tuple[int, Tensor, Tensor] | None = None  # the last ref's, since a ref's sentences follow each other
 
     @property
     def name(self) -> str:
-        """The data set's name; "toy" for a toy set, whose scores say nothing of the one whose layout it has."""
+        """The data set's name; "toy" for a toy set, whose scores say nothing of the data set whose layout it has."""
         source = self.table.sources[int(self.table.source_of[self.refs.rows[0]])]
         folders = Path(source["annotation_files"][0]).parents
         return "toy" if any(map(is_toy, folders)) else source["dataset"]
@@ -314,7 +314,7 @@ class EvalSet(ReferDataset):
         return {"image": image, "target": target, "index": index, **self.tokens(speaker, sentence)}
 
     def check_images(self) -> None:
-        """Opens every image without decoding it, before work that a missing one would lose. Raises `BadImage`."""
+        """Opens every image without decoding it, to find a missing one before hours of work. Raises `BadImage`."""
         if self.packed or self.skip_bad_images:
             return
         for path, row in {self.table.image_path(row): row for row in self.refs.rows.tolist()}.items():
@@ -329,11 +329,11 @@ class EvalSet(ReferDataset):
         return self.refs[int(self.samples[index, 0])]
 
     def no_target(self, indices: list[int] | np.ndarray) -> np.ndarray:
-        """Of these samples, whose mask is empty by design: (n,) bool."""
+        """Whether the mask of each of these samples is empty by design: (n,) bool."""
         return self.table.no_target[self.refs.rows[self.samples[indices, 0]]]
 
     def images(self) -> int:
-        """How many images the split has."""
+        """The number of images of the split."""
         return len(np.unique(self.table.image_of[self.refs.rows]))
 
     def picture(self, index: int) -> tuple[Image.Image, np.ndarray]:

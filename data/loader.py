@@ -1,6 +1,6 @@
-"""Which process sees which sample: loaders for training and evaluation.
+"""Loaders for training and evaluation, which deal the samples out to the processes.
 
-A loader has a generator of its own, so that starting one leaves the global stream, dropout's, alone.
+A loader has a random generator of its own, so that starting one does not change the global one, which dropout uses.
 """
 import os
 import signal
@@ -25,15 +25,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """One process's share of each epoch's batches, as lists of (epoch, index).
 
     The seed and the epoch fix an order of all samples; it is cut into batches for all processes together
-    (an incomplete last one is dropped), and each process takes its part of every one of them. With `accumulate`,
-    the number of batches is a multiple of that.
+    (an incomplete last one is dropped), and each process takes its part of every one of them. The number
+    of batches is a multiple of `accumulate`.
     """
 
     def __init__(self, samples: int, batch_size: int, rank: int, world_size: int, seed: int, accumulate: int = 1):
         self.samples, self.batch_size, self.rank, self.seed = samples, batch_size, rank, seed
         self.global_batch, self.accumulate = batch_size * world_size, accumulate
         self.epoch = 0
-        self.first = 0  # batches of this epoch that are done already
+        self.first = 0  # the number of this epoch's batches that are done already
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
@@ -48,7 +48,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 class ShardedBatches(Sampler[list[int]]):
-    """Every sample once, in order, whole batches dealt out to the processes in turn; nothing repeated or dropped."""
+    """Every sample once, in order: whole batches go to the processes in turn, and none is repeated or dropped."""
 
     def __init__(self, samples: int, batch_size: int, rank: int, world_size: int):
         batches = [list(range(start, min(start + batch_size, samples))) for start in range(0, samples, batch_size)]
@@ -62,16 +62,16 @@ class ShardedBatches(Sampler[list[int]]):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of the samples that have an image, if any, and `problems`, the list of what is wrong with others."""
+    """A batch of the samples that have an image, if any, and `problems`, which describes the bad images."""
     problems = [sample.pop("problem") for sample in samples if "problem" in sample]
     whole = [sample for sample in samples if sample]
     return {**(default_collate(whole) if whole else {}), "problems": problems}
 
 
 def log_problems(batches: Iterable[dict[str, Any]], problems: list[str]) -> Iterator[dict[str, Any]]:
-    """Passes on the batches that have a sample; what is wrong with others goes to the log and into `problems`.
+    """Yields the batches that have a sample; adds the problems of bad images to the log and to `problems`.
 
-    Raises `MachineError` when a loader's process is gone, or has no shared memory to pass a batch on.
+    Raises `MachineError` when a loader's process is gone, or has no shared memory for its batch.
     """
     for batch in _watched(batches):
         for problem in batch["problems"]:
@@ -82,12 +82,12 @@ def log_problems(batches: Iterable[dict[str, Any]], problems: list[str]) -> Iter
 
 
 def _watched(batches: Iterable[T]) -> Iterator[T]:
-    """The batches; the errors that PyTorch raises when a worker process is killed become one line."""
+    """Yields the batches; the errors that PyTorch raises when a worker process is killed become one line."""
     iterator = iter(batches)
     while True:
         try:
             batch = next(iterator)
-            # PyTorch's handler would raise wherever the program is, in an update too; the loader notices by itself.
+            # PyTorch's handler would raise at any point, even within an update; the loader finds a dead worker itself.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         except StopIteration:
             return
@@ -102,9 +102,9 @@ def _watched(batches: Iterable[T]) -> Iterator[T]:
 
 
 def ignore_signals_of_launchers(worker: int) -> None:
-    """For a worker process: launchers and terminals signal it too, but its parent needs it to finish the step.
+    """Lets a worker process ignore signals of launchers and terminals, as its parent needs it to finish the step.
 
-    Only SIGTERM from the parent itself, which has no more use for it, ends it.
+    Only SIGTERM from the parent itself, which then no longer needs the worker, ends it.
     """
     def watch() -> None:
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
@@ -131,16 +131,16 @@ def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: b
 
 def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
                 world_size: int) -> DataLoader:
-    """One process's share of an evaluation."""
+    """Batches of one process's share of an evaluation."""
     sampler = ShardedBatches(len(dataset), batch_size, rank, world_size)
     return _loader(dataset, sampler, workers, pin_memory)
 
 
 def make_loaders(args: Namespace, refs: RefTable, tokenizer: Tokenizer, size_px: int,
                  max_tokens: int, phrases: bool = False) -> tuple[DataLoader, DataLoader]:
-    """This process's loaders of the train split and of the val split, of several data sets the first one's.
+    """This process's loaders of the train split and of the val split; of several data sets the first is validated on.
 
-    `args` are train.py's flags; with `phrases` samples have phrase masks. Raises `UserError` if an epoch would have no
+    `args` are train.py's flags. With `phrases`, samples have phrase masks. Raises `UserError` if an epoch would have no
     update.
     """
     shared = {"skip_bad_images": args.skip_bad_images, "packed": args.packed, "max_tokens": max_tokens,

@@ -1,4 +1,4 @@
-"""A data set packed for training: images resized and masks as bits, in one HDF5 file, a sample a chunk.
+"""A data set packed for training: images resized and masks as bits, in one HDF5 file, a chunk for each sample.
 
 `tools/pack_dataset.py` writes it. Samples come out bit for bit as from the images and annotations themselves.
 """
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import transforms
+from refer.entries import Entry
 from refer.refer import REFER
 from refer.table import RefTable
 from utils import UserError, sha256_of
@@ -23,10 +25,11 @@ if TYPE_CHECKING:
     import h5py
 
 FORMAT = 1
+Load = Callable[[Entry], tuple[Image.Image, np.ndarray]]  # a ref's image and mask, each in its own size
 
 
 def settings_of(refer: RefTable, size_px: int) -> dict[str, Any]:
-    """What a packed file depends on, but for the images: compared when one is opened."""
+    """What a packed file depends on besides the images. Opening one compares it."""
     source, = refer.sources
     return {"format": FORMAT, "dataset": source["dataset"], "splitBy": source["splitBy"], "size_px": size_px,
             "published_masks": source["drop_overlaps"],
@@ -44,12 +47,13 @@ class PackedRefs:
         if len(refer.sources) > 1:
             raise UserError(f"--packed {path} holds one data set, --dataset names {len(refer.sources)}")
         self.path, self.size_px = Path(path), size_px
-        self.file, self.process = None, -1
-        self.opened()
+        self.file: h5py.File | None = None
+        self.process = -1
+        file = self.opened()
         try:
-            stored = json.loads(self.file.attrs["settings"])
-            ref_ids = json.loads(self.file["ref_ids"][()])
-            images = self.file["image_of_ref"][()]
+            stored = json.loads(file.attrs["settings"])
+            ref_ids = json.loads(file["ref_ids"][()])
+            images = file["image_of_ref"][()]
         except (KeyError, ValueError, OSError) as error:
             raise UserError(f"--packed {path} is not a packed data set, or it is damaged ({error}): write it again "
                             "with tools/pack_dataset.py") from error
@@ -63,9 +67,9 @@ class PackedRefs:
         self.image_of = images[self.row_of]
 
     def opened(self) -> "h5py.File":
-        """This process's handle."""
+        """This process's handle of the file, which its first call opens."""
         import h5py  # only packed sets need it
-        if self.process != os.getpid():
+        if self.file is None or self.process != os.getpid():
             try:
                 self.file, self.process = h5py.File(self.path, "r"), os.getpid()
             except OSError as error:
@@ -93,7 +97,7 @@ class PackedRefs:
 class ResizedRefs(Dataset):
     """Refs as they are packed: image (3, S, S) uint8, mask as bits, eight a byte, (⌈S² / 8⌉,) uint8."""
 
-    def __init__(self, refs: list[dict[str, Any]], load: Callable[[dict[str, Any]], tuple], size_px: int):
+    def __init__(self, refs: list[Entry], load: Load, size_px: int):
         self.refs, self.load, self.size_px = refs, load, size_px
 
     def __len__(self) -> int:
@@ -104,13 +108,13 @@ class ResizedRefs(Dataset):
         return image, torch.from_numpy(np.packbits(target.numpy()))
 
 
-def write_packed(path: str | Path, refer: REFER, size_px: int, load: Callable[[dict[str, Any]], tuple],
-                 watch: Callable[[Iterable], Iterable], workers: int = 0) -> str:
+def write_packed(path: str | Path, refer: REFER, size_px: int, load: Load, watch: Callable[[Iterable], Iterable],
+                 workers: int = 0) -> str:
     """Packs all refs of `refer` with their images, whole or not at all; returns the SHA-256 of images and masks.
 
-    `load(ref)` gives image and mask in their own sizes (see `data.dataset.ReferDataset.load`), in one of so many
-    `workers`, processes, or in this one; `watch` passes samples on and may show progress. The file's bytes do not
-    depend on the number of workers. Raises `UserError` for a bad image and when the file cannot be written.
+    `load(ref)` gives image and mask in their own sizes (see `data.dataset.ReferDataset.load`). It runs in `workers`
+    processes, or in this one if there are none; the file's bytes do not depend on their number. `watch` passes the
+    samples on and may show progress. Raises `UserError` for a bad image and when the file cannot be written.
     """
     import h5py
     path, temporary = Path(path), Path(f"{path}.tmp")

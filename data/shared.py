@@ -1,4 +1,4 @@
-"""Large arrays that one process of each machine makes and all of them, their workers included, map from one file."""
+"""Large arrays that one process of each machine makes, and that all processes and their workers map from one file."""
 import multiprocessing
 import os
 import platform
@@ -19,11 +19,11 @@ Make = Callable[[], Arrays]
 
 
 def shared_arrays(make: Make, apart: bool = False) -> Arrays:
-    """What `make()` returns, read-only, the pages of which all processes of a machine share.
+    """The arrays that `make()` returns, read-only, in memory that all processes of a machine share.
 
-    The machine's first process makes them; `apart`, a child of it does, whose memory for that is freed when it ends.
-    They lie in a folder for temporary files (the environment's TMPDIR), which is gone as soon as all have mapped them.
-    Every process must call this. Raises `UserError` as `make` does, and when that folder cannot be written.
+    The machine's first process makes them; with `apart` a child of it does, whose end frees the memory that this took.
+    The arrays lie in a temporary folder (below TMPDIR), which is removed once all processes have mapped them. Every
+    process must call this. Raises `UserError` as `make` does, and when that folder cannot be written.
     """
     node = platform.node()
     first = min(number for number, (name, _) in enumerate(gather_objects((node, rank()))) if name == node)
@@ -35,9 +35,10 @@ def shared_arrays(make: Make, apart: bool = False) -> Arrays:
                 _make_apart(make, folder)
             else:
                 _save(make(), folder)
-        folders = gather_objects(folder)
-        arrays = {path.stem: np.load(path, mmap_mode="r") for path in folders[first].iterdir()}
-        gather_objects(None)   # all have mapped them
+        made = gather_objects(folder)[first]
+        assert made is not None
+        arrays = {path.stem: np.load(path, mmap_mode="r") for path in made.iterdir()}
+        gather_objects(None)   # by now all have mapped them
     except OSError as error:
         raise UserError(f"{folder or tempfile.gettempdir()} cannot hold what the processes share ({error}): make room "
                         "there, or name another folder in TMPDIR") from error
@@ -81,4 +82,4 @@ def _child(make: Make, folder: Path, sender: Connection) -> None:
         sender.send(("bug", traceback.format_exc()))
     finally:
         sender.close()
-        os._exit(0)   # what the parent registered for its own end is not this process's
+        os._exit(0)   # without the exit handlers that the parent registered for itself

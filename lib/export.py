@@ -22,6 +22,7 @@ from transforms import IMAGENET_MEAN, IMAGENET_STD
 from utils import MachineError, UserError
 
 INPUTS, OUTPUT = ("image", "token_ids", "token_mask", "phrase_masks"), "logits"
+BATCH = "batch"   # the name of the batch size where it is left open
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}   # packages that a form needs
 TOLERANCE = 1e-4   # of a file's logits, relative to the network's largest logit
 LARGEST_ONNX = 2**31 - 2**24   # bytes of weights: a Protocol Buffers file has at most 2 GiB
@@ -79,7 +80,7 @@ def takes_any_batch(model: ReferringSegmenter, form: str) -> bool:
 def trace(model: ReferringSegmenter, config: ModelConfig, any_batch: bool) -> ExportedProgram:
     """Traces the network as a graph, on two samples if the batch size is left open, else on one."""
     inputs = random_inputs(model, config, batch=1 + any_batch, seed=0)
-    batch = Dim("batch", min=1)
+    batch = Dim(BATCH, min=1)
     shapes = tuple({0: batch} for _ in inputs) if any_batch else None
     return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
 
@@ -116,7 +117,7 @@ def largest_error(model: ReferringSegmenter, run: Run, config: ModelConfig, batc
 
 def describe(model: ReferringSegmenter, config: ModelConfig, any_batch: bool) -> str:
     """The graph's inputs, output and settings as JSON, for programs that run it."""
-    batch, side, tokens = "B" if any_batch else 1, config.img_size, config.max_tokens
+    batch, side, tokens = BATCH if any_batch else 1, config.img_size, config.max_tokens
     inputs = {
         "image": {"shape": [batch, 3, side, side], "dtype": "float32", "colours": "RGB",
                   "resize": "bilinear, antialiased", "scale": 1 / 255, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
@@ -134,11 +135,14 @@ def describe(model: ReferringSegmenter, config: ModelConfig, any_batch: bool) ->
 @torch.no_grad()
 def write_onnx(program: ExportedProgram, texts: dict[str, str], path: Path) -> None:
     """Writes a graph as ONNX, with `texts` as its metadata."""
+    from onnxscript.optimizer import fold_constants
     names = INPUTS[:len(program.graph_signature.user_inputs)]
-    shapes = tuple({0: "batch"} for _ in names) if program.range_constraints else None   # names of the open dimensions
+    shapes = tuple({0: BATCH} for _ in names) if program.range_constraints else None   # names of open dimensions
+    # ONNX Runtime lacks this step of the exporter's optimisation; the other steps are slow and bring no speed there.
     graph = torch.onnx.export(program, dynamo=True, input_names=names, output_names=[OUTPUT], dynamic_shapes=shapes,
-                              verbose=False)
+                              verbose=False, optimize=False)
     assert graph is not None   # it is None without `dynamo`
+    fold_constants(graph.model)
     graph.model.metadata_props.update(texts)
     graph.save(path)
 

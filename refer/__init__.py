@@ -3,8 +3,8 @@
     from refer import REFER
     index = REFER("./refer/data", "rrsisd", "unc")
 
-`refer/data/README.md` says how to lay out each data set. `refer.layouts`, the table of data sets, imports no package:
-so `REFER`, which needs some, is imported when it is asked for.
+`refer/data/README.md` says how to lay out each data set. `refer.layouts`, the table of data sets, imports no package;
+`REFER`, which needs several, is therefore imported on first use.
 """
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Categories of phrases, for data sets whose files name none: rules over words; and class names within sentences."""
+"""Rules that find a phrase's category, for data sets whose files name none, and the class names of sentences."""
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -40,7 +40,7 @@ def names_of(rule: str) -> tuple[str, ...]:
 
 
 def category_of_phrase(phrase: str, rule: str) -> str:
-    """The category that a phrase names first, by position; of two at one place the longer; else `OTHER`.
+    """The category that a phrase names first, the longer of two at one position, or `OTHER` if it names none.
 
     A plural counts, and so does a name whose words are joined by a hyphen or by nothing.
     """

@@ -1,7 +1,7 @@
-"""Finds every fault of a data set in one pass: here those of its entries; `refer.check_files` looks at the pictures.
+"""Finds every fault of a data set's entries in one pass; `refer.check_files` finds those of masks and images.
 
-`REFER` refuses a data set at its first fault; here its checks report and go on, and others are added that it
-leaves to whoever reads a mask or an image.
+`REFER` refuses a data set at its first fault. Here its checks report each fault and continue, and further checks find
+what `REFER` would notice only when a mask or an image is read.
 """
 import os
 import re
@@ -69,12 +69,12 @@ NOTES = {
                                     "comparable",
     "image in two splits": "none of them train, so nothing leaks",
 }
-QUIRKS = {"rrsisd": ("empty mask", "size mismatch")}  # faults that are notes there
+QUIRKS = {"rrsisd": ("empty mask", "size mismatch")}  # kinds of faults that are only notes in a data set
 
-# Refs a split (refer/data/README.md), to compare with.
+# The published number of refs of each split (refer/data/README.md).
 PUBLISHED_REFS = {(name, split_by): dict(counts) for name, layout in DATASETS.items()
                   for split_by, counts in layout.published_refs.items()}
-# Names of categories, the place of each being its id, to compare with.
+# The published names of categories; a name's place is its id.
 PUBLISHED_CATEGORIES = {
     "rrsisd": ("Expressway-Service-area", "Expressway-toll-station", "airplane", "airport", "baseballfield",
                "basketballcourt", "bridge", "chimney", "dam", "golffield", "groundtrackfield", "harbor", "overpass",
@@ -86,7 +86,7 @@ AREA_SHARE = 10  # `area` is off if the difference times this exceeds it
 
 
 def read_index(data_root: str | os.PathLike, dataset: str, split_by: str) -> tuple[REFER, list[Finding]]:
-    """The index over what is sound, and the faults of the rest, in `REFER`'s words.
+    """The index of the sound entries, and the faults of the others, in `REFER`'s words.
 
     Raises UserError where not even the files can be read, or for an unknown data set.
     """
@@ -97,14 +97,14 @@ def read_index(data_root: str | os.PathLike, dataset: str, split_by: str) -> tup
 
 
 def well_formed_refs(index: REFER) -> list[Entry]:
-    """All refs that are whole in themselves, also those that the index leaves out for what they point to."""
+    """All refs whose own fields are sound, including those that the index leaves out because of what they point to."""
     return list(by_id(index.data["refs"], "ref", REF_FIELDS, index.annotation_files[0], lambda *_: None).values())
 
 
 # Entries
 
 def check_entries(index: REFER) -> Iterator[Finding]:
-    """What the annotation files say that `REFER` lets pass. No mask is decoded."""
+    """The findings in annotation files that `REFER` does not report. No mask is decoded."""
     refs = well_formed_refs(index)
     yield from (Finding(kind, False, message) for kind, message in index.notes)
     yield from _unsafe_ids(refs)
@@ -118,7 +118,7 @@ def check_entries(index: REFER) -> Iterator[Finding]:
 
 
 def _unsafe_ids(refs: list[Entry]) -> Iterator[Finding]:
-    """Ids that are no plain names: predictions are files named by ref and sentence."""
+    """Reports ids that are not plain names, since files of predictions are named by ref and sentence."""
     for ref in refs:
         sentences = [sentence.get("sent_id") for sentence in ref["sentences"] if isinstance(sentence, dict)]
         for what, id_ in [("ref_id", ref["ref_id"]), *(("sent_id", id_) for id_ in sentences)]:
@@ -144,7 +144,7 @@ def _repeated_entries(index: REFER, refs: list[Entry]) -> Iterator[Finding]:
 def _categories(index: REFER) -> Iterator[Finding]:
     if index.dataset not in PUBLISHED_CATEGORIES:
         return
-    published = dict(enumerate(PUBLISHED_CATEGORIES[index.dataset]))
+    published: dict[Id, str] = dict(enumerate(PUBLISHED_CATEGORIES[index.dataset]))
     for id_ in [*published, *(id_ for id_ in index.Cats if id_ not in published)]:
         own, name = index.Cats.get(id_), published.get(id_)
         if own != name:
@@ -170,7 +170,7 @@ def _targets(index: REFER, refs: list[Entry]) -> Iterator[Finding]:
     for ref in refs:
         annotation = index.Anns.get(ref["ann_id"])
         if annotation is None:
-            continue  # REFER has said so
+            continue  # REFER has reported it
         where = f"ref {ref['ref_id']!r}, annotation {ref['ann_id']!r}"
         if annotation["image_id"] != ref["image_id"] and ref["image_id"] in index.Imgs:
             yield Finding("annotation of another image", True, f"{where}: the ref's image is {ref['image_id']!r}, the "

@@ -24,10 +24,10 @@ from utils import UserError
 class _Job:
     """One image with its masks: all that a worker needs to know."""
 
-    name: str  # what to call it
+    name: str  # in messages
     path: str
     image: Entry
-    masks: list[tuple[str, Entry, bool]]  # what to call it, the annotation, whether it is empty by design
+    masks: list[tuple[str, Entry, bool]]  # its name in messages, the annotation, whether it is empty by design
     read_file: bool
     notes: tuple[str, ...]  # kinds that are no faults in this data set
     usual_size: tuple[int, int] | None  # (H, W)
@@ -67,7 +67,7 @@ class _InThisProcess:
 
 
 def _jobs(index: REFER, read_images: bool) -> list[_Job]:
-    """One job an image that a ref, or a ref's annotation, points to."""
+    """One job for each image that a ref, or a ref's annotation, points to."""
     speakers: dict[Id, list[Entry]] = {}
     wanted: dict[Id, list[tuple[str, Entry, bool]]] = {}
     names: dict[Id, str] = {}
@@ -94,10 +94,10 @@ def _check_job(job: _Job) -> list[Finding]:
         found.append(Finding(kind, kind in FAULTS and kind not in job.notes, message))
 
     name, height, width = job.name, job.image.get("height"), job.image.get("width")
-    sizes: dict[str, tuple[int, int]] = {}  # whose: (H, W)
+    sizes: dict[str, tuple[int, int]] = {}  # (H, W) by the name of what has this size
     if all("mask_path" in annotation for _, annotation, _ in job.masks) and job.masks:
-        pass  # the pictures know their sizes
-    elif all(isinstance(side, int) and side >= 1 for side in (height, width)):
+        pass  # the masks are pictures, which have sizes of their own
+    elif isinstance(height, int) and isinstance(width, int) and min(height, width) >= 1:
         sizes["its entry"] = height, width
     else:
         report("malformed entry",
@@ -144,7 +144,7 @@ def _decoded_size(path: str) -> tuple[int, int]:
 
 
 class BadMask(Exception):
-    """A picture is no mask."""
+    """A picture is not a mask."""
 
 
 def _check_mask_picture(name: str, annotation: Entry, report: Callable[[str, str], None]) -> tuple[int, int]:
@@ -160,7 +160,7 @@ def _check_mask_picture(name: str, annotation: Entry, report: Callable[[str, str
     return mask.shape
 
 
-def _check_mask(name: str, annotation: Entry, height: object, width: object, no_target: bool,
+def _check_mask(name: str, annotation: Entry, height: int | None, width: int | None, no_target: bool,
                 report: Callable[[str, str], None]) -> tuple[int, int] | None:
     """Reports what is wrong with an annotation's mask, and returns the mask's size (H, W), None without a mask.
 
@@ -176,6 +176,7 @@ def _check_mask(name: str, annotation: Entry, height: object, width: object, no_
         report("empty mask", name)
     if is_finite(area) and AREA_SHARE * abs(area - pixels) > max(area, pixels):
         report("area", f"{name}: area {area}, but its mask has {pixels} pixels")
+    height, width = mask.shape   # of a mask that has polygons, the image entry's
     for part in segmentation if isinstance(segmentation, list) else ():
         if isinstance(part, list) and len(part) >= 6:
             outside = [(x, y) for x, y in zip(part[::2], part[1::2], strict=True)

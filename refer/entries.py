@@ -1,4 +1,4 @@
-"""What every reader gives and needs: entries by id, what happens to a fault, files that must be there."""
+"""What all readers share: the content that they return, entries by id, faults, and files that must exist."""
 import json
 import os
 import re
@@ -37,7 +37,7 @@ CATEGORY_FIELDS = {"id": IdField, "name": str}
 
 @dataclass
 class Content:
-    """A data set as a reader finds it, in REFER's terms whatever its files look like.
+    """A data set as a reader returns it, in REFER's terms for every file format.
 
     An annotation has `segmentation`, or `mask_path`, a picture that stays on disk (and then `object_above`). A ref
     from a file of lines has `line`, the number of its first one. `no_target` is true of a ref whose mask is empty by
@@ -57,13 +57,13 @@ class Content:
 
 
 def refuse(kind: str, message: str) -> NoReturn:
-    """What `REFER` does about a fault unless told otherwise."""
+    """The default treatment of a fault by `REFER`: raises UserError."""
     raise UserError(message)
 
 
 def require(test: Callable[[str], bool], path: str | os.PathLike, what: str) -> None:
     """Raises UserError unless the file or folder is there."""
-    if not test(path):
+    if not test(os.fspath(path)):
         kind = "folder" if test is os.path.isdir else "file"
         raise UserError(f"Missing {what}: there is no {kind} {os.fspath(path)}. {WHERE_TO_GET_IT}.")
 
@@ -123,9 +123,9 @@ def by_id(
 ) -> dict[Id, Entry]:
     """The entries by their id (the first of `fields`), each with all fields and of the right types.
 
-    An entry repeated word for word is harmless and passes, except for a ref: it would be scored twice.
-    Every other is reported to `on_fault` and left out; of two with one id, the second. Raises UserError if
-    `entries` is no list.
+    An entry repeated word for word is harmless and is accepted, unless it is a ref, which would be scored twice. Any
+    other fault is reported to `on_fault` and its entry left out; of two entries with one id, the second. Raises
+    UserError if `entries` is no list.
     """
     if not isinstance(entries, list):
         raise UserError(

@@ -1,11 +1,11 @@
-"""The data sets: a row of facts each. Imports nothing of the project and no package, so that `--help` is quick."""
+"""The table of data sets. It imports neither packages nor other modules of the project, so that `--help` is quick."""
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class PhraseFiles:
-    """What sets one data set of phrase files apart: where its pictures lie, what a line's first word is."""
+    """The facts of a data set of phrase files: where its pictures lie and what the first word of a line is."""
 
     mask_folder: str  # below the data set's folder; a mask has its image's name there
     suffix: str = ""  # of both file names, where a line has an id without it
@@ -14,7 +14,7 @@ class PhraseFiles:
 
 @dataclass(frozen=True)
 class Layout:
-    """What sets one data set apart from the others."""
+    """The facts of one data set."""
 
     image_folder: str  # below DATA_ROOT
     splits: Mapping[str, tuple[str, ...]]  # splitBy: the splits its authors published
@@ -59,7 +59,7 @@ DEFAULT_SPLIT_BY = "unc"
 
 
 def split_by_of(dataset: str, given: str) -> str:
-    """`--splitBy` for a known data set: the default stands for its only way of splitting where there is but one."""
+    """The value of `--splitBy` for a known data set; the default stands for its only way of splitting if it has one."""
     splits = DATASETS[dataset].splits
     return next(iter(splits)) if given == DEFAULT_SPLIT_BY and len(splits) == 1 else given
 
@@ -86,5 +86,5 @@ def parse_datasets(text: str, split_by: str = DEFAULT_SPLIT_BY) -> list[tuple[st
 
 
 def default_max_tokens(names: list[str]) -> int:
-    """The most tokens of a sentence that any of these data sets takes unless told otherwise."""
+    """The largest default of --max_tokens among these data sets."""
     return max(DATASETS[name].max_tokens for name in names)

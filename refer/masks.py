@@ -1,6 +1,8 @@
 """Segmentations as COCO and RRSIS-D store them, checked and decoded into masks. H, W: height and width in pixels."""
 import math
 import reprlib
+from collections.abc import Sequence
+from typing import TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -46,7 +48,7 @@ def decode_segmentation(
 ) -> np.ndarray:
     """The union of a COCO segmentation's parts, (H, W) uint8 of 0 and 1, in Fortran order.
 
-    `drop_overlaps` leaves out pixels that lie in several parts, as the published code did by accident.
+    `drop_overlaps` leaves out pixels that lie in several parts, as the original code does by accident.
 
     A part is a polygon [x1, y1, x2, y2, ...] in pixels, or an RLE {"size": [H, W], "counts": ...} whose
     counts are a list (uncompressed), str or bytes (compressed). One RLE needs no list around it.
@@ -64,7 +66,7 @@ def decode_segmentation(
         if isinstance(part, dict):
             encoded.append(_checked_rle(part, most_px))
         elif isinstance(part, list | tuple):
-            _check_size(height, width, most_px)
+            _checked_size(height, width, most_px)
             if len(part) % 2:
                 raise ValueError(
                     f"part {number} is a polygon of {len(part)} numbers: they come in pairs x, y"
@@ -79,19 +81,18 @@ def decode_segmentation(
         else:
             raise ValueError(f"part {number} must be a polygon or an RLE, but is {reprlib.repr(part)}")
     if not encoded:
-        _check_size(height, width, most_px)
-        return np.zeros((height, width), np.uint8, order="F")
+        return np.zeros(_checked_size(height, width, most_px), np.uint8, order="F")
     sizes = {tuple(rle["size"]) for rle in encoded}
     if len(sizes) > 1:
         raise ValueError(f"its parts have different sizes (H, W) {sorted(sizes)} and cannot be united")
     if drop_overlaps:
         return _covered_once(encoded)
-    # Merging unites unless told to intersect.
+    # By default `merge` makes the union.
     return coco_mask.decode(encoded[0] if len(encoded) == 1 else coco_mask.merge(encoded))
 
 
-def _outline_px(polygon: list[float]) -> float:
-    """How many pixels an outline passes."""
+def _outline_px(polygon: Sequence[float]) -> float:
+    """The number of pixels that an outline passes."""
     points = np.array(polygon, dtype=float).reshape(-1, 2)
     return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum()) if len(points) else 0.0
 
@@ -115,7 +116,7 @@ def _checked_rle(rle: dict, most_px: int) -> dict:
     if not isinstance(size, list | tuple) or len(size) != 2:
         raise ValueError(f"the size of an RLE must be [height, width], but is {reprlib.repr(size)}")
     height, width = size
-    _check_size(height, width, most_px)
+    _checked_size(height, width, most_px)
     if isinstance(counts, str):
         counts = counts.encode()
     if not isinstance(counts, bytes | list):
@@ -157,14 +158,16 @@ def _run_lengths(counts: bytes) -> list[int]:
     return numbers.tolist()
 
 
-def _check_size(height: object, width: object, most_px: int) -> None:
-    if not all(isinstance(side, int) and side >= 1 for side in (height, width)):
+def _checked_size(height: object, width: object, most_px: int) -> tuple[int, int]:
+    """The size (H, W) in pixels. Raises ValueError unless both are numbers of pixels, `most_px` in all at most."""
+    if not (isinstance(height, int) and isinstance(width, int) and min(height, width) >= 1):
         raise ValueError(f"its size must be a height and a width in pixels, but is {height!r} and {width!r}")
     if height * width > most_px:
         raise ValueError(f"its size must be a height and a width in pixels, {most_px} in all at most, but is "
                          f"{height!r} and {width!r}")
+    return height, width
 
 
-def is_finite(value: object) -> bool:
+def is_finite(value: object) -> TypeGuard[int | float]:
     """Whether a value of unknown type is a finite number."""
     return isinstance(value, int | float) and abs(value) < math.inf

@@ -55,14 +55,14 @@ class REFER:
     ) -> None:
         """Reads the annotation files of DATA_ROOT/DATASET, in whatever format of `refer.readers` they are.
 
-        `drop_overlaps` makes masks of several parts as the published code did (see `decode_segmentation`).
+        `drop_overlaps` makes masks of several parts as the original code does (see `decode_segmentation`).
 
         Raises UserError if `dataset` or `splitBy` is unknown, a folder or file is missing or damaged, an
         entry lacks a required field, one id has two entries, a ref has no sentence, or a ref points to an
         annotation, image or category that does not exist. Images are not looked at.
 
         `on_fault` takes each fault of an entry instead. Where it returns, that entry is left out of the index
-        (not of `data`), as is a ref that lacks what it needs, and the reading goes on.
+        (not of `data`), as is a ref that lacks what it needs, and reading continues.
         """
         if dataset not in DATASETS:
             raise UserError(f"Unknown data set '{dataset}': choose --dataset from {', '.join(DATASETS)}.")
@@ -79,8 +79,9 @@ class REFER:
         self.IMAGE_DIR, self.annotation_files, self.notes = content.image_dir, content.files, content.notes
         self.refs_path, self._instances_path = content.refs_path, content.instances_path
         self.line_files = content.line_files
-        self.data = {"dataset": dataset, "refs": content.refs, "images": content.images,
-                     "annotations": content.annotations, "categories": content.categories}
+        self.data: dict[str, Any] = {
+            "dataset": dataset, "refs": content.refs, "images": content.images, "annotations": content.annotations,
+            "categories": content.categories}
         self._build_index(on_fault)
 
     def _build_index(self, on_fault: OnFault) -> None:
@@ -236,13 +237,14 @@ class REFER:
         return {"mask": mask, "area": int(np.count_nonzero(mask))}
 
     def where(self, ref: Entry | Id) -> str:
-        """Which ref it is, for a message: file and line where the files have lines."""
+        """The name of a ref in messages: file and line if it comes from a file of lines, else its id."""
         ref = ref if isinstance(ref, dict) else self._as_ref(ref)
         path = self.line_files.get(ref["split"])
         return f"{path}, line {ref['line']}" if path and "line" in ref else f"ref {ref['ref_id']}"
 
     def _as_ref(self, ref: Entry | Id) -> Entry:
-        return self.loadRefs([ref.get("ref_id") if isinstance(ref, dict) else ref])[0]
+        ref_id: Any = ref.get("ref_id") if isinstance(ref, dict) else ref   # `loadRefs` refuses what is no id
+        return self.loadRefs([ref_id])[0]
 
     def _known(self, what: str, ids: Ids, known: Collection[Id]) -> list[Id]:
         """The ids, one or several, as a list, after making sure that the data set has each of them."""
@@ -293,7 +295,7 @@ class REFER:
 
 
 def missing_split(split: str, dataset: str, split_by: str, refs_path: str, counts: Mapping[str, int]) -> UserError:
-    """What to say of a split that no ref belongs to; `counts` has the refs of those there are."""
+    """The error for a split that no ref belongs to; `counts` has the number of refs of each existing split."""
     published = any(split_includes(split, name) for name in DATASETS[dataset].splits[split_by])
     listed = ", ".join(f"{name} ({count} refs)" for name, count in counts.items())
     return UserError(

@@ -30,7 +30,7 @@ def read_exclusions(path: str | os.PathLike) -> list[str]:
 def excluded(table: RefTable, rows: np.ndarray, entries: list[str]) -> tuple[np.ndarray, list[str]]:
     """Which of the rows an exclusion list names, (rows,) bool, and the entries that name none of them.
 
-    An entry is a ref's id, its image's file name, or that without what follows its point.
+    An entry is a ref's id, its image's file name, or that name without its extension.
     """
     wanted = dict.fromkeys(entries, False)
     out = np.zeros(len(rows), dtype=bool)
@@ -43,9 +43,9 @@ def excluded(table: RefTable, rows: np.ndarray, entries: list[str]) -> tuple[np.
 
 
 def leaks(table: RefTable, train_rows: np.ndarray, split: str) -> list[str]:
-    """What to say of each pair of data sets where one's training refs show images of the other's 'test…' or 'val'.
+    """A message for each pair of data sets where training refs of one show images of the other's 'test…' or 'val'.
 
-    Within one data set the split is its authors', and theirs to answer for.
+    Images that several splits of one data set share are its authors' choice and are not reported.
     """
     tested = [name.startswith(split) for name in table.texts["splits"]]
     test_rows = np.flatnonzero(np.array(tested, dtype=bool)[table.split_of])

@@ -1,7 +1,7 @@
 """Refs in arrays: all that training and evaluation read of one or several data sets, without the index's dicts.
 
-A dict an entry costs a hundred times the bytes it holds, and its reference counts make each worker process copy it page
-by page. Arrays cost what they hold, and processes share them. R refs, S sentences, I images.
+A dict for each entry takes a hundred times the bytes that it holds, and its reference counts make each worker process
+copy it page by page. Arrays take no more than they hold, and processes share them. R refs, S sentences, I images.
 """
 import gc
 import json
@@ -21,7 +21,7 @@ from refer.refer import REFER, missing_split, split_includes
 from utils import UserError
 
 Arrays = dict[str, np.ndarray]
-# What is kept of an annotation, as JSON without a look for cycles, which takes a third of the time.
+# The fields of an annotation that are kept, as JSON. The search for cycles, a third of the time, is left out.
 _PICTURE, _PARTS = ("mask_path", "object_above"), ("id", "segmentation")
 _encode = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
 
@@ -35,7 +35,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends) - 1
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # nothing asks for slices
         return self.content[self.ends[index]:self.ends[index + 1]].tobytes().decode("utf-8", "surrogatepass")
 
 
@@ -63,7 +63,7 @@ def read_arrays(data_root: str | os.PathLike, datasets: str, split_by: str = "un
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Looking for garbage among millions of new entries takes longer than making them."""
+    """Pauses garbage collection, which would take longer than making the millions of new entries."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -80,7 +80,7 @@ def arrays_of(indices: Iterable[REFER]) -> Arrays:
         "sentences", "sent_ids", "image_ids", "image_names", "image_sizes")}
     categories: dict[str, int] = {}
     splits: dict[str, int] = {}
-    sources = []
+    sources: list[dict[str, Any]] = []
     for index in indices:
         _add(index, len(sources), columns, categories, splits)
         sources.append({
@@ -135,10 +135,11 @@ def _add(index: REFER, source: int, columns: dict[str, list[Any]], categories: d
 
 
 class RefTable:
-    """Refs by row, from arrays that `arrays_of` made, wherever these lie.
+    """Refs by row, from the arrays that `arrays_of` makes.
 
-    Attributes: `no_target` (R,) bool, whose mask is empty by design; `source_of` (R,), which data set; `image_of` (R,);
-    `first_sentence` (R + 1,), where each one's sentences begin among all; `sources`, facts of each data set.
+    Attributes: `no_target` (R,) bool, whether the mask is empty by design; `source_of` (R,), the data set; `image_of`
+    (R,), the image; `first_sentence` (R + 1,), where each ref's sentences begin among all; `sources`, the facts of each
+    data set.
     """
 
     def __init__(self, arrays: Arrays):
@@ -201,12 +202,12 @@ class RefTable:
         return os.path.join(folder, self.texts["image_names"][self.image_of[row]])
 
     def where(self, row: int) -> str:
-        """Which ref it is, for a message (see `REFER.where`)."""
+        """The name of a ref in messages (see `REFER.where`)."""
         path = self.sources[self.source_of[row]]["line_files"].get(self.texts["splits"][self.split_of[row]])
         return f"{path}, line {self.line[row]}" if path and self.line[row] else f"ref {self.ref(row)['ref_id']}"
 
     def mask(self, row: int) -> np.ndarray:
-        """(H, W) uint8 of 0 and 1. Raises UserError as `REFER.getMask` does."""
+        """The mask of a ref, (H, W) uint8 of 0 and 1. Raises UserError as `REFER.getMask` does."""
         source, stored = self.sources[self.source_of[row]], json.loads(self.texts["masks"][row])
         if "mask_path" in stored:
             try:
@@ -221,7 +222,7 @@ class RefTable:
                             f"malformed: {error}. tools/check_dataset.py lists all of these.") from error
 
     def mask_path(self, row: int) -> str:
-        """Of a mask that is a picture; '' for any other."""
+        """Path of a mask that is a picture; '' for any other mask."""
         return json.loads(self.texts["masks"][row]).get("mask_path", "")
 
     @property
@@ -231,7 +232,7 @@ class RefTable:
 
 
 class RefRows(Sequence[Entry]):
-    """Some rows of a table as a list of refs, each made when asked for."""
+    """Some rows of a table as a sequence of refs, each made when it is asked for."""
 
     def __init__(self, table: RefTable, rows: np.ndarray):
         self.table, self.rows = table, rows
@@ -239,5 +240,5 @@ class RefRows(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> Entry:
+    def __getitem__(self, place: int) -> Entry:  # type: ignore[override]  # nothing asks for slices
         return self.table.ref(int(self.rows[place]))

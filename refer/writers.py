@@ -25,7 +25,7 @@ SENTENCES = "`sent` and `tokens` of sentences are made anew from `raw`"
 
 
 def write_refer(index: REFER, root: Path, watch: Watch) -> list[str]:
-    """refs(SPLITBY).p and instances.json; segmentations stay as they are, pictures become RLEs."""
+    """Writes refs(SPLITBY).p and instances.json; segmentations stay as they are, pictures become RLEs."""
     folder = _folder(index, root)
     sizes, annotations = {}, {}
     for ref in watch(index.Refs.values()):
@@ -51,14 +51,14 @@ def write_refer(index: REFER, root: Path, watch: Watch) -> list[str]:
 
 
 def write_coco(index: REFER, root: Path, watch: Watch) -> list[str]:
-    """NAME_SPLIT.json: an annotation a ref, with its sentences."""
+    """Writes NAME_SPLIT.json, which has an annotation with its sentences for each ref."""
     folder = _folder(index, root)
     for split, refs in _by_split(index, watch):
         if split not in SPLITS:
             raise UserError(f"COCO's JSON is written a file a split, and {split!r} is none of {', '.join(SPLITS)}: "
                             "convert to jsonl, whose lines carry their split")
         entries = [{**_described(index, ref), "iscrowd": 0, "ref_id": ref["ref_id"], "sentences": ref["sentences"],
-                    # An annotation is a ref here, so two refs to one annotation become two.
+                    # An annotation is a ref here, so an annotation that two refs point to becomes two.
                     "id": ref["ref_id"], **_no_target(ref)} for ref in refs]
         image_ids = dict.fromkeys(ref["image_id"] for ref in refs)
         sizes = {entry["image_id"]: entry["segmentation"]["size"] for entry in entries}
@@ -69,7 +69,7 @@ def write_coco(index: REFER, root: Path, watch: Watch) -> list[str]:
 
 
 def write_jsonl(index: REFER, root: Path, watch: Watch) -> list[str]:
-    """NAME_SPLIT.jsonl: a sentence a line."""
+    """Writes NAME_SPLIT.jsonl, a line for each sentence."""
     folder = _folder(index, root)
     for split, refs in _by_split(index, watch):
         name = split if split in SPLITS else "test" if "test" in split else "train"
@@ -88,7 +88,7 @@ def write_jsonl(index: REFER, root: Path, watch: Watch) -> list[str]:
 
 
 def write_phrases(index: REFER, root: Path, watch: Watch) -> list[str]:
-    """output_phrase_SPLIT.txt, a picture a mask and, as a mask has its image's name, a picture a ref of its image."""
+    """Writes output_phrase_SPLIT.txt, a mask for each ref and, as both have one name, a copy of its image for each."""
     folder, how = _folder(index, root), index.layout.phrases or CONVERTED
     image_dir = root / index.layout.image_folder if index.layout.phrases else folder / CONVERTED_IMAGES
     image_dir.mkdir(parents=True)
@@ -124,7 +124,7 @@ WRITERS = {"refer": write_refer, "coco": write_coco, "jsonl": write_jsonl, "phra
 
 
 def bring_images(index: REFER, root: Path, how: str) -> None:
-    """Puts the images where the data set's row says, for any format but phrase files: 'link', 'copy' or 'none'."""
+    """Puts the images where the data set's row says, by `how`: link, copy or none. Phrase files have their own."""
     target = root / index.layout.image_folder
     if how == "none" or target.exists():
         return
@@ -164,7 +164,7 @@ def _described(index: REFER, ref: Entry, corners: bool = False) -> dict[str, Any
 
 
 def _polygons(index: REFER) -> list[str]:
-    """What to say where masks are polygons."""
+    """The loss to report if masks are polygons."""
     found = any(isinstance(part, list) for annotation in index.refToAnn.values()
                 if isinstance(parts := annotation.get("segmentation"), list) for part in parts)
     return ["polygons are masks of pixels from here on"] if found else []

@@ -38,19 +38,19 @@ from lib.accelerate.onednn import has_bfloat16
 from tools.workloads import WORKLOADS
 from utils import UserError, log
 
-# What FlopCounterMode does not know by itself: lib.accelerate.onednn's layers, by the shapes of their arguments.
+# FLOPs of lib.accelerate.onednn's layers, which FlopCounterMode does not know, by the shapes of their arguments.
 PACKED_FLOPS = {torch.ops.mkldnn._linear_pointwise:
                 lambda x, weight, *_, **__: 2 * weight[0] * math.prod(x)} if has_bfloat16() else {}
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
+    """Waits until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product: what the network's could reach at best."""
+    """FLOP/s of a large matrix product, which a network can reach at best."""
     side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     seconds = []
@@ -64,16 +64,16 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def prepare(args: Namespace) -> torch.device:
-    """This process's threads and device."""
+    """Sets this process's threads and returns its device."""
     if args.threads:
         torch.set_num_threads(args.threads)
     return distributed.init_processes(args.device, args.local_rank)
 
 
 def serve(connection: Connection, args: Namespace, task: str, plain: bool) -> None:
-    """The process of one form: does the task once each time it is asked, and answers with the seconds it took.
+    """Runs in the process of one form: does the task once for each request and answers with the seconds it took.
 
-    Its first answer is the number of images; to an empty question it answers with everything else, and ends.
+    The first answer is the number of images. On a request of False it answers with all other figures and ends.
     """
     try:
         device = prepare(args)
@@ -122,11 +122,11 @@ def write_profile(run: Callable[[], None], device: torch.device, path: str) -> N
 
 
 def answer(connection: Connection) -> Any:
-    """What the process at the other end says. Raises the `UserError` that it met."""
+    """The answer of the process at the other end. Raises the `UserError` that occurred there."""
     try:
         said = connection.recv()
     except EOFError:
-        sys.exit(1)   # it has said why
+        sys.exit(1)   # it has printed the reason
     if isinstance(said, UserError):
         raise said
     return said
@@ -143,7 +143,7 @@ def measure(args: Namespace, task: str) -> dict[str, Any]:
             other_end.close()
         return take_turns(args, forms)
     finally:
-        for connection in forms.values():   # which ends the processes
+        for connection in forms.values():   # this ends the processes
             connection.close()
 
 
@@ -181,7 +181,7 @@ def show(task: str, result: dict[str, Any]) -> None:
         log(f"{task:10} {ratio['median']:.2f} times as fast ({ratio['lowest']:.2f} to {ratio['highest']:.2f} by round)")
 
 
-SIDES_PX, BATCHES = (320, 480, 640, 896), (1, 2, 4, 8)   # what --scale goes through
+SIDES_PX, BATCHES = (320, 480, 640, 896), (1, 2, 4, 8)   # the sizes of --scale
 
 
 def measure_scale(args: Namespace, task: str) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def numbers(text: str) -> list[int]:
 
 
 def machine(device: torch.device) -> str:
-    """What the figures belong to: the device, the CPU and its instructions, and how busy the machine is already."""
+    """The machine that the figures are of: the device, the CPU and its instructions, and its load."""
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
     return (f"{gpu}{utils.describe_cpu()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, "
             f"load {os.getloadavg()[0]:.1f} before")

@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     """Checks, prints, and returns the exit status. Raises UserError for what cannot be read at all."""
     index, refused = read_index(args.refer_data_root, args.dataset, args.splitBy)
     max_tokens = args.max_tokens or index.layout.max_tokens
-    drawn = draw_pictures(index, args) if args.pictures else ""  # first: a FILE that cannot be written costs no minutes
+    drawn = draw_pictures(index, args) if args.pictures else ""  # first: a FILE may be unwritable
     findings = chain(refused, check_entries(index), long_sentences(index, max_tokens, words_by(args.bert_tokenizer)),
                      check_masks_and_images(index, not args.no_images, args.workers))
     result = {"dataset": args.dataset, "splitBy": index.splitBy, "format": index.format, "max_tokens": max_tokens,
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def words_by(tokenizer: str) -> Callable[[str], list[str]]:
-    """What cuts a sentence into words: the tokenizer of a folder, or, for '', letters and marks."""
+    """A function that cuts a sentence into words: by a folder's tokenizer or, for '', into words and marks."""
     if not tokenizer:
         return lambda sentence: re.findall(r"\w+|[^\w\s]", sentence.lower())
     from bert import load_tokenizer  # takes seconds
@@ -132,8 +132,8 @@ def words_by(tokenizer: str) -> Callable[[str], list[str]]:
 
 
 def draw_pictures(index: REFER, args: argparse.Namespace) -> str:
-    """Writes the contact sheet and returns what to say of it. Raises UserError if it cannot be written."""
-    from tools.ref_sheet import choose, draw_refs, save_sheet  # here: takes seconds, for what the check does without
+    """Writes the contact sheet and returns the message about it. Raises UserError if it cannot be written."""
+    from tools.ref_sheet import choose, draw_refs, save_sheet  # takes seconds, and only pictures need it
     refs = choose(index, args.samples, args.seed, args.split)
     if not refs:
         return "no ref is sound enough to be drawn"

@@ -4,9 +4,9 @@
         --method "LAVT=--model lavt" --method "LAVT, masked=--model lavt --masked_pass" \\
         -- --refer_data_root DATA --dataset rrsisd --epochs 40
 
-Flags after `--` are train.py's and hold for every method; those behind a method's name are its own. A method that is
-trained already brings --checkpoints NAME=A.pth,B.pth, a file a run. Each run is one of train.py, goes on if it was
-interrupted, and is evaluated by test.py; what is finished is not done again, so the same command with more methods or
+Flags after `--` are train.py's and hold for every method; flags behind a method's name are its own. For a method that
+is trained already, --checkpoints NAME=A.pth,B.pth gives a file for each run. train.py does each run, and resumes one
+that was interrupted; test.py evaluates it. Finished work is not repeated, so the same command with more methods or
 seeds adds to the table. It writes table.md, table.tex, index.html and comparison.json.
 """
 import argparse
@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from args import EVALUATION, TRAINING, Parser, RecipeParser, count, get_parser
@@ -52,7 +53,7 @@ NOTES = (
 
 @dataclass
 class Method:
-    """A row of the table: its name, its flags together with those of all methods, the checkpoints that it brings."""
+    """A row of the table: its name, its flags together with those of all methods, the checkpoints given for it."""
 
     name: str
     flags: list[str]
@@ -103,7 +104,7 @@ def name_and_rest(text: str, flag: str) -> tuple[str, str]:
 
 
 def read_methods(own: Namespace, shared: list[str]) -> list[Method]:
-    """The methods that the flags describe. Raises `UserError` for names that are twice there, or flags set here."""
+    """The methods that the flags describe. Raises `UserError` for a name given twice and for flags set here."""
     methods: dict[str, Method] = {}
     for text in own.method:
         name, flags = name_and_rest(text, "--method")
@@ -171,7 +172,7 @@ def call(command: list[str], log_file: Path) -> None:
 
 
 def train(run: Run, own: Namespace) -> bool:
-    """Trains a run, from where it stands; one that is finished is left alone. Whether it trained."""
+    """Trains a run from its last state, unless it is finished. Returns whether it trained."""
     identity = model_id(Path(own.out), run.name)
     last = run_files(Path(own.out) / "runs", identity)["last"]
     progress = (peek(last, "progress") or {}) if last.is_file() else {}
@@ -183,7 +184,7 @@ def train(run: Run, own: Namespace) -> bool:
 
 
 def evaluate(run: Run, split: str, own: Namespace) -> dict[str, Any]:
-    """The results of a run on a split: those that are there, if they are of its checkpoint."""
+    """The results of a run on a split. Existing ones are used if they are of its checkpoint."""
     path = Path(own.out) / "runs" / f"{run.name}_{split}.json"
     if not path.is_file() or read_json(path).get("checkpoint", {}).get("sha256") != sha256_of(run.checkpoint):
         call([*shlex.split(own.launch), str(ROOT / "test.py"), *known_flags(run.method, get_parser(*EVALUATION)),
@@ -210,7 +211,7 @@ def known_flags(method: Method, parser: RecipeParser) -> list[str]:
 
 
 def measure(method: Method, own: Namespace) -> dict[str, float]:
-    """What a method costs: see `lib.evaluation.methods.COSTS`; speed and memory are kept from an earlier time."""
+    """The costs of a method (see `lib.evaluation.methods.COSTS`). Speed and memory of an earlier call are kept."""
     path = Path(own.out) / "runs" / f"{method.slug}_speed.json"
     flags = known_flags(method, get_parser())
     if own.rounds and not (path.is_file() and read_json(path)["flags"].get("rounds") == str(own.rounds)):
@@ -228,7 +229,8 @@ def count_work(args: Namespace) -> dict[str, float]:
     """Millions of parameters, and GFLOP of a forward pass of one image, of the plain network."""
     model = build_model(args).eval()
     batch = make_batch(args, 1, torch.device("cpu"), model.reads_phrases)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    # Attention as matrix products: PyTorch's counter does not know the CPU's fused kernel.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(*network_inputs(batch, torch.device("cpu")))
     return {"parameters_m": sum(parameter.numel() for parameter in model.parameters()) / 1e6,
             "gflop": counter.get_total_flops() / 1e9}
@@ -253,7 +255,7 @@ def write_tables(entries: dict[str, list[Entry]], base: str, out: Path) -> list[
 
 
 def run(own: Namespace, shared: list[str]) -> None:
-    """All runs, then the tables; `main` says its user errors."""
+    """Does all runs, then writes the tables. `main` prints its user errors."""
     methods, out = read_methods(own, shared), Path(own.out)
     make_folder(out / "runs")
     runs = plan(methods, own)

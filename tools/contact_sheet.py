@@ -1,4 +1,4 @@
-"""Draws what a checkpoint makes of some samples: image, sentence, truth, prediction and IoU, as one PNG.
+"""Draws a checkpoint's predictions for some samples: image, sentence, truth, prediction and IoU, as one PNG.
 
 Takes test.py's flags, and --out and --samples.
 """

@@ -1,6 +1,6 @@
-"""Turns a checkpoint of train.py into the published layout or back; every tensor keeps its bits.
+"""Turns a checkpoint of train.py into the original layout or back; every tensor keeps its bits.
 
-`--to official` writes what the published programs load: their entry names, `bert_model` beside `model` for lavt, the
+`--to official` writes what the original programs load: their entry names, `bert_model` beside `model` for lavt, the
 attention's index tables. LGCE's entries that have no effect are left out: its program must load the file with
 strict=False. `--to native` writes what train.py writes. The optimiser's state cannot follow (its parameters are
 numbered in another order), so a converted file evaluates and fine-tunes, but does not resume.
@@ -38,7 +38,7 @@ def convert(checkpoint: dict[str, Any], to: str, path: str) -> dict[str, Any]:
                            if isinstance(value, str | int | float | bool | list | tuple | dict | None)}
     weights = {"model": state} if to == "native" else to_official(state, split_text=config.model == "lavt")
     if to == "official" and isinstance(carried.get("args"), dict):
-        carried["args"] = argparse.Namespace(**carried["args"])   # as the published programs save it
+        carried["args"] = argparse.Namespace(**carried["args"])   # as the original programs save it
     return {**weights, **carried, "config": config.to_dict()}
 
 

@@ -1,7 +1,7 @@
 """Converts a data set between REFER's files, COCO's JSON, JSON Lines and mask pictures with phrase files.
 
 The result is a data root of its own, which every program here reads as it does the original. What the new format cannot
-hold is said.
+hold is printed.
 """
 import argparse
 import sys

@@ -54,7 +54,7 @@ Input = Callable[[], None]   # what the forked process does with one input, in a
 
 
 class Samples:
-    """The sound inputs that all others are made from: a toy data set, a nano checkpoint, results, pictures."""
+    """The valid inputs that all others are made from: a toy data set, a nano checkpoint, results, pictures."""
 
     def __init__(self, folder: Path):
         self.toy = folder / "toy"
@@ -97,7 +97,7 @@ class Samples:
 
 
 def script(name: str, *arguments: object) -> None:
-    """What `python NAME ARGUMENTS…` does."""
+    """Does what `python NAME ARGUMENTS…` does."""
     sys.argv = [str(ROOT / name), *map(str, arguments)]
     runpy.run_path(str(ROOT / name), run_name="__main__")
 
@@ -155,7 +155,7 @@ def refs(samples: Samples, draw: random.Random) -> Input:
 
 
 def checkpoints(samples: Samples, draw: random.Random) -> Input:
-    """Checkpoint files: restored and used, gone on from, converted, taken for Swin's weights."""
+    """Checkpoint files: restored and used, resumed from, converted, taken for Swin's weights."""
     content: Any = samples.checkpoint
     kind, use = draw.randrange(4), draw.randrange(4)
     if kind == 0:
@@ -241,7 +241,7 @@ AREAS = {area.__name__: area for area in (flags, refs, checkpoints, results, pic
 
 
 def child(run: Input, folder: Path) -> None:
-    """Does it in a forked process: in `folder`, its output in files, its means bounded. Does not return."""
+    """Runs one input in the forked process, in `folder`, output in files, resources limited. Does not return."""
     os.chdir(folder)
     for number in (1, 2):
         os.dup2(os.open(folder.parent / f"said{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -265,7 +265,7 @@ def child(run: Input, folder: Path) -> None:
 
 
 def verdict(run: Input, box: Path, allowed: tuple[int, ...], everything: bool) -> str:
-    """'' if the input ended as it should, else how it ended. `box` holds what it must leave alone."""
+    """'' if the input ended as it should, else how it ended. `box` holds files that it must not change."""
     folder = box / "work"
     folder.mkdir()
     before = contents(box, everything)
@@ -294,14 +294,14 @@ def verdict(run: Input, box: Path, allowed: tuple[int, ...], everything: bool) -
 
 
 def contents(box: Path, everything: bool) -> dict[str, tuple[int, int]]:
-    """Sizes and times of the files in `box` that no input may touch; of a part of them where flags name others."""
+    """Sizes and times of the files in `box` that no input may change; of all, or only of those in `victim`."""
     kept = sorted((box if everything else box / "victim").rglob("*"))
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in kept
             if not path.name.startswith("said") and not path.is_relative_to(box / "work")}
 
 
 def fuzz(inputs: int, seed: int, areas: list[str], first: int = 0) -> dict[str, Any]:
-    """Runs them; -> {"inputs", "ended well", "by area", "failures": [(number, area, how it ended)]}."""
+    """Runs the inputs; -> {"inputs", "ended well", "by area", "failures": [(number, area, how it ended)]}."""
     torch.set_num_threads(1)   # forked children cannot use this process's other threads
     failures, done = [], Counter()
     with tempfile.TemporaryDirectory() as temporary:

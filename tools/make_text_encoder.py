@@ -1,6 +1,6 @@
 """Writes a small text encoder whose vocabulary is the words of a data set's training sentences.
 
-For a machine without network, or a first try: it has no weights, a nano network learns it with everything else. Words
+It serves a machine without network, or a first try. It has no weights; a nano network trains it from scratch. Words
 that it lacks are spelled letter by letter. BERT's own weights read far better: pretrained_weights/README.md.
 """
 import argparse

@@ -58,7 +58,7 @@ def write_set(root: Path, refs: int) -> None:
 
 
 def memory_mib(process: int | str = "self") -> dict[str, float]:
-    """A process's resident set, its own part of that, and the most it ever was (Linux)."""
+    """A process's resident set, the part that it alone holds, and its peak (Linux)."""
     rollup = dict(line.split(":") for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:])
     status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
     kib = {name: int(value.split()[0]) for name, value in {**rollup, "VmHWM": status["VmHWM"]}.items()}
@@ -68,7 +68,7 @@ def memory_mib(process: int | str = "self") -> dict[str, float]:
 
 
 def cpu_seconds() -> float:
-    """Of processors, this process's and its ended children's: a busy machine takes longer, not more."""
+    """Processor seconds of this process and its ended children, which a busy machine does not increase."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
@@ -90,7 +90,7 @@ def main() -> None:
     with user_errors("measure_refs.py"), tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         writer = multiprocessing.get_context("fork").Process(target=write_set, args=(root / "set", args.refs))
-        writer.start()   # apart, as its memory is not what is measured
+        writer.start()   # in another process, as its memory is not what is measured
         writer.join()
         tokenizer = load_tokenizer(str(root / "set/bert"))
         before = memory_mib()
@@ -107,7 +107,7 @@ def main() -> None:
         workers: list[int] = []
         start = time.perf_counter()
         for done in epoch(batches, args.batches or len(batches)):
-            if done == 20:   # by then each has done some
+            if done == 20:   # by then each worker has loaded some
                 workers = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
                 first = {pid: memory_mib(pid)["USS"] for pid in workers}
         for pid in workers if args.workers else ():

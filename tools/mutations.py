@@ -84,7 +84,7 @@ def damage(content: bytes, draw: random.Random, most: int = 6) -> bytes:
 
 
 def as_json(data: Any) -> bytes:
-    """JSON of data that need not fit it."""
+    """JSON of data that JSON may be unable to hold."""
     return json.dumps(data, default=str).encode()
 
 

@@ -1,4 +1,4 @@
-"""Does a model read? Evaluates the same refs with sentences changed on purpose: what changes nothing was not read.
+"""Tests whether a model reads: evaluates the same refs with changed sentences. What changes no result was not read.
 
 Takes test.py's flags, and --out and --samples. The sentence is shown as it is, as another ref's, with its words in
 random order, as its category alone, without words of place, without words of looks, without any word, and with one
@@ -125,7 +125,7 @@ def show(tables: dict[str, Any]) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Probes this process's share of the samples; the first process says and writes what all found."""
+    """Probes this process's share of the samples; the first process prints and writes the figures of all."""
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
     set_up(device, args)
     model, config, tokenizer = restore(args.resume, args)

@@ -1,6 +1,6 @@
 """Contact sheets of refs, for a look at a data set: what tools/check_dataset.py and tools/make_toy_rrsisd.py write.
 
-Here, since it needs both `data` and `lib`, neither of which imports the other. H, W: height and width in pixels.
+It lies in tools/ since it needs `data` and `lib`, neither of which imports the other. H, W: height and width in pixels.
 """
 import os
 import random

@@ -1,4 +1,4 @@
-"""Scores anybody's predicted masks on a split, with the evaluator of test.py.
+"""Scores the predicted masks of any program on a split, with the evaluator of test.py.
 
 --predictions is what `test.py --save_predictions` writes, or its like: a JSON list of {ref_id, sent_id, segmentation}
 with COCO RLEs (without sent_id: for all sentences of the ref), or a folder of PNGs named REF_SENT.png, not 0 inside.
@@ -58,7 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def read_predictions(path: Path) -> Masks:
-    """What reads each predicted mask, (H, W) bool, by ref_id and sent_id as text ('' for all of a ref's sentences).
+    """A reader of predicted masks, (H, W) bool each, by ref_id and sent_id as text ('' for all of a ref's sentences).
 
     It is called with the most pixels that the mask may have. Raises `UserError` for a file or folder that holds no
     predictions; a damaged mask raises it when it is read.

@@ -87,7 +87,7 @@ def train(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[
 
 
 def plain_train(model: ReferringSegmenter, batch: dict[str, Tensor], args: Namespace) -> Callable[[], None]:
-    """The published loop's step: all parameters take a gradient, the loss is read, garbage is collected."""
+    """A step of the original training loop: all parameters take a gradient, the loss is read, garbage is collected."""
     model.requires_grad_(True)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay)
 
@@ -106,7 +106,7 @@ def plain_train(model: ReferringSegmenter, batch: dict[str, Tensor], args: Names
 
 
 def evaluation(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
-    """A function that evaluates images of random pixels, 16 at least: in batches, or as published one by one."""
+    """A function that evaluates images of random pixels, 16 at least: in batches, or as originally one by one."""
     model, images = fresh_model(args, device, plain).eval(), max(16, args.batch_size)
     size = 1 if plain else min(images, args.batch_size)
     batches = [make_batch(args, size, device, model.reads_phrases) for _ in range(images // size)]
@@ -137,7 +137,7 @@ def loading(args: Namespace, device: torch.device, plain: bool) -> tuple[Callabl
 
 
 def plain_load(dataset: TrainSet, count: int) -> None:
-    """As published: the whole mask decoded and converted, image and mask through torchvision, floats normalised."""
+    """Like the original: whole mask decoded and converted, image and mask through torchvision, floats normalised."""
     from PIL import Image
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms import functional as TF

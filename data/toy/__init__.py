@@ -1,4 +1,4 @@
-"""The toy data set: what its scenes and sentences are, how they are painted, how they are written."""
+"""The toy data set: its scenes and sentences, how they are painted, and how they are written."""
 from data.toy.writer import is_toy, make_toy_rrsisd
 
 __all__ = ["is_toy", "make_toy_rrsisd"]

@@ -25,10 +25,12 @@ Polygon = list[Point]
 
 
 def box(x: float, y: float, length: float, width: float) -> Polygon:
+    """A rectangle around (x, y), its length along x and its width along y."""
     return [(x + i * length / 2, y + j * width / 2) for i, j in ((1, 1), (-1, 1), (-1, -1), (1, -1))]
 
 
 def disc(x: float, y: float, radius: float) -> Polygon:
+    """A disc around (x, y), as a polygon of 32 corners."""
     angles = [k * math.tau / 32 for k in range(32)]
     return [(x + radius * math.cos(a), y + radius * math.sin(a)) for a in angles]
 
@@ -61,11 +63,13 @@ LIGHT, DARK, GLASS, GRASS, CLAY = (244, 244, 240), (40, 42, 46), (44, 58, 76), (
 
 
 def dim(colour: Colour, factor: float) -> Colour:
+    """The colour with each channel multiplied by a factor of at most 1."""
     red, green, blue = (round(channel * factor) for channel in colour)
     return red, green, blue
 
 
 def airplane(colour: Colour) -> Shape:
+    """Body, wings and tail, with two engines, a line along the body and a cockpit."""
     body = mirrored((0.5, 0), (0.45, 0.07), (0.3, 0.1), (-0.3, 0.09), (-0.5, 0.04))
     wings = mirrored((0.22, 0), (0.16, 0.08), (-0.08, 0.48), (-0.24, 0.48), (-0.12, 0.06), (-0.12, 0))
     tail = mirrored((-0.28, 0), (-0.32, 0.06), (-0.42, 0.22), (-0.5, 0.22), (-0.47, 0))
@@ -75,6 +79,7 @@ def airplane(colour: Colour) -> Shape:
 
 
 def baseballfield(colour: Colour) -> Shape:
+    """A fan of a quarter circle with its two lines, the diamond and the mound."""
     angles = [(k / 8 - 1) * math.pi / 4 for k in range(17)]
     fan = [(-0.36, 0.0), *((0.72 * math.cos(a) - 0.36, 0.72 * math.sin(a)) for a in angles)]
     diamond = mirrored((-0.32, 0), (-0.11, 0.19), (0.1, 0))
@@ -85,6 +90,7 @@ def baseballfield(colour: Colour) -> Shape:
 
 
 def chimney(colour: Colour) -> Shape:
+    """A tower seen obliquely, narrower towards its top, with a shaded side and two bands."""
     tower = mirrored((-0.3, 0.2), (0.36, 0.14))
     side = [(-0.3, 0.2), (0.36, 0.14), (0.36, 0.07), (-0.3, 0.1)]
     bands = [mirrored((-0.14, 0.185), (-0.02, 0.174)), mirrored((0.1, 0.163), (0.22, 0.152))]
@@ -93,12 +99,14 @@ def chimney(colour: Colour) -> Shape:
 
 
 def groundtrackfield(colour: Colour) -> Shape:
+    """A running track with its edge line, around a field of grass with its middle line and circle."""
     return [capsule(1, 0.62)], [
         (capsule(0.9, 0.52), LIGHT), (capsule(0.875, 0.495), colour), (capsule(0.72, 0.34), GRASS),
         (box(0, 0, 0.02, 0.33), LIGHT), (disc(0, 0, 0.07), LIGHT), (disc(0, 0, 0.05), GRASS)]
 
 
 def ship(colour: Colour) -> Shape:
+    """A hull with a pointed bow, its deck, three hatches and a bridge."""
     hull = mirrored((0.5, 0), (0.38, 0.11), (0.2, 0.19), (-0.44, 0.19), (-0.5, 0.13))
     deck = mirrored((0.4, 0), (0.3, 0.09), (0.16, 0.14), (-0.42, 0.14))
     hatches = [(box(x, 0, 0.1, 0.12), dim(colour, 0.55)) for x in (0.2, 0.03, -0.14)]
@@ -107,12 +115,14 @@ def ship(colour: Colour) -> Shape:
 
 
 def storagetank(colour: Colour) -> Shape:
+    """A round tank with its rim, the seams of its roof and a vent."""
     seams = [moved(box(0, 0, 0.84, 0.02), angle_rad=k * math.pi / 3) for k in range(3)]
     return [disc(0, 0, 0.5)], [(disc(0, 0, 0.43), dim(colour, 0.72)), (disc(0, 0, 0.4), colour),
                                *((seam, dim(colour, 0.8)) for seam in seams), (disc(0, 0, 0.07), DARK)]
 
 
 def tenniscourt(colour: Colour) -> Shape:
+    """A court with its lines and its net."""
     lines = [box(0, 0.13, 0.78, 0.02), box(0, -0.13, 0.78, 0.02), box(0, 0, 0.4, 0.02),
              box(0.2, 0, 0.02, 0.26), box(-0.2, 0, 0.02, 0.26)]
     return [box(0, 0, 1, 0.6)], [(box(0, 0, 0.8, 0.42), LIGHT), (box(0, 0, 0.76, 0.38), dim(colour, 0.8)),
@@ -120,6 +130,7 @@ def tenniscourt(colour: Colour) -> Shape:
 
 
 def vehicle(colour: Colour) -> Shape:
+    """A car with its two windscreens, its roof and its headlights."""
     body = mirrored((0.5, 0.17), (0.45, 0.24), (-0.45, 0.25), (-0.5, 0.21))
     panes = [mirrored((0.25, 0.21), (0.11, 0.17)), mirrored((-0.37, 0.2), (-0.28, 0.165))]
     return [body], [*((pane, GLASS) for pane in panes), (box(-0.085, 0, 0.3, 0.32), dim(colour, 0.88)),
@@ -163,7 +174,7 @@ def lake(rng: np.random.Generator, centre: Point, radius: float) -> Polygon:
 
 def lay_roads_and_water(
         rng: np.random.Generator, things: Sequence[Thing]) -> tuple[list[Polygon], list[Polygon]]:
-    """The outlines, in image sides, of asphalt and of water. Both keep off whatever does not belong there."""
+    """The outlines, in image sides, of asphalt and of water. Neither touches objects that do not belong there."""
     asphalt, water = [], []
     for thing in things:
         others = [other for other in things if other is not thing]

@@ -33,12 +33,12 @@ class Shot:
         return Image.open(io.BytesIO(self.jpeg)).convert("RGB")
 
     def mask(self, target: int) -> Image.Image:
-        """The mask of one of its things, 0 and 255."""
+        """The mask of one of its objects, of 0 and 255."""
         return Image.fromarray(coco_mask.decode(mask_rle(self.scene.things[target], self.size)) * np.uint8(255))
 
 
 def shots(splits: list[str], size: int, seed: int) -> Iterator[Shot]:
-    """The scenes of a toy set, a split each."""
+    """The scenes of a toy set, one for each entry of `splits`."""
     for index, split in enumerate(splits):
         scene = make_scene(seed, index)
         pixel_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index, 1)))
@@ -48,7 +48,7 @@ def shots(splits: list[str], size: int, seed: int) -> Iterator[Shot]:
 
 
 def write_refsegrs(root: Path, taken: Iterator[Shot]) -> None:
-    """TIFFs named by a number; a picture for each ref, as an id has one mask."""
+    """Writes TIFFs that are named by numbers, a picture for each ref, since an id has one mask."""
     def name(shot: Shot, place: int) -> str:
         return str(2 * shot.number - 1 + place)
 
@@ -56,7 +56,7 @@ def write_refsegrs(root: Path, taken: Iterator[Shot]) -> None:
 
 
 def write_risbench(root: Path, taken: Iterator[Shot]) -> None:
-    """PNGs; those of the val split are called train_…, too, as RISBench's are."""
+    """Writes PNGs; those of the val split are called train_…, too, as in RISBench."""
     def name(shot: Shot, place: int) -> str:
         return f"{'train' if shot.split == 'val' else shot.split}_{shot.number}_{place}"
 
@@ -79,7 +79,7 @@ def _write_phrases(folder: Path, images: str, masks: str, suffix: str, name_of: 
 
 
 def write_grefcoco(root: Path, taken: Iterator[Shot]) -> None:
-    """COCO's names and JSON. Test scenes are testA and testB in turn."""
+    """Writes COCO's file names and JSON. Test scenes go to testA and testB in turn."""
     pictures = root / "images/mscoco/images/train2014"
     pictures.mkdir(parents=True)
     refs: list[dict[str, Any]] = []
@@ -119,7 +119,7 @@ def _annotation(shot: Shot, target: int, number: int) -> dict[str, Any]:
 
 
 def said_of(scene: Scene, number: int) -> list[tuple[str, list[int]]]:
-    """A scene's sentences with the things meant: its two expressions; a category's name, all of it; another's, none."""
+    """A scene's sentences with their objects: two expressions, a category's name for all, an absent one's for none."""
     category = scene.things[scene.expressions[0].target].category
     present = {thing.category for thing in scene.things}
     absent = [look.words for name, look in CATEGORIES.items() if name not in present]

@@ -33,6 +33,8 @@ SIZES = {"small": (0.25, 0.27), "large": (0.42, 0.46)}  # length before `Categor
 
 @dataclass(frozen=True)
 class Category:
+    """How the objects of one category look, and what they are called."""
+
     words: str  # as RRSIS-D's sentences spell it
     colours: tuple[str, ...]
     stretch: float  # factor on its length: compact shapes are drawn shorter
@@ -112,6 +114,8 @@ def grammar_words() -> list[str]:
 
 @dataclass(frozen=True)
 class Ground:
+    """A kind of ground: its tones, and the colours of objects that it would hide."""
+
     tones: tuple[Colour, Colour]  # darkest, lightest
     hides: tuple[str, ...]  # colours that would not stand out on it
 
@@ -146,6 +150,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Expression:
+    """A sentence and the object that it refers to."""
+
     kind: str  # one of KINDS
     target: int  # index of the thing meant
     raw: str  # the sentence, its first letter a capital
@@ -153,6 +159,8 @@ class Expression:
 
 @dataclass(frozen=True)
 class Scene:
+    """What one image shows, and the sentences about it."""
+
     ground: str  # a key of GROUNDS
     things: tuple[Thing, ...]
     expressions: tuple[Expression, ...]  # two
@@ -172,7 +180,7 @@ def make_scene(seed: int, index: int) -> Scene:
     kinds, layout = (pick(rng, KINDS), pick(rng, KINDS)), pick(rng, LAYOUTS)
     chosen = [list(CATEGORIES)[i] for i in rng.permutation(len(CATEGORIES))[:len(layout)]]
     categories = [name for name, count in zip(chosen, layout, strict=True) for _ in range(count)]
-    while True:  # some ten tries; kinds and categories stay, so that rare ones keep their share
+    while True:  # takes about ten tries; kinds and categories stay, so that rare ones keep their share
         ground = pick(rng, tuple(GROUNDS))
         things = place_things(rng, categories, GROUNDS[ground].hides)
         expressions = write_expressions(rng, things, kinds)
@@ -181,7 +189,7 @@ def make_scene(seed: int, index: int) -> Scene:
 
 
 def place_things(rng: np.random.Generator, categories: Sequence[str], hidden: Sequence[str]) -> list[Thing]:
-    """Things of these categories at random places, in colours not hidden, no two alike; none if they do not fit."""
+    """Objects of these categories at random places, no two of one look, in visible colours; [] if they do not fit."""
     things: list[Thing] = []
     for category in categories:
         look, size = CATEGORIES[category], pick(rng, tuple(SIZES))
@@ -201,7 +209,7 @@ def place_things(rng: np.random.Generator, categories: Sequence[str], hidden: Se
 
 
 def aim(rng: np.random.Generator, thing: Thing, others: Sequence[Thing]) -> Thing:
-    """Turns a vehicle so that its road misses the others, if that can be."""
+    """Turns a vehicle so that its road misses the other objects, if there is such a direction."""
     for angle_rad in rng.uniform(0, math.tau, 12 if thing.category in ROAD_WIDTHS else 0):
         aimed = replace(thing, angle_rad=float(angle_rad))
         if road_is_clear(aimed, others):
@@ -211,7 +219,7 @@ def aim(rng: np.random.Generator, thing: Thing, others: Sequence[Thing]) -> Thin
 
 def write_expressions(
         rng: np.random.Generator, things: Sequence[Thing], kinds: Sequence[str]) -> list[Expression]:
-    """One expression of each kind, of different things; fewer if the scene does not offer them."""
+    """One expression of each kind, each of another object; fewer if the scene does not allow them."""
     expressions: list[Expression] = []
     for kind in kinds:
         taken = {expression.target for expression in expressions}
@@ -227,9 +235,9 @@ def write_expressions(
 
 
 def sentences_of(kind: str, index: int, things: Sequence[Thing]) -> list[str]:
-    """The sentences of one kind, without article, that are clearly true of this thing and of no other.
+    """The sentences of one kind, without article, that are clearly true of this object and of no other.
 
-    None for the only thing of its category: it needs no description.
+    There are none for the only object of its category, which needs no description.
     """
     target, rivals = things[index], rivals_of(index, things)
     noun = CATEGORIES[target.category].words
@@ -256,7 +264,7 @@ def phrases_from(
 
 
 def names_of(index: int, things: Sequence[Thing]) -> list[str]:
-    """The category's words with those of size and colour that fit this thing alone; bare without a rival."""
+    """The category's words with the size and colour that fit this object alone, or bare if it has no rival."""
     thing, rivals, names = things[index], rivals_of(index, things), []
     for said in ((), ("size",), ("colour",), ("size", "colour")):
         if not any(all(getattr(rival, word) == getattr(thing, word) for word in said) for rival in rivals):
@@ -266,7 +274,7 @@ def names_of(index: int, things: Sequence[Thing]) -> list[str]:
 
 
 def rivals_of(index: int, things: Sequence[Thing]) -> list[Thing]:
-    """The other things of the same category."""
+    """The other objects of the same category."""
     return [t for i, t in enumerate(things) if t.category == things[index].category and i != index]
 
 
@@ -280,4 +288,5 @@ def strip_is_clear(centre: Point, angle_rad: float, width: float, obstacles: Ite
 
 
 def road_is_clear(thing: Thing, others: Iterable[Thing]) -> bool:
+    """Whether no other object stands on the road that passes under an object."""
     return strip_is_clear(thing.centre, thing.angle_rad, ROAD_WIDTHS[thing.category] * thing.length, others)

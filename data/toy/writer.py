@@ -12,7 +12,7 @@ Data sheet
     Format      `refs(unc).p`, `instances.json` (masks as compressed RLE), JPEG images; and a small BERT's
                 config with a WordPiece vocabulary that holds every word.
 
-What the sentences mean is said in `data/toy/scenes.py`; `data/toy/drawing.py` paints the scenes.
+`data/toy/scenes.py` defines what the sentences mean; `data/toy/drawing.py` paints the scenes.
 
 The same seed gives the same bytes. Annotations do not depend on Pillow: pycocotools rasterises the masks.
 """
@@ -22,6 +22,7 @@ import pickle
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -32,7 +33,7 @@ from data.toy.layouts import LAYOUTS, PICTURE_FOLDERS, TEXT_FILES, Shot, shots
 from data.toy.scenes import RRSISD_CATEGORIES, grammar_words
 from utils import UserError
 
-MARKER = "toy_rrsisd.json"  # tells a toy set from anything else, so that nothing else is ever replaced
+MARKER = "toy_rrsisd.json"  # marks a folder as a toy set, so that no other folder is ever replaced
 FILES = {MARKER, "rrsisd/refs(unc).p", "rrsisd/instances.json", "bert/config.json", "bert/vocab.txt",
          "bert/tokenizer_config.json"}
 IMAGE_FOLDER = "images/rrsisd/JPEGImages"
@@ -43,7 +44,7 @@ def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 
     """Writes a toy set of `images` images of size x size pixels into the folder `out_dir`.
 
     It serves as `--refer_data_root OUT --dataset rrsisd --ck_bert OUT/bert --bert_tokenizer OUT/bert`; `layout` names
-    another data set of `data.toy.layouts`, whose files the same scenes are then written as. It is written beside
+    another data set of `data.toy.layouts`, in whose files the same scenes are then written. The set is written beside
     `out_dir` and moved there when complete; an older toy set there is replaced. Raises UserError for impossible
     numbers, or if `out_dir` holds anything other than a toy set.
     """
@@ -88,13 +89,16 @@ def refuse_unless_free(out: Path) -> None:
 
 
 def write_json(path: Path, content: dict, indent: int | None = 1) -> None:
+    """Writes UTF-8 JSON that ends with a line break."""
     path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
 def write_rrsisd(root: Path, taken: Iterable[Shot]) -> None:
     """Writes the images, `refs(unc).p` and `instances.json` below `root`, field by field as in RRSIS-D."""
     (root / IMAGE_FOLDER).mkdir(parents=True)
-    refs, image_entries, annotations = [], [], []
+    refs: list[dict[str, Any]] = []
+    image_entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for shot in taken:
         scene, size, image_id, file_name = shot.scene, shot.size, shot.number, f"{shot.number:05d}.jpg"
         (root / IMAGE_FOLDER / file_name).write_bytes(shot.jpeg)

@@ -128,11 +128,16 @@ def restore(path: str, args: Namespace | None) -> tuple[ReferringSegmenter, Mode
         raise UserError("--resume FILE is needed: the checkpoint to use")
     checkpoint = read_checkpoint(path)
     if args and args.ema:
-        if "ema" not in checkpoint:
-            raise UserError(f"--ema: checkpoint {path} holds no averaged weights: leave the flag out, or train with it")
-        checkpoint["model"] = checkpoint["ema"]
+        use_average(checkpoint, path)
     config, tokenizer = model_settings(args, checkpoint)
     return build_with_weights(config, checkpoint, path).eval(), config, tokenizer
+
+
+def use_average(checkpoint: Checkpoint, path: str) -> None:
+    """Gives a checkpoint, the contents of `path`, its averaged weights for its own. Raises `UserError` without any."""
+    if "ema" not in checkpoint:
+        raise UserError(f"--ema: checkpoint {path} holds no averaged weights: leave the flag out, or train with it")
+    checkpoint["model"] = checkpoint["ema"]
 
 
 class _HashingFile:

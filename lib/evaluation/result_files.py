@@ -80,6 +80,7 @@ class EvaluationFlags:
     """The flags of an evaluation that change the meaning of its figures."""
 
     shuffle_sentences: bool = False
+    ema: bool | float = False
     no_target_pixels: Annotated[int, Range(1, 2**31)] = NO_TARGET_PIXELS
 
 
@@ -93,8 +94,8 @@ class Evaluation(Results):
     left_out: Pixels
 
 
-def read_evaluation(path: str, sha256: str) -> dict[str, Any]:
-    """The results that `test.py` wrote for the checkpoint with this SHA-256.
+def read_evaluation(path: str, sha256: str, averaged: bool) -> dict[str, Any]:
+    """The results that `test.py` wrote for the checkpoint with this SHA-256, for its averaged weights or its own.
 
     Raises `UserError` for another file, for the control with exchanged sentences, and for other weights.
     """
@@ -108,6 +109,10 @@ def read_evaluation(path: str, sha256: str) -> dict[str, Any]:
     if (evaluated := results["checkpoint"]["sha256"]) != sha256:
         raise UserError(f"{path} is of other weights: their SHA-256 begins with {evaluated[:12]}, that of these with "
                         f"{sha256[:12]}; evaluate this checkpoint with test.py")
+    if bool(results["flags"].get("ema")) != averaged:
+        raise UserError(f"{path} is of the {'weights' if averaged else 'averaged weights'} of this checkpoint, not of "
+                        f"its {'averaged weights' if averaged else 'weights'}: give --ema to test.py and "
+                        "tools/export.py alike")
     return results
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from lib.evaluation import NO_TARGET_PIXELS
 from lib.evaluation.tables import summarize
 from lib.report.page import NAMES
-from lib.segmentation import ModelConfig
+from lib.segmentation import PARTS, ModelConfig
 from utils import printable
 
 # The flags of the training run that the card shows, as far as the checkpoint has them.
@@ -16,11 +16,12 @@ TRAINING_FILES = ("pretrained_swin_weights", "ck_bert", "init_from")   # shown w
 ROWS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}
 
 
-def model_card(name: str, config: ModelConfig, training: dict[str, Any], results: dict[str, Any] | None) -> str:
+def model_card(name: str, config: ModelConfig, training: dict[str, Any], results: dict[str, Any] | None,
+               averaged: bool = False) -> str:
     """The card of the model folder (or the hub's repository) `name`, as Markdown.
 
     `training` are the flags of the training run, {} if they are unknown; `results` is the result of
-    `lib.evaluation.result_files.read_evaluation`, or None.
+    `lib.evaluation.result_files.read_evaluation`, or None; `averaged` says that the weights are an average.
     """
     model = NAMES.get(config.model, config.model)
     figures = figures_of(results) if results else {}
@@ -33,11 +34,12 @@ def model_card(name: str, config: ModelConfig, training: dict[str, Any], results
                         "split": results["split"]},
             "metrics": [{"type": metric, "name": metric, "value": round(value, 2)}
                         for metric, (value, _) in figures.items()]}]}]
-    parts = ", ".join(f"{place} {part}" for place in ("fusion", "intra_scale", "cross_scale", "decoder_conv")
-                      if (part := getattr(config, place)) != "none")
+    parts = ", ".join(f"{place} {part}" for place in PARTS if (part := getattr(config, place)) != "none")
     network = {"model": f"{model} ({config.model})", "parts": parts,
                "backbone": f"Swin {config.swin_type}, window {config.window}",
                "image": f"{config.img_size} × {config.img_size} px", "sentence": f"at most {config.max_tokens} tokens"}
+    if averaged:
+        network["weights"] = "their exponential moving average over the updates"
     sections = [f"# {name}", f"{model} for referring image segmentation: an image and a sentence in, the mask of the "
                 "object meant out.", table("network", network)]
     run = {flag: Path(str(training[flag])).name if flag in TRAINING_FILES else training[flag]

@@ -1,4 +1,4 @@
-"""COCO's JSON, a file a split, NAME_SPLIT.json: an annotation is a ref, with its `sentences` beside COCO's fields.
+"""COCO's JSON, NAME_SPLIT.json for each split: an annotation is a ref, with `sentences` beside COCO's fields.
 
 tools/convert_dataset.py writes it; any program that knows COCO reads masks, boxes and categories from it.
 """
@@ -7,11 +7,11 @@ import os
 from refer.entries import Content, Entry, OnFault, read_instances, require
 from refer.readers.place import Place
 
-REF_FIELDS = ("ref_id", "sentences", "no_target")  # of an annotation, beside COCO's
+REF_FIELDS = ("ref_id", "sentences", "no_target")  # fields of an annotation beside COCO's
 
 
 def find(place: Place) -> list[str]:
-    """The files that are there."""
+    """The files that exist."""
     return list(place.files_of_splits(place.dataset + "_{split}.json").values())
 
 
@@ -30,12 +30,12 @@ def read(place: Place, on_fault: OnFault) -> Content:
             if name == "annotations":
                 refs += [_ref_of(entry, split) for entry in entries if isinstance(entry, dict)]
     where = os.path.join(place.folder, pattern.format(split="*"))
-    return Content(refs, **lists, image_dir=place.image_dir, files=tuple(paths.values()), refs_path=where,
-                   instances_path=where)
+    return Content(refs, lists["images"], lists["annotations"], lists["categories"], place.image_dir,
+                   files=tuple(paths.values()), refs_path=where, instances_path=where)
 
 
 def _new(entries: list[Entry], known: list[Entry]) -> list[Entry]:
-    """Those of the entries that no earlier split has: images and categories stand in each file that needs them."""
+    """The entries that no earlier split has: every file repeats the images and categories that it needs."""
     seen = {str(sorted(entry.items())) for entry in known if isinstance(entry, dict)}
     return [entry for entry in entries if not isinstance(entry, dict) or str(sorted(entry.items())) not in seen]
 

@@ -14,7 +14,7 @@ NO_TARGET = {"id": -1, "name": "no target"}
 
 
 def find(place: Place) -> list[str]:
-    """The refs file, if it is there: today's, or the older pickle."""
+    """The refs file, if it exists: the present JSON, or the older pickle."""
     return [path for path in _paths(place)[:2] if os.path.isfile(path)]
 
 
@@ -36,7 +36,7 @@ def read(place: Place, on_fault: OnFault) -> Content:
             if ref := _as_ref(entry, targets, where, on_fault):
                 refs.append(ref)
         else:
-            refs.append(entry)   # the index says what is wrong with it
+            refs.append(entry)   # the index reports what is wrong with it
     notes = [("ref without sentences", f"{refs_path}: {silent} refs without a sentence are left out")] if silent else []
     return Content(refs if isinstance(entries, list) else entries, instances["images"], targets.annotations(),
                    [*instances["categories"], NO_TARGET], place.image_dir, (refs_path, instances_path), refs_path,
@@ -59,7 +59,7 @@ class _Targets:
         self.made: dict[Id, Entry] = {}
 
     def of(self, ids: list[Id], image_id: Id) -> Id:
-        """The id of an annotation that holds the union of these, none of them a crowd; made if there is none yet."""
+        """The id of an annotation that holds the union of these, none of them a crowd; if none does, it is made."""
         named = [self.own[id_] for id_ in ids]
         if len(named) == 1 and not named[0].get("iscrowd") and _usable(named[0]) == named[0].get("segmentation"):
             return ids[0]

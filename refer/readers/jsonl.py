@@ -1,23 +1,24 @@
-"""JSON Lines, the form that several groups convert data sets to: NAME_SPLIT.jsonl, a sentence with its mask a line.
+"""JSON Lines, the form that several groups convert data sets to: NAME_SPLIT.jsonl, a line for each sentence and mask.
 
 A line is {"split", "image_id", "sent", "file_name", "segmentation"} and, where known, `category_id`, `category_name`,
 `ann_id`, `bbox`, `area`. What tools/convert_dataset.py writes also has `ref_id` and `sent_id`: lines of one ref are its
-sentences. Without these, lines of one `ann_id` are a ref, and every other line is one.
+sentences. Without these, the lines of one `ann_id` make a ref, and every other line makes one.
 """
 import itertools
 import json
 import os
+from types import UnionType
 from typing import Any
 
 from refer.categories import OTHER, category_of_phrase, names_of
 from refer.entries import WHERE_TO_GET_IT, Content, Entry, Id, OnFault, make_sentence, read_lines, require
 from refer.readers.place import Place
 
-FIELDS = {"image_id": Id, "sent": str, "file_name": str}
+FIELDS: dict[str, type | UnionType] = {"image_id": Id, "sent": str, "file_name": str}
 
 
 def find(place: Place) -> list[str]:
-    """The files that are there."""
+    """The files that exist."""
     return list(place.files_of_splits(place.dataset + "_{split}.jsonl").values())
 
 
@@ -62,7 +63,7 @@ def _parsed(path: str, number: int, line: str, on_fault: OnFault) -> Entry | Non
 
 
 class _Found:
-    """What the lines add up to."""
+    """Collects the entries of all lines."""
 
     def __init__(self, rule: str):
         self.rule = rule
@@ -74,7 +75,7 @@ class _Found:
         self.sentences = 0
 
     def add(self, entry: Entry, split: str, line: int) -> bool:
-        """Adds the sentence of a line, and what it refers to if that is new; not if its ref_id is another ref's."""
+        """Adds the sentence of a line, and its ref if that is new. Returns False if its ref_id is another ref's."""
         split = entry["split"] if isinstance(entry.get("split"), str) else split
         own = "ref_id" if isinstance(entry.get("ref_id"), Id) else "ann_id"
         key = (own, split, entry[own]) if isinstance(entry.get(own), Id) else (split, line)
@@ -98,7 +99,7 @@ class _Found:
         height, width = size or (entry.get("height"), entry.get("width"))
         self.images.setdefault(entry["image_id"], {"id": entry["image_id"], "file_name": entry["file_name"],
                                                    "height": height, "width": width})
-        extra = {name: entry[name] for name in ("bbox", "area") if name in entry}
+        extra: Entry = {name: entry[name] for name in ("bbox", "area") if name in entry}
         self.annotations.setdefault(ann_id, {"id": ann_id, "image_id": entry["image_id"], "category_id": category_id,
                                              "segmentation": segmentation, **extra})
         no_target = {"no_target": True} if entry.get("no_target") is True else {}
@@ -108,7 +109,7 @@ class _Found:
         return ref_id
 
     def _category(self, entry: Entry) -> Id:
-        """A line's category: as it says, or by the data set's rule over phrases, or `OTHER`."""
+        """The category that a line names, else the one by the data set's rule over phrases, else `OTHER`."""
         id_, name = entry.get("category_id"), entry.get("category_name")
         if isinstance(id_, Id):
             self.categories.setdefault(id_, name if isinstance(name, str) else str(id_))

@@ -1,7 +1,7 @@
-"""RefSegRS' and RISBench's format: a text file a split, a sample a line, `NAME PHRASE`; masks are pictures.
+"""RefSegRS' and RISBench's format: a text file for each split, lines `NAME PHRASE`; masks are pictures.
 
-A ref is a name within a split; the lines that name it are its sentences. The split is the file's: RISBench's val file
-names `train_*.png`, too.
+A ref is a name within a split; the lines that name it are its sentences. The file decides the split:
+RISBench's val file names `train_*.png`, too.
 """
 import os
 import re
@@ -12,17 +12,17 @@ from refer.layouts import PhraseFiles
 from refer.readers.place import Place
 
 PATTERN = "output_phrase_{split}.txt"
-# Where a data set that was published otherwise was brought into this format: its folders of masks and images.
+# The folders of masks and images of a data set that was converted to this format from another.
 CONVERTED, CONVERTED_IMAGES = PhraseFiles("mask"), "img_rgb"
 
 
 def find(place: Place) -> list[str]:
-    """The phrase files that are there."""
+    """The phrase files that exist."""
     return list(place.files_of_splits(PATTERN).values())
 
 
 def read(place: Place, on_fault: OnFault) -> Content:
-    """Reads the phrases; of the pictures only the names are made. Raises UserError if no phrase file is there."""
+    """Reads the phrases; pictures are named, but not opened. Raises UserError if there is no phrase file."""
     line_files = place.files_of_splits(PATTERN)
     if not line_files:
         require(os.path.isfile, os.path.join(place.folder, PATTERN.format(split="train")),
@@ -79,19 +79,19 @@ def _parsed(path: str, number: int, line: str, suffix: str, on_fault: OnFault) -
 
 
 def _id_of(name: str) -> Id:
-    """The number that a name is, or the name itself, without what follows its point."""
+    """The name without its extension, as a number if it is one."""
     stem = name.rsplit(".", 1)[0]
     return int(stem) if stem.isdecimal() and str(int(stem)) == stem else stem
 
 
 def _ref_id(image_id: Id, split: str, taken: set[Id]) -> Id:
-    """The image's number if it is one, told apart from another split's; else a running number."""
+    """The image's number if it is one, with the split's name if another split has it; else a running number."""
     if isinstance(image_id, str):
         return len(taken)
     return f"{image_id}-{split}" if image_id in taken else image_id
 
 
 def _category(ref: Entry, rule: str) -> str:
-    """The category that the first of a ref's sentences names that names one."""
+    """The category in the first of a ref's sentences that names one, else `OTHER`."""
     named = (category_of_phrase(sentence["raw"], rule) for sentence in ref["sentences"])
     return next((name for name in named if name != OTHER), OTHER)

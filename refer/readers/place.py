@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from refer.layouts import Layout
 
-SPLITS = ("train", "val", "test", "testA", "testB", "testC")  # that files are named after
+SPLITS = ("train", "val", "test", "testA", "testB", "testC")  # the names of splits in file names
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,12 @@ class Place:
 
     @property
     def folder(self) -> str:
-        """Of its annotation files."""
+        """Folder of its annotation files."""
         return os.path.join(self.data_root, self.layout.folder or self.dataset)
 
     @property
     def image_dir(self) -> str:
-        """Of its images."""
+        """Folder of its images."""
         return os.path.join(self.data_root, self.layout.image_folder)
 
     def files_of_splits(self, pattern: str) -> dict[str, str]:

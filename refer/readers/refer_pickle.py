@@ -7,7 +7,7 @@ from refer.readers.place import Place
 
 
 def find(place: Place) -> list[str]:
-    """The refs file, if it is there."""
+    """The refs file, if it exists."""
     return [path for path in (_paths(place)[0],) if os.path.isfile(path)]
 
 
@@ -16,7 +16,8 @@ def read(place: Place, on_fault: OnFault) -> Content:
     refs_path, instances_path = _paths(place)
     require(os.path.isfile, refs_path, f"the refs of {place.dataset} split by '{place.split_by}'")
     require(os.path.isfile, instances_path, f"the annotations of {place.dataset}")
-    return Content(load_plain_pickle(refs_path), **read_instances(instances_path), image_dir=place.image_dir,
+    refs, instances = load_plain_pickle(refs_path), read_instances(instances_path)
+    return Content(refs, instances["images"], instances["annotations"], instances["categories"], place.image_dir,
                    files=(refs_path, instances_path), refs_path=refs_path, instances_path=instances_path)
 
 

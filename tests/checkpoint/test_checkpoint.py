@@ -1,10 +1,11 @@
 """Checkpoints: whole or not at all, strict, plain data only, self-contained; Swin's weights; the official layout."""
 import hashlib
 import json
+import multiprocessing
 import os
 import pickle
+import signal
 import subprocess
-import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -224,16 +225,22 @@ def test_the_digest_is_sha256sums(tmp_path):
 
 
 def test_kill_9_while_saving_leaves_a_loadable_checkpoint(tmp_path):
-    program = ("import sys, torch; sys.path.insert(0, sys.argv[2]); from lib.checkpoint import save_checkpoint\n"
-               "save_checkpoint(sys.argv[1], {'model': {}, 'n': 0}); print('ready', flush=True)\n"
-               "for n in range(1, 10**6): save_checkpoint(sys.argv[1], {'model': {'a': torch.ones(1 << 18)}, 'n': n})")
+    fork = multiprocessing.get_context("fork")   # PyTorch is loaded here already
+
+    def save_again_and_again(ready) -> None:
+        for n in range(10**6):
+            save_checkpoint(tmp_path / "c.pth", {"model": {"a": torch.ones(1 << 18)}, "n": n})
+            ready.set()
+
     for delay in (0.0, 0.011, 0.023, 0.037):
-        saving = subprocess.Popen([sys.executable, "-c", program, tmp_path / "c.pth", ROOT], stdout=subprocess.PIPE)
-        saving.stdout.readline()
+        ready = fork.Event()
+        saving = fork.Process(target=save_again_and_again, args=(ready,))
+        saving.start()
+        assert ready.wait(60)
         time.sleep(delay)
         saving.kill()
-        saving.wait()
-        assert read_checkpoint(tmp_path / "c.pth")["n"] >= 0
+        saving.join()
+        assert saving.exitcode == -signal.SIGKILL and read_checkpoint(tmp_path / "c.pth")["n"] >= 0
 
 
 def swin_file(nano, window=4) -> dict[str, torch.Tensor]:

@@ -148,9 +148,10 @@ def test_copied_images_stand_alone(roots, tmp_path):
         tmp_path / "copy")).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", list(LAYOUTS))
 def test_training_and_testing_end_to_end(roots, tmp_path, layout):
-    """One epoch, then the test split on one process and on two and three: the same whole numbers."""
+    """One epoch, then the test split on one process and on three: the same whole numbers."""
     root = roots[layout]
     data = ["--refer_data_root", root, "--dataset", layout, "--workers", 0, "--batch-size", 4]
     text = ["--ck_bert", root / "bert", "--bert_tokenizer", root / "bert"]
@@ -159,16 +160,15 @@ def test_training_and_testing_end_to_end(roots, tmp_path, layout):
     assert done.returncode == 0, done.stderr
     assert ("N-acc" in done.stdout) == (layout == "grefcoco")
     results = []
-    for processes in (1, 2, 3):
+    for processes in (1, 3):
         path = tmp_path / f"{processes}.json"
         done = run_script("test.py", *data, "--resume", "checkpoints/model_best_x.pth", "--results", path,
                           "--no_target_pixels", 10, "--markdown", cwd=tmp_path, processes=processes)
         assert done.returncode == 0, done.stderr
         results.append(json.loads(path.read_text()))
-    assert results[0]["samples"] == results[1]["samples"] == results[2]["samples"]
-    assert all(result["mIoU"] == results[0]["mIoU"] for result in results)
+    assert results[0]["samples"] == results[1]["samples"] and results[0]["mIoU"] == results[1]["mIoU"]
     if layout == "grefcoco":
-        assert results[0]["generalized"] == results[2]["generalized"]
+        assert results[0]["generalized"] == results[1]["generalized"]
         assert sum(results[0]["generalized"]["counts"].values()) == len(results[0]["samples"]) == 8
         assert results[0]["generalized"]["no_target_pixels"] == 10 and "| gIoU | cIoU |" in done.stdout
         assert sum(sample.get("no_target", False) for sample in results[0]["samples"]) == 2

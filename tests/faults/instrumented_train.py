@@ -5,6 +5,7 @@ FAULT=KIND:RANK:STEP    at that step of that process: `nan` spoils the loss, `ra
                         SIGTERM to itself, `hang` SIGSTOP; not again after a restart by torchrun.
 LOSSES=FILE             appends "rank step loss" (hexadecimal float) for every step.
 HASHES=FILE             appends "rank sha256" of the final weights and statistics when the run ends.
+PATIENCE=SECONDS        how long a process waits for the others to agree on stopping.
 GAUGES=FILE             appends "step resident_kib open_files threads" for every step of the first process.
 """
 import hashlib
@@ -75,6 +76,7 @@ def end_processes() -> None:
 
 
 if __name__ == "__main__":
+    distributed.PATIENCE_S = float(os.environ.get("PATIENCE", distributed.PATIENCE_S))
     segmentation_loss = train.segmentation_loss
     original_wrap, original_end = distributed.wrap, distributed.end_processes
     train.segmentation_loss, distributed.wrap, distributed.end_processes = loss_with_fault, wrap, end_processes

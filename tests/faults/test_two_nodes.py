@@ -12,6 +12,8 @@ import pytest
 
 from tests.launch import ROOT
 
+pytestmark = pytest.mark.slow
+
 ADDRESSES = ("10.77.19.1", "10.77.19.2")
 
 

@@ -7,6 +7,7 @@ from tests.conftest import inputs_for
 MODELS = ["rmsin", "lavt_one", "lgce", "fianet"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("model", MODELS)
 def test_the_forward_pass_is_one_graph(nano, model, training):
@@ -16,6 +17,7 @@ def test_the_forward_pass_is_one_graph(nano, model, training):
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "swin_type"), [(model, "nano") for model in MODELS]
                          + [("rmsin", "tiny"), ("lavt_one", "tiny")])
 @torch.no_grad()

@@ -13,6 +13,8 @@ from lib.checkpoint.strict_loading import load_weights
 from lib.segmentation import build_model
 from tests.network.parity import fill
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent / "parity"
 CASES = ["lavt_one_tiny", "lavt_one_tiny_wide", "rmsin_tiny", "lavt_base", "lavt_one_base", "rmsin_base", "lgce_base",
          "fianet_base"]

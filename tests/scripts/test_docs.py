@@ -58,6 +58,7 @@ def left_by_the_quickstart(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_run(page, left_by_the_quickstart):
     for python, script, *flags in commands(page):

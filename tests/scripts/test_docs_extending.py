@@ -19,8 +19,8 @@ from tests.launch import ROOT
 
 PAGE = (ROOT / "docs/extending.md").read_text()
 PARTS = ("args.py", "train.py", "test.py", "transforms.py", "distributed.py", "schema.py", "utils.py", "pyproject.toml",
-         "tests/__init__.py", "tests/conftest.py", "tests/launch.py", "tests/network/__init__.py", "bert", "data",
-         "lib", "refer", "tools")
+         "tests/__init__.py", "tests/conftest.py", "tests/launch.py", "tests/nltk_stand_in.py",
+         "tests/network/__init__.py", "bert", "data", "lib", "refer", "tools")
 RUN_COMMANDS = """
 import json, shlex, sys
 from pathlib import Path
@@ -77,11 +77,13 @@ def test_the_fusion_module_is_one_file_and_one_row():
     assert len(added) == 1
 
 
+@pytest.mark.slow
 def test_the_fusion_module_passes_the_tests_that_the_page_gives_it(extended):
     said = python(extended, "-m", "pytest", "tests/network/test_gated_fusion.py", "-p", "no:cacheprovider")
     assert "2 passed" in said
 
 
+@pytest.mark.slow
 def test_the_fusion_module_starts_from_the_network_it_extends(extended):
     data, gates = extended / "quickstart/data", 2 * 4   # weight and bias in each stage
     config = ModelConfig.from_args(get_parser().parse_args(
@@ -95,6 +97,7 @@ def test_the_fusion_module_starts_from_the_network_it_extends(extended):
     assert saved["model"]["backbone.stages.0.fusion.gate_project.weight"].any()   # it began as zeros
 
 
+@pytest.mark.slow
 def test_the_data_set_is_written_without_faults_and_trains(extended):
     for script in ("make_pictures.py", "write_refer.py"):
         python(extended, script)

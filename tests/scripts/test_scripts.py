@@ -63,6 +63,7 @@ def test_training_prints_its_recipe_and_the_time_left(trained):
     assert re.search(r"^epoch 0 \[4/4\] loss \S+ lr \S+ \S+ images/s, 0 s of training left$", printed, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_network_that_marks_no_pixel_is_warned_of_in_training_and_testing(trained, toy, tmp_path):
     checkpoint = read_checkpoint(trained / "checkpoints/model_best_toy.pth")
     checkpoint["model"]["decoder.head.bias"] = torch.tensor([50.0, -50.0])
@@ -99,10 +100,11 @@ def test_the_logs_number_is_the_final_number(trained, toy):
     assert best == averaged["oIoU"]   # the average chooses the best epoch
 
 
+@pytest.mark.slow
 def test_every_sample_once_at_any_number_of_processes_and_batch_size(trained, toy):
     reference = evaluate(trained, toy, "one", "--batch-size", 1)
     assert len(reference["samples"]) == reference["sentences"] == 4 and reference["images"] == 2
-    for processes, batch in [(1, 8), (2, 1), (2, 8), (3, 1), (3, 3)]:
+    for processes, batch in [(1, 8), (2, 8), (3, 1)]:
         other = evaluate(trained, toy, f"{processes}-{batch}", "--batch-size", batch, processes=processes)
         assert other["samples"] == reference["samples"], (processes, batch)
         assert other["mIoU"] == reference["mIoU"]
@@ -115,6 +117,7 @@ def test_shuffled_sentences_change_what_is_read_and_nothing_else(trained, toy):
     assert [s["sentence"] for s in true["samples"]] != [s["sentence"] for s in shuffled["samples"]]
 
 
+@pytest.mark.slow
 def test_results_break_down_and_predictions_score_the_same(trained, toy):
     results = evaluate(trained, toy, "all", "--eval_ori_size", "--save_predictions", "masks", "--prediction_pngs",
                        "--markdown", "--report", "report", "--report_samples", 3, "--report_attention", processes=2)
@@ -145,6 +148,7 @@ def test_results_say_what_they_depend_on(trained, toy):
     assert results["dataset"] == "toy"   # what it scores says nothing of RRSIS-D
 
 
+@pytest.mark.slow
 def test_deterministic_runs_are_equal_bit_for_bit_and_a_record_is_all_that_a_second_one_needs(toy, tmp_path):
     logs = []
     flags = [*training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "d", "--deterministic",
@@ -160,6 +164,7 @@ def test_deterministic_runs_are_equal_bit_for_bit_and_a_record_is_all_that_a_sec
     assert len(logs[0]) == 2 and logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(toy, tmp_path):
     done = torchrun("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 4, "--ema", 0.5,
                     "--model_id", "two", cwd=tmp_path, processes=2)
@@ -169,6 +174,7 @@ def test_two_processes_train_together(toy, tmp_path):
     assert len((tmp_path / "models/two/log.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_checkpoint(trained, toy, tmp_path):
     command = ["train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "on", "--resume",
                trained / "checkpoints/model_last_toy.pth"]
@@ -179,6 +185,7 @@ def test_training_goes_on_from_a_checkpoint(trained, toy, tmp_path):
     assert [json.loads(line)["epoch"] for line in (tmp_path / "models/on/log.jsonl").read_text().splitlines()] == [1]
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_says_try_again(toy, tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), *map(str, training_flags(toy)), "--epochs", "500",
                "--batch-size", "8", "--print-freq", "1", "--model_id", "s", "--resume", "auto"]
@@ -226,6 +233,7 @@ def test_missing_weights_are_named_with_their_source(toy, tmp_path):
             "swin_base_patch4_window12_384_22k.pth does not exist", "pretrained_weights/README.md")
 
 
+@pytest.mark.slow
 def test_mistakes_in_evaluation(trained, toy, tmp_path):
     checkpoint = trained / "checkpoints/model_best_toy.pth"
 

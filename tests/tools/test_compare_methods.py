@@ -43,6 +43,7 @@ def compare(toy, tmp_path, monkeypatch, capsys):
 LAVT, MASKED = "LAVT=--model lavt", "LAVT, masked=--model lavt --masked_pass"
 
 
+@pytest.mark.slow
 def test_a_comparison_from_the_first_run_to_the_table(compare, tmp_path):
     both = ("--method", LAVT, "--method", MASKED)
     status, said, error, called = compare(*both, "--seeds", "1", "2")
@@ -95,3 +96,13 @@ def test_a_command_that_fails_says_why(tmp_path):
     with pytest.raises(UserError, match=r"ended with status 1 \(.*run.log\): train.py: the reason$"):
         compare_methods.call([sys.executable, "-c", program], tmp_path / "run.log")
     assert "so far" in (tmp_path / "run.log").read_text()
+
+
+def test_attention_counts_as_work(toy):
+    """At 384 px every map is made of whole windows of 4 and of 12: of the work, their attention alone differs."""
+    works = [compare_methods.count_work(compare_methods.get_parser(*compare_methods.TRAINING).parse_args(
+        ["--model", "lavt", "--swin_type", "nano", "--img_size", "384", "--ck_bert", str(toy / "bert"), *window]))
+        for window in ([], ["--window12"])]
+    tokens_and_channels = 96 ** 2 * 32 + 48 ** 2 * 64 + 24 ** 2 * 128 + 12 ** 2 * 256
+    grown = 2 * 4 * (144 - 16) * tokens_and_channels   # 2 blocks a stage; 2 products of 2 FLOP for each token seen
+    assert works[1]["gflop"] - works[0]["gflop"] == pytest.approx(grown / 1e9)

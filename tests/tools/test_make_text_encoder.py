@@ -1,8 +1,11 @@
 """tools/make_text_encoder.py: a vocabulary of a data set's training sentences."""
+import pytest
+
 from bert import load_tokenizer, reading_problems
 from tests.launch import run_script
 
 
+@pytest.mark.slow
 def test_it_knows_every_word_of_the_training_split_and_train_takes_it(toy, refer, tmp_path):
     done = run_script("tools/make_text_encoder.py", "--refer_data_root", toy, "--out", "encoder", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

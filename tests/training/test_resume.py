@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -73,16 +75,25 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "models/m/log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("steps", "workers", "flags"), [
-    (2, 0, ()), (STEPS, 0, ()), (STEPS + 3, 0, ("--ema", 0.9)), (3, 2, ("--ema", 0.5)), (3, 0, ("--masked_pass",))])
-def test_an_interrupted_run_ends_in_the_same_bits(toy, tmp_path, monkeypatch, steps, workers, flags):
-    """Interrupted within an epoch, after its last batch but before validation, and in the second epoch."""
-    for folder in ("whole", "parts"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.chdir(tmp_path / "whole")
-    train.run(arguments(toy, *flags))
+@pytest.fixture(scope="module")
+def whole_run(toy, tmp_path_factory) -> Callable[[tuple], Path]:
+    """The folder of a run with the given flags that nothing interrupts, trained once for all tests."""
+    @lru_cache
+    def train_whole(flags: tuple) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            train.run(arguments(toy, *flags))
+        return folder
+    return train_whole
 
-    monkeypatch.chdir(tmp_path / "parts")
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "workers", "flags"), [
+    (2, 0, ()), (STEPS, 0, ()), (STEPS + 3, 0, ("--ema", 0.9)), (3, 2, ("--ema", 0.9)), (3, 0, ("--masked_pass",))])
+def test_an_interrupted_run_ends_in_the_same_bits(toy, whole_run, monkeypatch, steps, workers, flags):
+    """Interrupted within an epoch, after its last batch but before validation, and in the second epoch."""
+    whole_folder = whole_run(flags)
     with monkeypatch.context() as patch:
         patch.setattr(train, "validate", lambda *_: {"mIoU": 0.0, "oIoU": 0.0, "precision": {}})
         stop_after(patch, steps + steps // (STEPS + 1))   # the check after each validation counts too
@@ -92,12 +103,11 @@ def test_an_interrupted_run_ends_in_the_same_bits(toy, tmp_path, monkeypatch, st
     assert stopped["epoch"] * STEPS + stopped["step"] == steps
     train.run(arguments(toy, "--resume", "auto", "--workers", workers, *flags))
 
-    whole, parts = (read_checkpoint(tmp_path / folder / "checkpoints/model_last_m.pth")
-                    for folder in ("whole", "parts"))
+    whole, parts = (read_checkpoint(folder / "checkpoints/model_last_m.pth") for folder in (whole_folder, Path()))
     for key in ("model", "optimizer", "lr_scheduler", "generators", "epoch", *(["ema"] if "--ema" in flags else [])):
         assert equal(whole[key], parts[key]), key
     assert "--ema" not in flags or not equal(whole["ema"], whole["model"])
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert losses(whole_folder) == losses(Path())
 
 
 def save(folder: Path, kind: str, **progress) -> Path:
@@ -141,6 +151,7 @@ def test_auto_passes_over_a_file_that_the_disk_cannot_read(tmp_path, monkeypatch
     assert "Input/output error" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_best_score_is_that_of_the_file_that_is_there(toy, capsys):
     """Not what `last` claims: the run may have ended between its two files. No message names a file that is not."""
     train.run(arguments(toy, "--epochs", 1))
@@ -151,6 +162,7 @@ def test_the_best_score_is_that_of_the_file_that_is_there(toy, capsys):
     assert Path(said.splitlines()[-1].split(", in ")[1]).is_file()
 
 
+@pytest.mark.slow
 def test_a_failing_best_checkpoint_costs_no_epoch(toy, monkeypatch):
     """The state is saved before validation; the best checkpoint comes before the last, which must not promise it."""
     def fail_for_best(path, checkpoint) -> None:
@@ -201,6 +213,7 @@ def test_a_run_that_fails_at_once_leaves_the_earlier_runs_checkpoints(toy):
     assert sorted(path.name for path in Path("checkpoints").iterdir()) == before
 
 
+@pytest.mark.slow
 def test_going_on_with_other_data_is_refused_and_fine_tuning_named(toy, tmp_path):
     train.run(arguments(toy, "--epochs", 1))
     make_toy_rrsisd(tmp_path / "other", images=20, size=64, seed=4)
@@ -211,6 +224,7 @@ def test_going_on_with_other_data_is_refused_and_fine_tuning_named(toy, tmp_path
     train.run(arguments(toy, "--init_from", "checkpoints/model_last_m.pth", "--epochs", 1, *other[:2]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "message"), [
     (["--no-train_embeddings", "--epochs", 2], "parameter group"), (["--batch-size", 4, "--epochs", 2], None),
     (["--batch-size", 16, "--epochs", 2], "would train at lr 0")])
@@ -312,6 +326,7 @@ def spoil(monkeypatch, *steps: int) -> None:
     monkeypatch.setattr(train, "segmentation_loss", loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amp", ["off", "fp16"])
 def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_refs(toy, monkeypatch, amp):
     spoil(monkeypatch, 3)
@@ -322,6 +337,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_refs(to
     assert all(value.isfinite().all() for value in checkpoint["model"].values())
 
 
+@pytest.mark.slow
 def test_a_few_such_batches_may_be_left_out(toy, monkeypatch):
     spoil(monkeypatch, 2, 3)
     train.run(arguments(toy, "--epochs", 1, "--skip_nonfinite", 2))
