@@ -39,7 +39,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         return {**read_description(path), **read_checkpoint(weights_file(path))}
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
+        raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download an original one "
                         "(docs/deployment.md, 'Original checkpoints', says from where)")
     if path.suffix == ".safetensors":
         return {"model": read_safetensors(path)}
