@@ -406,7 +406,7 @@ def add_evaluation(group: Group) -> None:
     group.add("--save_predictions", metavar="FOLDER",
               help="write predictions.json, COCO RLEs at the network's size (--eval_ori_size: the original);\n"
                    "tools/score_predictions.py scores it")
-    group.add("--prediction_pngs", action="store_true", help="with --save_predictions: also write a PNG for each sample")
+    group.add("--prediction_pngs", action="store_true", help="with --save_predictions: also write a PNG per sample")
     group.add("--report", metavar="FOLDER",
               help="write index.html, a self-contained page with tables, curves and a gallery of samples")
     group.add("--report_samples", default=200, type=positive, metavar="N",

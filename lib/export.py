@@ -55,9 +55,8 @@ def export_graph(model: ReferringSegmenter, config: ModelConfig, tokenizer: Toke
             write(program, texts, temporary)
             difference = largest_error(model, load(temporary), config, (1, 3) if any_batch else (1, 1))
         if not difference <= TOLERANCE:   # also true for NaN
-            raise MachineError(f"--to {form}: what was written computes other logits than the network, by "
-                               f"{difference:.1e} of the largest one, more than {TOLERANCE:.0e}; {path} was not "
-                               "written")
+            raise MachineError(f"--to {form}: the logits of the file differ from the network's by {difference:.1e} of "
+                               f"the largest one, more than {TOLERANCE:.0e}; {path} was not written")
         written = temporary.stat().st_size
         temporary.replace(path)
     except OSError as error:

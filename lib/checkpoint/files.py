@@ -1,7 +1,7 @@
 """Checkpoint files: reading runs no code in them, and writing is atomic.
 
 Loading is strict and runs no code: only tensors, plain data and `argparse.Namespace` are unpickled, and an
-entry that is missing, unexpected or of another shape is an error that says so.
+entry that is missing, unexpected or of another shape raises an error.
 """
 import hashlib
 import os
@@ -174,7 +174,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         digest = sha256_of(temporary)
         if digest != hashing.hash.hexdigest():
             raise OSError("what was read back is not what was written")
-        # Between the two renames the file may be either one, so both digests are valid meanwhile.
+        # Until the file is renamed it is the old one, so both digests are valid.
         write_digests(path, [*read_digests(path), digest])
         os.replace(temporary, path)
         sync_folder(path.parent)
