@@ -43,6 +43,7 @@ def compare(toy, tmp_path, monkeypatch, capsys):
 LAVT, MASKED = "LAVT=--model lavt", "LAVT, masked=--model lavt --masked_pass"
 
 
+@pytest.mark.slow
 def test_a_comparison_from_the_first_run_to_the_table(compare, tmp_path):
     both = ("--method", LAVT, "--method", MASKED)
     status, said, error, called = compare(*both, "--seeds", "1", "2")
