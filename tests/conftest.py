@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import BertConfig
 
+from args import get_parser
 from bert import load_tokenizer
 from data.toy import make_toy_rrsisd
+from lib.checkpoint import describe_model, save_checkpoint
 from lib.segmentation import ModelConfig, build
 from refer.refer import REFER
 
@@ -82,6 +84,16 @@ def nano():
                     "text": BertConfig(**TEXT).to_diff_dict(), **fields}
         return build(ModelConfig(model=model, img_size=img_size, **settings)).eval()
     return make
+
+
+def save_nano_checkpoint(path: Path, toy: Path, model: str = "rmsin") -> Path:
+    """Writes the checkpoint of a nano network for images of 64 px with random weights and the toy set's vocabulary."""
+    config = ModelConfig.from_args(get_parser().parse_args(
+        ["--model", model, "--swin_type", "nano", "--img_size", "64", "--ck_bert", str(toy / "bert")]))
+    torch.manual_seed(0)
+    save_checkpoint(path, {"model": build(config).state_dict(),
+                           **describe_model(config, load_tokenizer(str(toy / "bert")))})
+    return path
 
 
 def make_inputs(batch: int, size: int | tuple[int, int], vocabulary: int = 100) -> tuple[torch.Tensor, ...]:

@@ -16,7 +16,7 @@ from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
 from lib.checkpoint import read_checkpoint
 from lib.training.resume import choose_start, set_earlier_run_aside
 from refer.refer import REFER
-from tests.launch import ROOT, processes_of
+from tests.launch import ROOT, nano_flags, processes_of
 from utils import UserError
 
 STEPS = 4   # batches of 8 in an epoch of the toy set
@@ -25,9 +25,8 @@ STEPS = 4   # batches of 8 in an epoch of the toy set
 def start(toy: Path, folder: Path, *flags: object, launcher: tuple = (), **environment: str) -> subprocess.Popen:
     """Training by two processes with a fault; what they say goes to FOLDER/said.txt."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, *launcher,
-               ROOT / "tests/faults/instrumented_train.py", "--refer_data_root", toy, "--swin_type", "nano",
-               "--img_size", 64, "--ck_bert", toy / "bert", "--bert_tokenizer", toy / "bert", "--batch-size", 4,
-               "--workers", 0, "--epochs", 3, "--print-freq", 1, "--model_id", "f", *flags]
+               ROOT / "tests/faults/instrumented_train.py",
+               *nano_flags(toy, "--batch-size", 4, "--epochs", 3, "--print-freq", 1, "--model_id", "f", *flags)]
     folder.mkdir(exist_ok=True)
     with (folder / "said.txt").open("a") as said:
         return subprocess.Popen(list(map(str, command)), cwd=folder, stdout=said, stderr=said, start_new_session=True,

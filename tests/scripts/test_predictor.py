@@ -5,10 +5,9 @@ import torch
 from PIL import Image
 
 from args import get_parser
-from bert import load_tokenizer
-from lib.checkpoint import describe_model, read_checkpoint, save_checkpoint
+from lib.checkpoint import read_checkpoint
 from lib.predictor import Predictor, ReadingWarning, starts, tent
-from lib.segmentation import ModelConfig, build
+from tests.conftest import save_nano_checkpoint
 from utils import UserError
 
 
@@ -16,12 +15,7 @@ from utils import UserError
 def make_predictor(toy, tmp_path_factory):
     """Makes a predictor from the checkpoint of a nano network with random weights: make(model, **options)."""
     def make(kind="rmsin", **options) -> Predictor:
-        path = tmp_path_factory.mktemp("checkpoint") / "c.pth"
-        tokenizer = load_tokenizer(str(toy / "bert"))
-        config = ModelConfig.from_args(get_parser().parse_args(
-            ["--model", kind, "--swin_type", "nano", "--img_size", "64", "--ck_bert", str(toy / "bert")]))
-        torch.manual_seed(0)
-        save_checkpoint(path, {"model": build(config).state_dict(), **describe_model(config, tokenizer)})
+        path = save_nano_checkpoint(tmp_path_factory.mktemp("checkpoint") / "c.pth", toy, kind)
         return Predictor(path, device="cpu", **options)
     return make
 
