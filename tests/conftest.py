@@ -61,7 +61,7 @@ def tokenizer(toy) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def nltk_data(tmp_path_factory) -> Path:
-    """A folder with the little of nltk's data that the tests need; nltk looks there and nowhere else from then on."""
+    """A folder with the part of nltk's data that the tests need, the only one where nltk looks from then on."""
     from tests.nltk_stand_in import write_nltk_data
     nltk = pytest.importorskip("nltk")
     folder = tmp_path_factory.mktemp("nltk_data")
@@ -119,7 +119,7 @@ def inputs_for(network: torch.nn.Module, batch: int, size: int | tuple[int, int]
 
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache of the hub, and no network."""
+    """An empty cache of the hub, whose client has no network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"

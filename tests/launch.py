@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_script(script: str, *flags: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess:
-    """What `python SCRIPT FLAGS…` does in `cwd`: processes of its own, but forked, as PyTorch is loaded here already.
+    """Does what `python SCRIPT FLAGS…` does in `cwd`, in processes that are forked, as PyTorch is loaded here already.
 
-    Several find each other by the variables that launchers set; their outputs come one after the other.
+    Several find each other by the variables that launchers set; their outputs are returned one after the other.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -61,7 +61,7 @@ def assert_refused(done: subprocess.CompletedProcess, *parts: str) -> None:
 
 
 def torchrun(script: str, *flags: object, cwd: Path, processes: int) -> subprocess.CompletedProcess:
-    """The script in several processes under torchrun, with `cwd` as working directory."""
+    """Runs the script in several processes under torchrun, with `cwd` as working directory."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
                ROOT / script, *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -40,7 +40,7 @@ def digest(array: np.ndarray) -> str:
 
 
 def seen(root: Path, dataset: str, split: str, tokenizer) -> Counter:
-    """What evaluation shows: how often each (sentence, picture, mask, category) occurs."""
+    """The content of an evaluation: how often each (sentence, picture, mask, category) occurs."""
     samples = EvalSet(read_refs(str(root), dataset, "unc"), split, tokenizer, SIZE, max_tokens=20)
     return Counter((samples.describe(index)["sentence"], digest(sample["image"].numpy()),
                     digest(sample["target"].numpy()))
@@ -91,7 +91,7 @@ def test_grefcocos_other_sentences_mean_several_and_nothing(roots, tokenizer, na
 @pytest.mark.parametrize("layout", ["rrsisd", *LAYOUTS])
 @pytest.mark.parametrize("to", FORMATS)
 def test_conversion_there_and_back(roots, tokenizer, tmp_path, capsys, layout, to):
-    """To a format and back to the set's own, or, where no writer has that, to REFER's."""
+    """Converts to a format and back to the set's own, or to REFER's if no writer has that."""
     own = {"rrsisd": "refer", "grefcoco": "refer"}.get(layout, "phrases")
     flags = ["--dataset", layout]
     convert_dataset.main(["--refer_data_root", str(roots[layout]), *flags, "--to", to, "--out",

@@ -1,4 +1,4 @@
-"""Two machines, as two network namespaces of this one: a run over both, one of them cut off, and back again."""
+"""A run over two machines (two network namespaces of this one), one of which is cut off and connected again."""
 import json
 import os
 import shutil

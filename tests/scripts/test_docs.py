@@ -1,7 +1,7 @@
 """Every command and every Python block of README.md and docs/ works as written.
 
-Commands run in a folder that has what the quickstart leaves: a toy data set and a checkpoint, both small here. A block
-under `<!-- not run: REASON -->` needs what a test cannot have: a download, GPUs, hours.
+Commands run in a folder as the quickstart leaves it, with a small toy data set and a small checkpoint. A block under
+`<!-- not run: REASON -->` needs a download, GPUs or hours, and is left out.
 """
 import re
 import shlex

@@ -55,7 +55,7 @@ def extended(tmp_path_factory) -> Path:
 
 
 def python(folder: Path, *words: str, given: str = "") -> str:
-    """What `python WORDS…` prints in the copy; it must succeed."""
+    """The output of `python WORDS…` in the copy, which must succeed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, input=given, capture_output=True,
                           text=True, timeout=300)
@@ -64,7 +64,7 @@ def python(folder: Path, *words: str, given: str = "") -> str:
 
 
 def run_commands(folder: Path, block: str) -> str:
-    """What the commands of a block of the page print in the copy."""
+    """The output of the commands of a block of the page in the copy."""
     return python(folder, "-c", RUN_COMMANDS, given=json.dumps(block.replace("\\\n", " ").splitlines()))
 
 

@@ -133,7 +133,7 @@ def test_weights_rise_to_the_middle():
 @pytest.mark.parametrize(("height", "width", "tile", "overlap"), [
     (256, 192, 64, 0.25), (130, 201, 64, 0.5), (64, 300, 64, 0.0), (50, 40, 64, 0.25), (200, 150, 100, 0.9)])
 def test_a_scene_in_tiles_is_the_scene_where_tiles_agree(bright, height, width, tile, overlap):
-    """This network looks at each pixel alone, so every tile says the same of it, up to the resizing of a tile."""
+    """This network sees each pixel alone, so every tile gives it the same answer, up to the resizing of a tile."""
     pixels = scene(height, width)
     mask = bright.segment_scene(pixels, ["x"], tile, overlap)[0].mask
     assert mask.shape == (height, width)
@@ -150,7 +150,7 @@ def test_bands_come_from_top_to_bottom_without_a_gap(bright):
 
 
 def test_where_tiles_overlap_the_nearer_to_its_middle_counts_more(bright):
-    """Two tiles that say −1 and +1: between their middles the answer goes from one to the other."""
+    """Two tiles answer −1 and +1: between their middles the answer changes from one to the other."""
     answers = iter([-1.0, 1.0])
     bright.margins = lambda pictures, sentences: torch.full((1, 64, 64), next(answers))
     (_, found), = bright.bands(Image.new("RGB", (96, 64)), ["x"], tile_px=64, overlap=0.5)

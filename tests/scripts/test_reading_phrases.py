@@ -69,9 +69,9 @@ def test_every_program_takes_it(checkpoint, toy, tmp_path):
 
 
 def test_the_phrases_are_heard(checkpoint, toy):
-    """The same words give the same bits, and under another mask of the object others.
+    """The same words give the same bits, and another mask of the object gives others.
 
-    The object needs two words: where each pixel reads the same one, the InstanceNorm over pixels leaves nothing.
+    The object needs two words: if each pixel reads the same word, the InstanceNorm over pixels is 0.
     """
     sentence, predictor = "The tennis court on the left", Predictor(checkpoint, device="cpu")
     said, again = (predictor.probabilities(picture(toy), [sentence]) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The page on this machine: what it answers, what it refuses, and that it stays up whatever comes."""
+"""The server of the demo page: its answers, its refusals, and that no request ends it."""
 import base64
 import http.client
 import io

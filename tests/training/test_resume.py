@@ -1,4 +1,4 @@
-"""A run that goes on is the run that was not interrupted; what would make it another one is refused."""
+"""A resumed run equals one that was not interrupted; changes that would make it another run are refused."""
 import json
 import multiprocessing
 import os
@@ -153,7 +153,7 @@ def test_auto_passes_over_a_file_that_the_disk_cannot_read(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_the_best_score_is_that_of_the_file_that_is_there(toy, capsys):
-    """Not what `last` claims: the run may have ended between its two files. No message names a file that is not."""
+    """The score in `last` is not used: the run may have ended between the two files. Messages name files that exist."""
     train.run(arguments(toy, "--epochs", 1))
     Path("checkpoints/model_best_m.pth").unlink()
     train.run(arguments(toy, "--epochs", 2, "--resume", "auto", "--allow_changed_flags", "--lr", 0))
