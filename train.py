@@ -16,27 +16,24 @@ with importing_much():
     from pathlib import Path
     from typing import Any
 
-    import torch
     from torch import nn
     from torch.utils.data import DataLoader
 
     import distributed
     import utils
     from data import log_problems, make_loaders, read_refs
-    from lib.accelerate import accelerate, compiled, set_up
+    from lib.accelerate import set_up
     from lib.checkpoint.starting import make_network
     from lib.evaluation.generalized import all_metrics, format_all
     from lib.evaluation.metrics import evaluate, warning_of_empty_predictions
     from lib.losses import segmentation_loss
-    from lib.model import ReferringSegmenter
-    from lib.training.averaging import WeightAverage
     from lib.training.generators import seed_everything
     from lib.training.masked_pass import taught_loss
     from lib.training.nonfinite import NonFiniteGuard
-    from lib.training.optimizer import freeze_text, recompute_activations
     from lib.training.resume import DECISIVE, choose_start, goes_on, refuse_changes, set_earlier_run_aside
     from lib.training.run_lock import hold
     from lib.training.run_record import RunRecord
+    from lib.training.set_up import set_up_training
     from lib.training.state import TrainingState
     from transforms import network_inputs
     from utils import MachineError, UserError, duration, log
@@ -44,20 +41,6 @@ with importing_much():
 
 class Interrupted(Exception):
     """A signal asked the run to stop; it was saved."""
-
-
-def set_up_training(model: ReferringSegmenter, args: Namespace,
-                    device: torch.device) -> tuple[nn.Module, WeightAverage | None]:
-    """Freezes, speeds up and wraps the network as the flags ask.
-
-    Returns it as a training step calls it, and the average of its weights if one is kept.
-    """
-    freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout)
-    accelerate(model.to(device), device, args.channels_last)
-    average = WeightAverage(model, args.ema) if args.ema else None
-    if args.checkpoint_activations:
-        recompute_activations(model)
-    return distributed.wrap(compiled(model, device) if args.compile else model, device), average
 
 
 def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) -> dict[str, float]:

@@ -27,6 +27,7 @@ class Stage(nn.Module):
                  alignment: nn.Module | None, width: int, last: bool):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
+        self.window = blocks[0].attn.window
         self.fusion = fusion
         self.language_gate = Gate(width)
         self.intra_scale = intra_scale
@@ -44,8 +45,8 @@ class Stage(nn.Module):
 
         `phrases` are given to networks that read them.
         """
-        window = self.blocks[0].attn.window
-        mask = shift_mask(*padded_size(*x.shape[1:3], window), window, like=x)
+        height, width = x.shape[1:3]
+        mask = shift_mask(*padded_size(height, width, self.window), self.window, like=x)
         for block in self.blocks:
             x = block(x, mask)
         fused = self.fusion(x.flatten(1, 2), words, word_mask).view(x.shape)
@@ -59,7 +60,7 @@ class Stage(nn.Module):
         if self.alignment is not None:
             language = self.alignment(x, language, phrases)
         updated = x + language
-        if self.intra_scale is not None:
+        if self.intra_scale is not None and self.visual_gate is not None:
             visual = self.intra_scale(x)
             updated = updated + self.visual_gate(visual) * visual
         return updated
@@ -91,8 +92,9 @@ class Backbone(nn.Module):
         for i, width in enumerate(widths):
             blocks = [SwinBlock(width, heads[i], window, shifted=j % 2 == 1, drop_path=next(rates))
                       for j in range(depths[i])]
-            self.stages.append(make_stage(blocks, i))
-            self.stages[i].init_weights()
+            stage = make_stage(blocks, i)
+            stage.init_weights()
+            self.stages.append(stage)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
 
     def forward(self, image: Tensor, words: Tensor, word_mask: Tensor, phrases: Phrases | None = None) -> list[Tensor]:

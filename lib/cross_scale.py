@@ -152,7 +152,8 @@ class CrossScale(nn.Module):
 
     def forward(self, features: list[Tensor], words: Tensor, word_mask: Tensor) -> list[Tensor]:
         """Four maps (B, C, H, W), finest first, words (B, N, L), word_mask (B, N) -> four maps of the same shapes"""
-        pooled = [F.adaptive_avg_pool2d(feature, features[-1].shape[-2:]) for feature in features]
+        height, width = features[-1].shape[-2:]
+        pooled = [F.adaptive_avg_pool2d(feature, (height, width)) for feature in features]
         z = self.block(self.reduce(torch.cat(pooled, dim=1)), words, word_mask)
         shared = self.expand(self.bn(z)).split(self.widths, dim=1)
         return [fusion(own, part) for fusion, own, part in zip(self.fusions, features, shared, strict=True)]

@@ -53,10 +53,11 @@ def export_graph(model: ReferringSegmenter, config: ModelConfig, tokenizer: Toke
             program = trace(model.requires_grad_(False), config, any_batch)
             write, load = FORMS[form]
             write(program, texts, temporary)
-            error = largest_error(model, load(temporary), config, (1, 3) if any_batch else (1, 1))
-        if not error <= TOLERANCE:   # NaN is not
-            raise MachineError(f"--to {form}: what was written computes other logits than the network, by {error:.1e} "
-                               f"of the largest one, more than {TOLERANCE:.0e}; {path} was not written")
+            difference = largest_error(model, load(temporary), config, (1, 3) if any_batch else (1, 1))
+        if not difference <= TOLERANCE:   # NaN is not
+            raise MachineError(f"--to {form}: what was written computes other logits than the network, by "
+                               f"{difference:.1e} of the largest one, more than {TOLERANCE:.0e}; {path} was not "
+                               "written")
         written = temporary.stat().st_size
         temporary.replace(path)
     except OSError as error:
@@ -64,7 +65,7 @@ def export_graph(model: ReferringSegmenter, config: ModelConfig, tokenizer: Toke
     finally:
         temporary.unlink(missing_ok=True)
     return (f"{path}, {written / 2**20:.1f} MiB, for {'any batch' if any_batch else 'one image at a time'}; its logits "
-            f"differ from the network's by at most {error:.1e} of the largest one")
+            f"differ from the network's by at most {difference:.1e} of the largest one")
 
 
 def takes_any_batch(model: ReferringSegmenter, form: str) -> bool:
@@ -139,6 +140,7 @@ def write_onnx(program: ExportedProgram, texts: dict[str, str], path: Path) -> N
     # Of the exporter's clean-up only what ONNX Runtime lacks: the rest takes long and makes nothing faster there.
     graph = torch.onnx.export(program, dynamo=True, input_names=names, output_names=[OUTPUT], dynamic_shapes=shapes,
                               verbose=False, optimize=False)
+    assert graph is not None   # it is None without `dynamo`
     fold_constants(graph.model)
     graph.model.metadata_props.update(texts)
     graph.save(path)

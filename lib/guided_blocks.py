@@ -1,10 +1,8 @@
 """LGCE, language-guided cross-scale enhancement of the two coarsest maps (Yuan et al., TGRS 2024, "RRSIS").
 
-Shapes: B batch, H W a map, C its width, N words, L width of the text encoder. This file alone needs timm, and is
-imported when a network has the module: the import takes half a second.
+Shapes: B batch, H W a map, C its width, N words, L width of the text encoder.
 """
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 DEPTHS, HEADS = (1, 3), (8, 16)   # of the blocks on the last but one and on the last map
@@ -20,6 +18,9 @@ class GuidedBlocks(nn.Module):
     optimizer_group = "decoder"   # where the original keeps them
 
     def __init__(self, widths: list[int], side: int, text_width: int, blocks: int):
+        # Not at the file's head: timm takes half a second, and no other network needs it.
+        from timm.models.vision_transformer import Block
+
         super().__init__()
         self.guides = nn.ModuleList(nn.Linear(text_width, width) for width in widths[-2:])
         self.blocks = nn.ModuleList(
@@ -33,7 +34,7 @@ class GuidedBlocks(nn.Module):
                     for feature, guide, blocks in zip(features[-2:], self.guides, self.blocks, strict=True)]
         return [*features[:-2], *enhanced]
 
-    def enhance(self, feature: Tensor, guide: Tensor, blocks: nn.Sequential) -> Tensor:
+    def enhance(self, feature: Tensor, guide: Tensor, blocks: nn.Module) -> Tensor:
         """(B, C, H, W) with the guide token (B, C) -> (B, C, H, W)"""
         tokens = feature.flatten(2).transpose(1, 2)                                          # (B, H·W, C)
         tokens = blocks(torch.cat([guide[:, None], tokens], dim=1))[:, 1:]

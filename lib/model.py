@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bert import TextEncoder
+from lib.backbone import Backbone
+from lib.decoder import Decoder
 from lib.object_position import Phrases
 from utils import UserError
 
@@ -18,7 +21,7 @@ class ReferringSegmenter(nn.Module):
     does. A network that `reads_phrases`, as FIANet does, needs masks of the sentence's phrases with every call.
     """
 
-    def __init__(self, text_encoder: nn.Module, backbone: nn.Module, decoder: nn.Module,
+    def __init__(self, text_encoder: TextEncoder, backbone: Backbone, decoder: Decoder,
                  cross_scale: nn.Module | None = None, image_size: int | None = None, reads_phrases: bool = False):
         super().__init__()
         self.text_encoder = text_encoder

@@ -14,8 +14,6 @@ from schema import Range, check
 from utils import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from lib.backbone import Stage
     from lib.model import ReferringSegmenter
     from lib.swin import SwinBlock
@@ -61,7 +59,7 @@ class Part:
     fixed_size: bool = False
     reads_phrases: bool = False
 
-    def load(self) -> Callable[..., nn.Module]:
+    def load(self) -> Callable[..., Any]:
         """What makes the module; for no part, what makes None."""
         if self.source is None:
             return lambda *_: None
@@ -129,19 +127,20 @@ class ModelConfig:
     change.
     """
 
-    model: Literal[tuple(MODELS)]
-    swin_type: Literal[tuple(SWIN_VARIANTS)]
+    # A type checker cannot read the names of a table in `Literal`; schema.py does, when a checkpoint is checked.
+    model: Literal[tuple(MODELS)]  # type: ignore[valid-type]
+    swin_type: Literal[tuple(SWIN_VARIANTS)]  # type: ignore[valid-type]
     window: Annotated[int, Range(1, 32)]
     img_size: Annotated[int, Range(1, LARGEST_IMAGE_PX)]
     fusion_heads: tuple[Heads, Heads, Heads, Heads]
     fusion_drop: Annotated[float, Range(0, 1)]
     text: dict[str, Any]
-    fusion: Literal[("", *PARTS["fusion"])] = ""
-    intra_scale: Literal[("", *PARTS["intra_scale"])] = ""
-    cross_scale: Literal[("", *PARTS["cross_scale"])] = ""
-    decoder_conv: Literal[("", *PARTS["decoder_conv"])] = ""
+    fusion: Literal[("", *PARTS["fusion"])] = ""  # type: ignore[valid-type]
+    intra_scale: Literal[("", *PARTS["intra_scale"])] = ""  # type: ignore[valid-type]
+    cross_scale: Literal[("", *PARTS["cross_scale"])] = ""  # type: ignore[valid-type]
+    decoder_conv: Literal[("", *PARTS["decoder_conv"])] = ""  # type: ignore[valid-type]
     max_tokens: Annotated[int, Range(2, 512)] = 20
-    alignment: Literal[("", *PARTS["alignment"])] = ""
+    alignment: Literal[("", *PARTS["alignment"])] = ""  # type: ignore[valid-type]
     num_tmem: Annotated[int, Range(1, 64)] = NUM_TMEM   # blocks of TMEM; other networks have none
     class_names: tuple[Annotated[str, Range(1, 200)], ...] = ()
     closed: ClassVar[bool] = True   # see schema.py: a setting that is not known may change the network

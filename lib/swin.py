@@ -52,6 +52,8 @@ class WindowAttention(nn.Module):
     the map; padding tokens take part as keys, as in the semantic-segmentation Swin.
     """
 
+    relative_position_index: Tensor
+
     def __init__(self, width: int, heads: int, window: int, shifted: bool):
         super().__init__()
         self.heads, self.window, self.shift = heads, window, window // 2 if shifted else 0

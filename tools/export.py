@@ -24,6 +24,7 @@ with importing_much():
 
     import distributed
     from lib.checkpoint import build_with_weights, model_settings, read_checkpoint, weights_file
+    from lib.checkpoint.files import use_average
     from lib.checkpoint.model_folder import push_folder, write_folder
     from lib.export import export_graph
     from lib.model import ReferringSegmenter
@@ -48,6 +49,7 @@ def parser() -> RecipeParser:
     ours.add_argument("--to", required=True, choices=("folder", "onnx", "torch"),
                       help="folder: weights, settings, tokenizer and a model card;\n"
                            "onnx: for ONNX Runtime (needs pip install onnx onnxscript onnxruntime); torch: a .pt2")
+    ours.add_argument("--ema", action="store_true", help="export the averaged weights of a run of train.py --ema")
     ours.add_argument("--out", required=True, metavar="FILE|FOLDER", help="what to write")
     ours.add_argument("--results", metavar="FILE",
                       help="with --to folder: put the metrics of test.py --results into the model card")
@@ -61,11 +63,12 @@ def export_folder(args: Namespace, checkpoint: dict[str, Any], model: ReferringS
     """Writes the model folder with its card, and uploads it if --push is given."""
     from lib.evaluation.result_files import read_evaluation
     from lib.report.model_card import model_card
-    results = read_evaluation(args.results, sha256_of(weights_file(args.resume))) if args.results else None
+    averaged = bool(args.ema)
+    results = args.results and read_evaluation(args.results, sha256_of(weights_file(args.resume)), averaged)
     training = checkpoint.get("args", {})
     training = vars(training) if isinstance(training, Namespace) else training if isinstance(training, dict) else {}
     folder = Path(args.out).absolute()
-    card = model_card(args.push or folder.name, config, training, results)
+    card = model_card(args.push or folder.name, config, training, results, averaged)
     write_folder(folder, model.state_dict(), config, tokenizer, card)
     log(f"wrote {args.out}: --resume {args.out} takes it")
     if args.push:
@@ -77,6 +80,8 @@ def run(args: Namespace) -> None:
     if args.to != "folder" and (args.results or args.push):
         raise UserError("--results and --push belong to --to folder: a graph has no model card")
     checkpoint = read_checkpoint(args.resume)
+    if args.ema:
+        use_average(checkpoint, args.resume)
     config, tokenizer = model_settings(args, checkpoint)
     model = build_with_weights(config, checkpoint, args.resume).eval()
     make_folder(Path(args.out).absolute().parent)

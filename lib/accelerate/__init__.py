@@ -1,6 +1,6 @@
-"""What is faster and not the figure: CPU kernels and their caches, BatchNorm folding, low precision.
+"""Faster implementations of the network's modules: CPU kernels and their caches, BatchNorm folding, low precision.
 
-The rest of the project calls these and knows nothing of kernels, tiles, layouts or caches.
+The rest of the project calls these functions and does not depend on kernels, tiles, memory layouts or caches.
 """
 from lib.accelerate.compiling import WholeBatches, compiled
 from lib.accelerate.inference import prepare_for_inference

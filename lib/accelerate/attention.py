@@ -15,10 +15,10 @@ def attention_shares(query: Tensor, key: Tensor, bias: Tensor, scale: float) -> 
     """
     scores = query @ (key * scale).transpose(-2, -1)
     bias = bias.to(scores.dtype)
-    with torch.autocast("cpu", enabled=False):   # float32 inside in any case; autocast would store it too
+    with torch.autocast("cpu", enabled=False):   # the softmax is float32 inside; autocast would also store it so
         if torch.is_grad_enabled():
             return (scores + bias).softmax(dim=-1)
         scores.add_(bias)
         if scores.dtype == torch.bfloat16 and has_bfloat16():
-            return scores.to_mkldnn().softmax(dim=-1).to_dense()   # half of PyTorch's own time, and two copies
+            return scores.to_mkldnn().softmax(dim=-1).to_dense()   # two copies, yet half of PyTorch's own time
         return torch.softmax(scores, dim=-1, out=scores)

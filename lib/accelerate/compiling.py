@@ -1,5 +1,5 @@
-"""The whole network through `torch.compile`, as one graph for one size of batch: for GPUs."""
-from typing import Any
+"""Compilation of the whole network with `torch.compile` on GPUs, as one graph for one batch size."""
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +11,19 @@ def compiled(model: nn.Module, device: torch.device, **options: Any) -> nn.Modul
     """The network as a training step calls it under `--compile`; `model` itself still computes uncompiled.
 
     The two share parameters and buffers. Call it before the model is wrapped (DDP). `options` are `torch.compile`'s.
-    On CPUs it is `model` itself, which the log says: the kernels of `accelerate` are what is fast there, and a
-    compiler cannot look into them.
+    On a CPU the function returns `model` itself and logs a line: the kernels of `accelerate` are faster there, and
+    the compiler cannot look into them.
     """
     if device.type == "cpu":
         log("--compile is for GPUs: on the CPU the network runs with the kernels of lib/accelerate, uncompiled")
         return model
-    return torch.compile(model, dynamic=False, **options)
+    return cast(nn.Module, torch.compile(model, dynamic=False, **options))
 
 
 class WholeBatches(nn.Module):
-    """A compiled network for evaluation, which meets one size of batch alone, so that one graph serves all.
+    """A compiled network for evaluation that always receives the same batch size, so that one graph serves all batches.
 
-    A batch that is smaller than one before it, as the last of a split, is filled up with its own last sample.
+    A batch smaller than an earlier one, such as the last of a split, is padded with copies of its own last sample.
     """
 
     def __init__(self, network: nn.Module):
@@ -31,9 +31,9 @@ class WholeBatches(nn.Module):
         self.network, self.size = network, 0
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Arguments of the network, each (B, …) -> what it returns, (B, …)"""
+        """The network's arguments, each (B, …) -> its output (B, …)."""
         batch = inputs[0].shape[0]
         self.size = max(self.size, batch)
-        # Whole batches are copied, too: a tensor made in inference mode is of another kind, which another graph serves.
+        # Full batches are copied as well: a tensor made in inference mode would need a second graph.
         filled = [torch.cat([x, x[-1:].expand(self.size - batch, *x.shape[1:])]) for x in inputs]
         return self.network(*filled)[:batch]

@@ -6,11 +6,14 @@ from lib.cross_scale import CrossScaleAttention
 
 
 class FastCrossScaleAttention(CrossScaleAttention):
-    """In bfloat16 PyTorch's gradient of convolutions of so small maps is wrong on CPUs. Shapes: lib/cross_scale.py."""
+    """The same attention with float32 convolutions. Shapes: as in lib/cross_scale.py.
+
+    On CPUs PyTorch computes wrong gradients for bfloat16 convolutions of maps as small as these.
+    """
 
     def scales(self, z: Tensor) -> list[Tensor]:
-        """(B, E, g, g) -> three maps"""
+        """(B, E, g, g) -> the map itself and its two coarser versions."""
         z = self.bn_in(z)
         with torch.autocast("cpu", enabled=False):
-            wide = z.to(self.down3[0].weight.dtype)
+            wide = z.to(next(self.down3.parameters()).dtype)
             return [z, self.down2(wide), self.down3(wide)]

@@ -1,4 +1,6 @@
-"""The decoder's levels on CPUs: 3 × 3 convolutions by Winograd's algorithm, the two maps not joined beforehand."""
+"""The decoder's levels on CPUs: 3 × 3 convolutions by Winograd's algorithm, without concatenating the maps first."""
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,14 +10,14 @@ from lib.decoder import Level
 
 
 class FastLevel(Level):
-    """The same numbers with a quarter of the multiplications. Shapes: as in lib/decoder.py."""
+    """Gives the same numbers with a quarter of the multiplications. Shapes: as in lib/decoder.py."""
 
     def begin(self) -> None:
-        """Called once, when a module becomes one of this class: so do its two convolutions, if they are plain ones."""
+        """Called once, when a module takes this class: its plain convolutions become `WinogradConv2d`."""
         for conv in (self.conv1, self.conv2):
             if type(conv) is nn.Conv2d:
                 conv.__class__ = WinogradConv2d
-                conv.begin()
+                cast(WinogradConv2d, conv).begin()
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """(B, C, h, w), (B, C', H, W) -> (B, M, H, W)"""

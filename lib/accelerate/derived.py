@@ -6,22 +6,22 @@ from torch import Tensor
 
 
 class DerivedTensor:
-    """Holds one tensor derived from a parameter, for as long as the parameter does not change.
+    """Caches one tensor derived from a parameter until the parameter changes.
 
-    With gradients enabled the tensor is derived anew each time: it then belongs to the graph.
+    With gradients enabled the tensor is derived again at each call, because it then belongs to the autograd graph.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parameter: Tensor | None = None
         self.key: tuple = ()
         self.value: Tensor | None = None
 
     def get(self, parameter: Tensor, settings: Hashable, derive: Callable[[], Tensor]) -> Tensor:
-        """`derive()`, or its last result if neither `parameter` nor `settings` has changed since."""
-        if torch.is_grad_enabled() or parameter.is_inference():   # inference tensors count no changes
+        """Returns `derive()`, or its last result if neither `parameter` nor `settings` has changed since."""
+        if torch.is_grad_enabled() or parameter.is_inference():   # inference tensors have no version counter
             self.parameter, self.value = None, None
             return derive()
         key = (settings, parameter._version, parameter.data_ptr(), parameter.dtype)
-        if self.parameter is not parameter or self.key != key:
+        if self.value is None or self.parameter is not parameter or self.key != key:
             self.parameter, self.key, self.value = parameter, key, derive()
         return self.value

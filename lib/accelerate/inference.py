@@ -1,4 +1,4 @@
-"""A network made ready for inference alone: BatchNorm folded into convolutions, weights stored in low precision."""
+"""Preparation of a network for inference: BatchNorm folded into convolutions, weights stored in low precision."""
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
@@ -11,11 +11,11 @@ from lib.rotated_conv import AdaptiveRotatedConv
 
 
 def prepare_for_inference(model: nn.Module, amp: str = "off", fold_batchnorm: bool = False) -> nn.Module:
-    """Changes `model`, in place and for good, to what only computes faster; returns it.
+    """Changes `model` in place, and irreversibly, into a faster network with the same outputs; returns it.
 
-    `amp` names the precision that it will run in (see args.py), in which weights are then stored; `fold_batchnorm`
-    folds each BatchNorm that directly follows a convolution. The weights are no longer those of a checkpoint: load
-    first. Raises `ValueError` in training mode.
+    `amp` names the precision of the forward pass (see args.py), in which the weights are then stored;
+    `fold_batchnorm` folds each BatchNorm that directly follows a convolution. Load a checkpoint before, since its
+    entries no longer fit afterwards. Raises `ValueError` in training mode.
     """
     if model.training:
         raise ValueError("a BatchNorm that still learns cannot be folded: call model.eval() first")
@@ -29,11 +29,13 @@ def fold_batchnorms(model: nn.Module) -> None:
     """Folds, in place, each BatchNorm that directly follows a convolution, and those of the decoder's levels."""
     for module in list(model.modules()):
         if isinstance(module, Level):
-            module.conv1, module.bn1 = fuse_conv_bn_eval(module.conv1, module.bn1), nn.Identity()
+            module.conv1 = fuse_conv_bn_eval(module.conv1, module.bn1)
+            module.add_module("bn1", nn.Identity())
             if isinstance(module.conv2, AdaptiveRotatedConv):
-                module.bn2 = fold_into_rotated(module.conv2, module.bn2)
+                module.add_module("bn2", fold_into_rotated(module.conv2, module.bn2))
             elif isinstance(module.conv2, nn.Conv2d):
-                module.conv2, module.bn2 = fuse_conv_bn_eval(module.conv2, module.bn2), nn.Identity()
+                module.conv2 = fuse_conv_bn_eval(module.conv2, module.bn2)
+                module.add_module("bn2", nn.Identity())
         elif isinstance(module, nn.Sequential):
             for i, (first, second) in enumerate(zip(module, list(module)[1:], strict=False)):
                 if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
@@ -43,9 +45,11 @@ def fold_batchnorms(model: nn.Module) -> None:
 class ChannelBias(nn.Module):
     """Adds a number to each channel: (B, C, H, W) -> same."""
 
+    bias: Tensor   # (C,)
+
     def __init__(self, bias: Tensor):
         super().__init__()
-        self.register_buffer("bias", bias)   # (C,)
+        self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.bias.to(x.dtype)[:, None, None]
@@ -53,19 +57,23 @@ class ChannelBias(nn.Module):
 
 @torch.no_grad()
 def fold_into_rotated(conv: AdaptiveRotatedConv, bn: nn.BatchNorm2d) -> ChannelBias:
-    """Scales the kernels in place, which turning leaves apart by output channel; returns the rest of `bn`."""
-    folded = [fuse_conv_bn_weights(kernel, None, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
-              for kernel in conv.weight]
+    """Folds the scale of `bn` into the kernels, in place, and returns its shift.
+
+    Rotation does not mix output channels, so a scale of an output channel may be applied before it.
+    """
+    mean, variance = bn.running_mean, bn.running_var
+    assert mean is not None and variance is not None
+    folded = [fuse_conv_bn_weights(kernel, None, mean, variance, bn.eps, bn.weight, bn.bias) for kernel in conv.weight]
     conv.weight = nn.Parameter(torch.stack([kernel for kernel, _ in folded]))
     return ChannelBias(folded[0][1].detach())
 
 
 def store_weights_in(model: nn.Module, amp: str) -> None:
-    """Stores, in place, what `amp` would otherwise convert in each forward pass: linear and convolution weights."""
+    """Stores the weights of linear and convolution layers, in place, in the precision that `amp` selects."""
     dtype = AMP_DTYPES[amp]
     if dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu" and has_bfloat16():
         pack_products(model)
     if dtype:
         for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, WinogradConv2d):   # derives its own
+            if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, WinogradConv2d):   # has its own
                 module.to(dtype)

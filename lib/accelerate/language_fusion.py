@@ -1,4 +1,4 @@
-"""Word attention, PWAM's and FIANet's, on CPUs: projected and normalised word by word, before the mix for the pixels.
+"""Word attention, PWAM's and FIANet's, on CPUs: words are projected and normalised before they are mixed for pixels.
 
 Shapes: as in lib/language_fusion.py.
 """
@@ -10,10 +10,10 @@ from lib.language_fusion import PADDING_SCORE, PixelWordAttention, WordAttention
 
 
 def normalized_mix(shares: Tensor, values: Tensor, eps: float = 1e-5) -> Tensor:
-    """`instance_norm` of the values mixed by the shares: (B, h, P, N), (B, h, N, C) -> (B, P, C).
+    """`instance_norm` of the values weighted by the shares: (B, h, P, N), (B, h, N, C) -> (B, P, C).
 
-    The mix is linear in a few words: its mean and variance over the pixels follow from those of the shares, and
-    scaling the words' values scales the mix.
+    The weighted sum is linear in the few words, so its mean and variance over the pixels follow from those of the
+    shares, and it is normalised by scaling the words' values.
     """
     dtype = torch.promote_types(values.dtype, torch.float32)
     with torch.autocast("cpu", enabled=False):
@@ -28,7 +28,7 @@ def normalized_mix(shares: Tensor, values: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 class FastWordAttention(WordAttention):
-    """The same numbers, without a projection or a normalisation of a whole map."""
+    """Gives the same numbers without projecting or normalising a whole map."""
 
     def language(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """x (B, P, C), words (B, N, L), word_mask (B, N) of 0 and 1 -> (B, P, C)"""
@@ -41,9 +41,9 @@ class FastWordAttention(WordAttention):
         return attention_shares(query, self.split_heads(self.key(words)), padding[:, None, None], x.shape[-1] ** -0.5)
 
     def projected_values(self, words: Tensor, word_mask: Tensor) -> Tensor:
-        """Each head's values after `language_project`, which is linear and so may come before the mix.
+        """Each head's values after `language_project`, which is linear and may therefore precede the weighted sum.
 
-        (B, N, L), (B, N) -> (B, h, N, C). The bias, here once for each head, falls out of `normalized_mix`.
+        (B, N, L), (B, N) -> (B, h, N, C). The bias, added once for each head, cancels in `normalized_mix`.
         """
         values = (self.value(words) * word_mask[..., None])[:, None]
         own = torch.eye(self.heads, dtype=values.dtype, device=values.device)
@@ -52,4 +52,4 @@ class FastWordAttention(WordAttention):
 
 
 class FastPixelWordAttention(FastWordAttention, PixelWordAttention):
-    """PWAM with that language."""
+    """PWAM on top of `FastWordAttention`."""

@@ -7,20 +7,20 @@ from lib.accelerate.onednn import has_bfloat16
 from utils import log, processor
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "svebf16"}   # Linux's names, of x86 and ARM
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "svebf16"}   # Linux's names, on x86 and ARM
 
 
 def cpu_computes_bfloat16() -> bool:
-    """Whether the CPU has instructions for products in bfloat16; where its flags are not known, oneDNN's answer."""
+    """Whether the CPU has instructions for bfloat16 products; oneDNN answers where the CPU's flags are not known."""
     flags = processor()[1]
     return bool(flags & BFLOAT16_FLAGS) if flags else has_bfloat16()
 
 
 def usable_amp(amp: str, device: torch.device) -> str:
-    """A key of `AMP_DTYPES` for what `--amp` asks for on this device.
+    """The key of `AMP_DTYPES` that the value `amp` of `--amp` selects on this device.
 
-    Without instructions for it, bfloat16 on a CPU takes many times as long as float32: "bf16" then stands for "off",
-    which the log says, and "bf16!" for bfloat16 all the same.
+    A CPU without bfloat16 instructions takes many times as long in bfloat16 as in float32: "bf16" then selects "off"
+    and logs a line, while "bf16!" selects bfloat16 nevertheless.
     """
     if amp == "bf16" and device.type == "cpu" and not cpu_computes_bfloat16():
         log(f"--amp bf16: {processor()[0]} has no bfloat16 instructions, so this computes in float32, which is faster "

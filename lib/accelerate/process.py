@@ -1,4 +1,4 @@
-"""Settings of a process: what its CPU or GPU computes with. Call `set_up` before computing."""
+"""Process-wide settings of the CPU or GPU. Call `set_up` before computing."""
 import ctypes
 from argparse import Namespace
 
@@ -11,7 +11,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3   # of malloc.h
 
 
 def set_up(device: torch.device, args: Namespace) -> None:
-    """Sets this process up as the flags ask, and writes into `args` what `amp` and `pin_mem` stand for on `device`."""
+    """Applies the flags to this process, and replaces `args.amp` and `args.pin_mem` by their values for `device`."""
     args.amp = usable_amp(args.amp, device)
     if args.pin_mem is None:
         args.pin_mem = device.type == "cuda"
@@ -22,11 +22,11 @@ def set_up(device: torch.device, args: Namespace) -> None:
 
 
 def set_up_cpu() -> None:
-    """Two settings that make computing on the CPU faster.
+    """Sets two options that make computing on the CPU faster.
 
-    Freed memory is kept, up to the peak: glibc would hand large blocks back to the system, which must clear every page
-    of them for the next pass. Float32 numbers below 10⁻³⁸ become 0: CPUs compute slowly with them, and the shifted
-    windows' mask makes many, e⁻¹⁰⁰.
+    The process keeps freed memory, up to its peak: glibc would return large blocks to the system, which must clear all
+    their pages for the next pass. Float32 numbers below 10⁻³⁸ become 0: CPUs compute slowly with such denormals, and
+    the mask of shifted windows produces many of them (e⁻¹⁰⁰).
     """
     torch.set_flush_denormal(True)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)   # glibc's
@@ -36,10 +36,10 @@ def set_up_cpu() -> None:
 
 
 def set_up_cuda(tf32: bool, cudnn_benchmark: bool) -> None:
-    """How GPUs compute in float32, which the log says, and whether cuDNN tries its algorithms on the first batch.
+    """Sets and logs the precision of float32 on GPUs, and whether cuDNN tries its algorithms on the first batch.
 
-    TF32 rounds the factors of products and convolutions to 10 bits after the point; the original programs' PyTorch did
-    so by default.
+    TF32 rounds the factors of products and convolutions to 10 bits after the point, as the PyTorch version of the
+    original programs did by default.
     """
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32

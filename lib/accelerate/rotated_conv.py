@@ -1,4 +1,4 @@
-"""ARC on CPUs: the kernel is turned in the space of Winograd's transform, in the products' precision.
+"""ARC on CPUs: the kernel is rotated within Winograd's transform, in the precision of the products.
 
 Shapes: as in lib/rotated_conv.py; P = 36 pairs of Winograd's points.
 """
@@ -10,14 +10,14 @@ from lib.accelerate.derived import DerivedTensor
 from lib.accelerate.winograd import compute_dtype, convolve, tiles, transforms
 from lib.rotated_conv import AdaptiveRotatedConv
 
-FEW_TILES = 40   # of a map: transforming a kernel that serves just one sample costs more than it saves
+FEW_TILES = 40   # maps of at most so many tiles: transforming a kernel for one sample would cost more than it saves
 
 
 class FastAdaptiveRotatedConv(AdaptiveRotatedConv):
-    """The same numbers with a quarter of the multiplications, on maps that are not small."""
+    """Gives the same numbers with a quarter of the multiplications, on maps of more than `FEW_TILES` tiles."""
 
     def begin(self) -> None:
-        """Called once, when a module becomes one of this class."""
+        """Called once, when a module takes this class."""
         self.derived_taps = DerivedTensor()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,10 +33,10 @@ class FastAdaptiveRotatedConv(AdaptiveRotatedConv):
         return x.view(batch, -1, height, width)
 
     def combine(self, rows: Tensor, scale: Tensor, angle_rad: Tensor, dtype: torch.dtype) -> Tensor:
-        """`rows` (P, 9), each a linear function of a kernel's taps, of each sample's own kernel: -> (P, B, I, O).
+        """Applies `rows` (P, 9), linear functions of a kernel's taps, to each sample's kernel: -> (P, B, I, O).
 
-        Where `dtype` is coarser than the weight's, only the taps are rounded to it, as those of any kernel. What turns
-        them comes in two parts, a rounded one and the rest: an error there would turn the whole kernel.
+        If `dtype` is coarser than the weight's, the taps are rounded to it, as those of any kernel. The rotation is
+        split into a rounded part and a remainder, because a rounding error in it would rotate the whole kernel.
         """
         with torch.autocast("cpu", enabled=False):
             scale, angle_rad = scale.to(self.weight.dtype), angle_rad.to(self.weight.dtype)

@@ -1,4 +1,6 @@
 """The table of faster classes, and the call that puts them in place."""
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -13,7 +15,7 @@ from lib.language_fusion import PixelWordAttention, WordAttention
 from lib.rotated_conv import AdaptiveRotatedConv
 from lib.swin import WindowAttention
 
-# For each kind of device: class -> faster class of the same parameters. No measurement has filled one for GPUs yet.
+# For each device type: class -> faster class with the same parameters. GPUs have no faster classes so far.
 FASTER: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     "cpu": {WindowAttention: FastWindowAttention, WordAttention: FastWordAttention,
             PixelWordAttention: FastPixelWordAttention, Level: FastLevel, AdaptiveRotatedConv: FastAdaptiveRotatedConv,
@@ -22,11 +24,11 @@ FASTER: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
 
 
 def accelerate(model: nn.Module, device: torch.device, channels_last: bool = False) -> nn.Module:
-    """Gives the modules of `model`, in place, the faster classes for `device`; returns the model.
+    """Replaces the classes of `model`'s modules, in place, by the faster ones for `device`; returns the model.
 
-    Only modules whose exact type is in the table change: a subclass runs as it is written. Parameters, entries of the
-    state dict and results stay the same up to rounding. `channels_last` lays the convolutions' weights out so, on
-    GPUs alone. Call it before the model is wrapped (DDP) or compiled.
+    Only modules whose exact type is in the table change; a subclass runs as it is written. Parameters and entries of
+    the state dict stay the same, and results do up to rounding. `channels_last` stores the weights of convolutions
+    channels last, on GPUs only. Call this function before the model is wrapped (DDP) or compiled.
     """
     if channels_last and device.type == "cuda":
         for module in model.modules():
@@ -36,6 +38,7 @@ def accelerate(model: nn.Module, device: torch.device, channels_last: bool = Fal
     for module in list(model.modules()):
         if type(module) in faster:
             module.__class__ = faster[type(module)]
-            if hasattr(module, "begin"):
-                module.begin()
+            begin: Callable[[], None] | None = getattr(module, "begin", None)
+            if begin:
+                begin()
     return model

@@ -1,4 +1,4 @@
-"""Swin's window attention on CPUs: padding not projected, pad and shift in one copy, the bias kept in evaluation.
+"""Swin's window attention on CPUs: no projection of padding, one copy for pad and shift, a cached bias in evaluation.
 
 Shapes: as in lib/swin.py.
 """
@@ -11,10 +11,10 @@ from lib.swin import WindowAttention
 
 
 class FastWindowAttention(WindowAttention):
-    """The same numbers; the query, key and value of a padding token are just the projections' bias."""
+    """Gives the same numbers: the query, key and value of a padding token are the bias of the projection."""
 
     def begin(self) -> None:
-        """Called once, when a module becomes one of this class."""
+        """Called once, when a module takes this class."""
         self.derived_bias = DerivedTensor()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -25,8 +25,8 @@ class FastWindowAttention(WindowAttention):
         padded_height, padded_width = rows * window, columns * window
 
         qkv = pad_and_shift(self.qkv(x), self.qkv.bias, padded_height, padded_width, self.shift)
-        # Where windows differ in their mask they count as heads, so that the batch shares it: (B, n·h, w², d);
-        # elsewhere they count as samples, and share the bias: (B·n, h, w², d).
+        # Shifted windows differ in their masks and count as heads, so that the batch shares the masks: (B, n·h, w², d).
+        # Other windows count as samples and share the bias: (B·n, h, w², d).
         qkv = qkv.view(batch, rows, window, columns, window, 3, heads, channels // heads)
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)                                  # (3, B, rows, columns, h, w, w, d)
         groups = (batch, -1) if self.shift else (-1, heads)
@@ -40,7 +40,7 @@ class FastWindowAttention(WindowAttention):
         return self.proj(unshift_and_crop(x, height, width, self.shift))
 
     def bias(self, mask: Tensor) -> Tensor:
-        """What is added to the scores: (1, h, w², w²), or (1, n·h, w², w²) where windows differ."""
+        """Position bias and mask, to be added to the scores: (1, h, w², w²), or (1, n·h, w², w²) where shifted."""
         bias = self.position_bias()[None]
         if self.shift:
             bias = (bias + mask[:, None]).flatten(0, 1)[None]

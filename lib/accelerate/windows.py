@@ -1,9 +1,10 @@
-"""Padding and shifting a map to windows as one copy, there and back, instead of one for the padding and two a roll.
+"""Padding and shifting of a map in one copy in each direction, instead of one copy to pad and two to roll.
 
 Shapes: B batch, H W a map, H' W' the same padded to whole windows, C channels. Maps are channels-last, (B, H, W, C).
 """
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +18,14 @@ def pad_and_shift(x: Tensor, padding: Tensor, padded_height: int, padded_width: 
 
 
 def unshift_and_crop(x: Tensor, height: int, width: int, shift: int) -> Tensor:
-    """The way back: (B, H', W', C) -> (B, H, W, C)."""
+    """The inverse of `pad_and_shift`: (B, H', W', C) -> (B, H, W, C)."""
     if not shift and (height, width) == x.shape[1:3]:
         return x
     return UnshiftAndCrop.apply(x, height, width, shift)
 
 
 def spans(length: int, padded: int, shift: int) -> tuple[tuple[slice, slice], ...]:
-    """The two parts of a side, and where in the padded and shifted side they lie; one may be empty."""
+    """The two parts of a side and their places in the padded and shifted side; one part may be empty."""
     wrapped = min(shift, length)
     return ((slice(0, wrapped), slice(padded - shift, padded - shift + wrapped)),
             (slice(wrapped, length), slice(0, length - wrapped)))
@@ -38,11 +39,10 @@ def parts(x: Tensor, shifted: Tensor, shift: int) -> Iterator[tuple[Tensor, Tens
 
 
 class PadAndShift(torch.autograd.Function):
-    """`pad_and_shift`"""
+    """`pad_and_shift` with its gradient."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, padding: Tensor, padded_height: int,
-                padded_width: int, shift: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, padding: Tensor, padded_height: int, padded_width: int, shift: int) -> Tensor:
         ctx.shape, ctx.shift = x.shape, shift
         shape = (len(x), padded_height, padded_width, len(padding))
         padded = x.shape[1:3] != shape[1:3]
@@ -52,7 +52,7 @@ class PadAndShift(torch.autograd.Function):
         return shifted
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, padding = gradient.new_empty(ctx.shape), None
         for part, source in parts(x, gradient, ctx.shift):
             part.copy_(source)
@@ -67,11 +67,10 @@ class PadAndShift(torch.autograd.Function):
 
 
 class UnshiftAndCrop(torch.autograd.Function):
-    """`unshift_and_crop`"""
+    """`unshift_and_crop` with its gradient."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, shifted: Tensor, height: int, width: int,
-                shift: int) -> Tensor:
+    def forward(ctx: Any, shifted: Tensor, height: int, width: int, shift: int) -> Tensor:
         ctx.shape, ctx.shift = shifted.shape, shift
         x = shifted.new_empty(len(shifted), height, width, shifted.shape[-1])
         for part, source in parts(x, shifted, shift):
@@ -79,7 +78,7 @@ class UnshiftAndCrop(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         shifted = gradient.new_zeros(ctx.shape)
         for part, target in parts(gradient, shifted, ctx.shift):
             target.copy_(part)

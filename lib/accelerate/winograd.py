@@ -1,9 +1,9 @@
 """3 × 3 convolutions with a quarter of the multiplications, for CPUs: Winograd's minimal filtering F(4 × 4, 3 × 3).
 
-Each 4 × 4 square of the result is computed from the 6 × 6 square of the input around it: both the input's square and
-the kernel are read as values of polynomials at six points, where a convolution is a product, point by point (Lavin
-and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016). The decoder's convolutions are half of
-a network's arithmetic. GPUs have PyTorch's own convolution, which chooses among such algorithms itself.
+Each 4 × 4 square of the result depends on the 6 × 6 square of the input around it. The input's square and the kernel
+are transformed to the values of polynomials at six points, where a convolution is a pointwise product (Lavin and Gray,
+"Fast Algorithms for Convolutional Neural Networks", CVPR 2016). The decoder's convolutions are half of a network's
+arithmetic. On GPUs cuDNN chooses among such algorithms itself.
 
 Shapes: B batch, H W the map, I O channels in and out, T tiles of a map, P = 36 pairs of points.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import product
 from math import sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +20,13 @@ from torch import Tensor, nn
 from lib.accelerate.derived import DerivedTensor
 
 OUT, IN = 4, 6                       # side of a tile of the result, and of the input that it depends on
-# With infinity the six points. The largest rounding error is a quarter of that with the usual 0, ±1, ±2.
+# The six points are these and infinity. Their largest rounding error is a quarter of that of the usual 0, ±1, ±2.
 POINTS = (0.0, sqrt(1 / 2), -sqrt(1 / 2), sqrt(2), -sqrt(2))
 
 
 @cache
 def matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For flattened squares: of the input (36, 36), of the kernel (36, 9), and back to the result (16, 36)."""
+    """Transforms of flattened squares: the input's (36, 36), the kernel's (36, 9), the result's inverse (16, 36)."""
     points = np.array(POINTS)
     back, kernel, data = np.zeros((OUT, IN)), np.zeros((IN, 3)), np.zeros((IN, IN))
     for i, point in enumerate(points):
@@ -39,8 +40,9 @@ def matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def transforms(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """`matrices` as tensors; made anew, as tensors of an evaluation in inference mode are of no use in training."""
-    return tuple(torch.from_numpy(matrix).to(dtype) for matrix in matrices())
+    """`matrices` as tensors, made at each call: tensors cached in inference mode could not be used in training."""
+    data, kernel, back = (torch.from_numpy(matrix).to(dtype) for matrix in matrices())
+    return data, kernel, back
 
 
 def tiles(height: int, width: int) -> int:
@@ -49,10 +51,10 @@ def tiles(height: int, width: int) -> int:
 
 
 def pieces(squares: Tensor, canvas: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Overlapping tiles (6, 6, B, rows, columns, C) and the same pixels of the map that they lie on, as four pairs.
+    """Overlapping tiles (6, 6, B, rows, columns, C) and the pixels of the map that they cover, as four pairs of views.
 
-    The map is (B, rows + 1, 4, columns + 1, 4, C): a tile is a square of 4 × 4 and the first two rows and columns of
-    those below and to the right.
+    The map is (B, rows + 1, 4, columns + 1, 4, C): a tile consists of a 4 × 4 square and the first two rows and columns
+    of the squares below and to the right.
     """
     rows, columns = squares.shape[3:5]
     for down, right in product((0, 1), repeat=2):
@@ -64,11 +66,11 @@ def pieces(squares: Tensor, canvas: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 class OverlappingTiles(torch.autograd.Function):
     """Maps (B, I_i, H, W), joined along the channels -> tiles of 6 × 6 in steps of 4: (6, 6, B, rows, columns, Σ I_i).
 
-    They are padded by 1, and below and to the right up to whole tiles.
+    The maps are padded by 1, and below and to the right up to whole tiles.
     """
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, dtype: torch.dtype, *maps: Tensor) -> Tensor:
+    def forward(ctx: Any, dtype: torch.dtype, *maps: Tensor) -> Tensor:
         batch, _, height, width = maps[0].shape
         rows, columns = -(-height // OUT), -(-width // OUT)
         ctx.size, ctx.channels = (height, width), [own.shape[1] for own in maps]
@@ -84,7 +86,7 @@ class OverlappingTiles(torch.autograd.Function):
         return squares
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         canvas = gradient.new_zeros(ctx.canvas_shape)
         for tile, pixels in pieces(gradient, canvas.unflatten(2, (-1, OUT)).unflatten(1, (-1, OUT))):
             pixels.add_(tile)
@@ -101,8 +103,8 @@ def inside(canvas: Tensor, size: tuple[int, int], channels: list[int]) -> list[T
 def convolve(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
     """A 3 × 3 convolution, padding 1, of maps joined along their channels.
 
-    (B, I_i, H, W), by a transformed weight (36, 1 or B, Σ I_i, O) -> (B, O, H, W). One weight serves the whole batch,
-    or each sample has its own. The result lies channels last in memory.
+    Maps (B, I_i, H, W) and a transformed weight (36, 1 or B, Σ I_i, O) -> (B, O, H, W). One weight serves the whole
+    batch, or each sample has its own. The result is stored channels last.
     """
     batch, _, height, width = maps[0].shape
     data, _, back = transforms(weight.dtype)
@@ -127,11 +129,11 @@ class WinogradConv2d(nn.Conv2d):
     """
 
     def begin(self) -> None:
-        """Called once, when a module becomes one of this class."""
+        """Called once, when a module takes this class."""
         self.derived_weight = DerivedTensor()
 
     def transformed(self, dtype: torch.dtype) -> Tensor:
-        """(36, 1, I, O)"""
+        """The transformed weight, (36, 1, I, O)."""
         with torch.autocast("cpu", enabled=False):
             taps = self.weight.permute(1, 2, 3, 0).flatten(1, 2)                   # (I, 9, O)
             weight = transforms(taps.dtype)[1] @ taps

@@ -1,4 +1,4 @@
-"""Checkpoints in and out: this project's own, the original programs', and Swin's classification weights."""
+"""Reading and writing of checkpoints: this project's, the original programs', and Swin's classification weights."""
 from lib.checkpoint.digests import digest_file
 from lib.checkpoint.files import load_checkpoint, peek, read_checkpoint, restore, save_checkpoint
 from lib.checkpoint.model_folder import weights_file

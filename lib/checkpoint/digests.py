@@ -1,4 +1,4 @@
-"""The SHA-256 beside a checkpoint, `FILE.sha256`, as `sha256sum` writes it; read in BSD's form and upper case too."""
+"""The file `FILE.sha256` beside a checkpoint, as `sha256sum` writes it; BSD's form and upper case are read as well."""
 import os
 import re
 from pathlib import Path
@@ -7,14 +7,14 @@ _DIGEST = re.compile(r"^\\?([0-9a-f]{64})\b|= ([0-9a-f]{64})$", re.IGNORECASE)  
 
 
 def digest_file(path: str | Path) -> Path:
-    """Where a checkpoint's SHA-256 stands, in the form of `sha256sum`."""
+    """The path of the file with a checkpoint's SHA-256."""
     return Path(f"{path}.sha256")
 
 
 def read_digests(path: str | Path) -> list[str]:
-    """Every SHA-256 that may be the checkpoint's, in lower case; [] if none stands beside it.
+    """Every SHA-256 that the checkpoint may have, in lower case; [] if there is no file beside it.
 
-    A line that holds none stays as it is: no file has it, and the damage is noticed.
+    A line without a SHA-256 is returned as it is: it matches no file, so the damage is detected.
     """
     try:
         lines = digest_file(path).read_text().splitlines()
@@ -25,7 +25,7 @@ def read_digests(path: str | Path) -> list[str]:
 
 
 def write_digests(path: Path, digests: list[str]) -> None:
-    """Writes the SHA-256 of `path`, or several while one file takes another's place. Raises `OSError`."""
+    """Writes the SHA-256 of `path`, or two of them while a new file replaces the old one. Raises `OSError`."""
     temporary = Path(f"{digest_file(path)}.tmp")
     with open(temporary, "w") as file:
         file.write("".join(f"{digest}  {path.name}\n" for digest in dict.fromkeys(digests)))
@@ -36,7 +36,7 @@ def write_digests(path: Path, digests: list[str]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder last over a power cut."""
+    """Syncs a folder, so that the names in it survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,7 +45,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def move_digests(old: Path, new: Path) -> None:
-    """What a checkpoint that was renamed from `old` to `new` still needs: its SHA-256 goes with it."""
+    """Renames the SHA-256 file of a checkpoint that was renamed from `old` to `new`."""
     if digests := read_digests(old):
         write_digests(new, digests)
         digest_file(old).unlink()

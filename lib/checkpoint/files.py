@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running anything in them, written whole or not at all.
+"""Checkpoint files: reading runs no code in them, and writing is atomic.
 
 Loading is strict and runs no code: only tensors, plain data and `argparse.Namespace` are unpickled, and an
 entry that is missing, unexpected or of another shape is an error that says so.
@@ -31,9 +31,9 @@ Checkpoint = dict[str, Any]
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """The contents of a checkpoint, a file or a model folder, on the CPU; nothing in it is run.
+    """The contents of a checkpoint, which is a file or a model folder, on the CPU; no code in it is run.
 
-    Raises `UserError` if it is missing, damaged, or holds more than tensors and plain data.
+    Raises `UserError` if the checkpoint is missing, damaged, or holds more than tensors and plain data.
     """
     path = Path(path)
     if path.is_dir():
@@ -47,12 +47,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"checkpoint {path} is damaged: {problem}")
     try:
         with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")   # about what will be refused anyway, or is harmless
+            warnings.simplefilter("ignore")   # they concern what is refused anyway, or is harmless
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {path} is damaged, or holds more than tensors and plain data; it was not loaded "
                         f"and nothing in it was run: {_first_line(error)}") from error
-    except Exception as error:   # damaged bytes surface as nearly any exception
+    except Exception as error:   # damaged bytes raise nearly any exception
         raise UserError(f"checkpoint {path} is damaged or not a PyTorch checkpoint ({_first_line(error)}); "
                         "fetch or train it again") from error
     if not isinstance(content, dict):
@@ -61,31 +61,31 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def read_safetensors(path: str | Path) -> State:
-    """The tensors of a safetensors file by name, on the CPU. Raises `UserError` if it is damaged or no such file."""
+    """The tensors of a safetensors file by name, on the CPU. Raises `UserError` if the file is damaged."""
     if problem := _problem(Path(path)):
         raise UserError(f"checkpoint {path} is damaged: {problem}")
     try:
         return load_file(path)
-    except Exception as error:   # of its own kind, KeyError for a type that PyTorch has not, OSError
+    except Exception as error:   # its own errors, KeyError for an unknown type, OSError
         raise UserError(f"checkpoint {path} is damaged or not a safetensors file ({_first_line(error)}); fetch it "
                         "again") from error
 
 
 def peek(path: str | Path, entry: str) -> Any:
-    """One entry of a checkpoint of this project without its weights being read; None if it has none or is damaged.
+    """One entry of a checkpoint of this project, read without its weights; None if it is absent or the file is damaged.
 
-    No checksum is looked at: what is done with the entry must not depend on it being true.
+    The checksum is not verified, so nothing that matters may depend on the entry.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True).get(entry)
-    except Exception:   # damaged bytes surface as nearly any exception
+    except Exception:   # damaged bytes raise nearly any exception
         return None
 
 
 def _problem(path: Path) -> str:
-    """What is wrong with a file's bytes, to be found before any of them means anything; '' if nothing."""
+    """The damage found in a file's bytes before any of them are interpreted; '' if there is none."""
     try:
-        is_archive, size = zipfile.is_zipfile(path), path.stat().st_size   # PyTorch's format before 1.6 is no archive
+        is_archive, size = zipfile.is_zipfile(path), path.stat().st_size   # the format of PyTorch before 1.6 is no archive
         digests = read_digests(path)
         if digests and sha256_of(path) not in digests:
             return (f"its SHA-256 is not the one in {digest_file(path)}; fetch or train it again (if you replaced the "
@@ -94,11 +94,11 @@ def _problem(path: Path) -> str:
             return ""
         with zipfile.ZipFile(path) as archive:
             inflated = sum(entry.file_size for entry in archive.infolist())
-            if inflated > size:   # PyTorch stores its entries as they are
+            if inflated > size:   # PyTorch does not compress entries
                 return f"its entries inflate to {inflated >> 20} MiB, more than the file has"
             wrong = "" if digests else archive.testzip()
             return f"the checksum of {wrong} in it is wrong; fetch it again" if wrong else ""
-    except Exception as error:   # damaged archives surface as nearly any exception, failing disks as OSError
+    except Exception as error:   # damaged archives raise nearly any exception, failing disks OSError
         return f"it cannot be read ({_first_line(error)}); fetch it again"
 
 
@@ -109,8 +109,8 @@ def _first_line(error: Exception) -> str:
 def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
     """Copies the weights of a checkpoint, this project's or an original program's, into `model`; returns the contents.
 
-    Every entry must fit. Raises `UserError`, and leaves `model` as it is, if one is missing, unexpected or of another
-    shape, and if the file cannot be read or holds more than tensors and plain data.
+    Every entry must fit. Raises `UserError`, and leaves `model` unchanged, if an entry is missing, unexpected or of
+    another shape, or if the file cannot be read or holds more than tensors and plain data.
     """
     checkpoint = read_checkpoint(path)
     load_weights(model, checkpoint, path)
@@ -120,23 +120,28 @@ def load_checkpoint(model: nn.Module, path: str | Path) -> Checkpoint:
 def restore(path: str, args: Namespace | None) -> tuple[ReferringSegmenter, ModelConfig, Tokenizer]:
     """The network of a checkpoint with its weights, in evaluation mode on the CPU, its settings and its tokenizer.
 
-    `args` are the flags (args.py): they describe a published file, which does not describe itself, and ask by `--ema`
-    for the average of the weights. Raises `UserError` if there is no path, if the file cannot be read, does not fit, or
-    has no average where one is asked for.
+    `args` are the flags (args.py). They describe an original checkpoint, which does not describe itself, and their
+    `--ema` selects the average of the weights. Raises `UserError` if the path is empty, if the file cannot be read or
+    does not fit, or if it lacks the average that `--ema` selects.
     """
     if not path:
         raise UserError("--resume FILE is needed: the checkpoint to use")
     checkpoint = read_checkpoint(path)
     if args and args.ema:
-        if "ema" not in checkpoint:
-            raise UserError(f"--ema: checkpoint {path} holds no averaged weights: leave the flag out, or train with it")
-        checkpoint["model"] = checkpoint["ema"]
+        use_average(checkpoint, path)
     config, tokenizer = model_settings(args, checkpoint)
     return build_with_weights(config, checkpoint, path).eval(), config, tokenizer
 
 
+def use_average(checkpoint: Checkpoint, path: str) -> None:
+    """Gives a checkpoint, the contents of `path`, its averaged weights for its own. Raises `UserError` without any."""
+    if "ema" not in checkpoint:
+        raise UserError(f"--ema: checkpoint {path} holds no averaged weights: leave the flag out, or train with it")
+    checkpoint["model"] = checkpoint["ema"]
+
+
 class _HashingFile:
-    """What torch.save writes to: passes bytes on to a file and takes their SHA-256."""
+    """A writable file for torch.save that also computes the SHA-256 of its bytes."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.hash = file, hashlib.sha256()
@@ -150,11 +155,11 @@ class _HashingFile:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Writes the file whole or not at all, whatever happens meanwhile, and its SHA-256 beside it.
+    """Writes the checkpoint atomically, and its SHA-256 beside it.
 
-    The new file is written under another name, synced and read back before it takes the old one's place, so at
-    every moment `path` is a complete checkpoint, old or new. Raises `UserError` if there is no room or no
-    permission; the old file then stands and nothing half-written remains.
+    The new file is written under another name, synced and read back before it replaces the old one, so that `path` is
+    a complete checkpoint, old or new, at every moment. Raises `UserError` if there is no space or no permission; the
+    old file then remains, and no incomplete one.
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -163,7 +168,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             hashing = _HashingFile(file)
-            torch.save(checkpoint, hashing)
+            torch.save(checkpoint, hashing)  # type: ignore[arg-type]   # it calls nothing but write and flush
             file.flush()
             os.fsync(file.fileno())
         digest = sha256_of(temporary)

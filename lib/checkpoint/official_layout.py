@@ -1,7 +1,7 @@
-"""The published programs' checkpoint layout, translated both ways: entry names, shapes, and what is derived.
+"""Translation between the original programs' checkpoint layout and this project's: entry names and shapes.
 
-The published names are fixed by the files in circulation, misspellings included. A row of `NAMES` pairs the
-beginning of a name here with its beginning there; `*` stands for a number that both have in common.
+The original names are fixed by the files in circulation, misspellings included. A row of `NAMES` pairs the beginning
+of a name in this project with its beginning in the original; `*` stands for a number that both have in common.
 """
 import re
 from collections.abc import Callable, Iterable
@@ -64,7 +64,7 @@ NAMES: tuple[tuple[str, str], ...] = (
     ("decoder.head.", "classifier.conv1_1."),
 )
 
-# FIANet has other names for what it shares with LAVT and RMSIN.
+# FIANet has other names for the modules that it shares with LAVT and RMSIN.
 _RENAMED = (("backbone.layers.*.fusion.", "backbone.layers.*.context_pixel_attn."),
             ("backbone.layers.*.res_gate.", "backbone.layers.*.context_tanh_gate."),
             *((f"backbone.cim.{part}", f"backbone.tmem.{part}") for part in ("down_ch", "up_ch", "bn.", "fusion.")))
@@ -86,7 +86,7 @@ FIANET_NAMES: tuple[tuple[str, str], ...] = (
                                                          for ours, published in _ATTENTION))),
 )
 
-# Entries of published files that follow from the architecture or that nothing reads: name, reason.
+# Entries of original files that follow from the architecture or that nothing reads: name, reason.
 IGNORED = (
     (r"\.relative_position_index$", "computed from the window"),
     (r"^text_encoder\.embeddings\.position_ids$", "0, 1, 2, …"),
@@ -119,22 +119,22 @@ native_name = _translator([(official, native) for native, official in (*NAMES, *
 
 
 def official_names(names: Iterable[str]) -> dict[str, str | None]:
-    """{name here: name in the original program} of all entries of a network, FIANet's or another; None for no name."""
+    """{name in this project: name in the original program} of all entries of a network; None where there is none."""
     names = list(names)
     is_fianet = any(".alignment." in name for name in names)
     return {name: (_name_in_fianet if is_fianet else _name_in_lavt)(name) for name in names}
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a published entry (name without `module.`) is one of `IGNORED`."""
+    """Whether an entry of an original checkpoint (its name without `module.`) is one of `IGNORED`."""
     return any(re.search(pattern, name) for pattern, _ in IGNORED)
 
 
 def published_entries(checkpoint: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The weights of a published checkpoint under their official names, `{'model': …[, 'bert_model': …]}`.
+    """The weights of an original checkpoint, `{'model': …[, 'bert_model': …]}`, under their original names.
 
-    `module.` prefixes go, the text encoder of `bert_model` gets the name it has inside `lavt_one`, and entries
-    of `IGNORED` are dropped.
+    Prefixes `module.` are removed, the text encoder of `bert_model` gets the name that it has inside `lavt_one`, and
+    entries of `IGNORED` are dropped.
     """
     entries = {name.removeprefix("module."): value for name, value in checkpoint["model"].items()}
     for name, value in checkpoint.get("bert_model", {}).items():
@@ -143,9 +143,9 @@ def published_entries(checkpoint: dict[str, dict[str, Tensor]]) -> dict[str, Ten
 
 
 def from_official(checkpoint: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The state of a network here from a published checkpoint; the inverse of `to_official`.
+    """This project's state dict from an original checkpoint; the inverse of `to_official`.
 
-    Entries that no row of `NAMES` knows keep their published names.
+    Entries without a row in `NAMES` keep their original names.
     """
     state = {}
     for name, value in published_entries(checkpoint).items():
@@ -157,18 +157,18 @@ def from_official(checkpoint: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]
 
 
 def to_official(state: dict[str, Tensor], split_text: bool) -> dict[str, dict[str, Tensor]]:
-    """A published checkpoint's weights from a network's state.
+    """The weights of an original checkpoint from this project's state dict.
 
-    `split_text` puts the text encoder beside the model as `bert_model`, as `lavt` has it. The attention's
-    index tables, which the published programs store, are made anew from the size of the bias tables. Raises
-    `UserError` for entries that the published networks do not have.
+    `split_text` stores the text encoder beside the model as `bert_model`, as `lavt` does. The attention's index tables,
+    which the original programs store, are computed from the size of the bias tables. Raises `UserError` for entries
+    that the original networks do not have.
     """
-    names = official_names(state)
-    unknown = [name for name, official in names.items() if official is None]
-    if unknown:
+    names = {name: official for name, official in official_names(state).items() if official is not None}
+    if unknown := [name for name in state if name not in names]:
         raise UserError(f"the published layout has no name for {len(unknown)} entries of this network, the first is "
                         f"{unknown[0]}: what a changed network holds more stays in this project's layout")
-    model, text = {}, {}
+    model: dict[str, Tensor] = {}
+    text: dict[str, Tensor] = {}
     for name, value in state.items():
         published = names[name]
         if published.startswith("text_encoder.") and split_text:
@@ -182,5 +182,5 @@ def to_official(state: dict[str, Tensor], split_text: bool) -> dict[str, dict[st
 
 
 def is_official(checkpoint: dict) -> bool:
-    """Whether a checkpoint's weights bear the published names rather than this project's."""
+    """Whether a checkpoint's weights have the original names rather than this project's."""
     return not any(str(name).startswith(("decoder.", "text_encoder.bert.")) for name in checkpoint["model"])

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its network, and whether the flags agree."""
+"""The network's settings and tokenizer in a checkpoint, and their comparison with the flags."""
 import re
 from argparse import Namespace
 from dataclasses import dataclass
@@ -13,25 +13,22 @@ from utils import UserError
 
 
 def describe_model(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a checkpoint says of its network, so that nothing else is needed to build and feed it again."""
+    """The entries of a checkpoint that describe its network: all that is needed to build it and to tokenize for it."""
     return {"config": config.to_dict(), "tokenizer": tokenizer.to_str()}
 
 
 def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[ModelConfig, Tokenizer]:
-    """The network's settings and tokenizer: those that `checkpoint` carries, or else those that the flags name.
+    """The network's settings and tokenizer, read from `checkpoint` or, where it lacks them, from the flags.
 
-    Raises `UserError` when a flag contradicts the checkpoint, when neither says what is needed, and
-    when the tokenizer knows more words than the text encoder.
+    Raises `UserError` if a flag contradicts the checkpoint, if neither describes the network, or if the tokenizer
+    has more tokens than the text encoder.
     """
-    if args is None and not {"config", "tokenizer"} <= checkpoint.keys():
-        raise UserError("the checkpoint does not say what network and tokenizer it belongs to, as published ones do "
-                        "not: give the flags that describe it (args.py)")
     if "config" in checkpoint:
         config = ModelConfig.from_dict(checkpoint["config"])
         if args:
             refuse_contradictions(args, config)
     else:
-        config = ModelConfig.from_args(args)
+        config = ModelConfig.from_args(needed_flags(args))
         refuse_other_heads(config, checkpoint.get("args"))
     places = text_config(config.text, "the text encoder").max_position_embeddings
     if config.max_tokens > places:
@@ -41,13 +38,22 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
         tokenizer = tokenizer_from_text(checkpoint["tokenizer"])
         refuse_unknown_words(tokenizer, config, "the checkpoint's tokenizer")
     else:
-        tokenizer = load_tokenizer(args.bert_tokenizer)
-        refuse_unknown_words(tokenizer, config, f"--bert_tokenizer {args.bert_tokenizer}")
+        source = needed_flags(args).bert_tokenizer
+        tokenizer = load_tokenizer(source)
+        refuse_unknown_words(tokenizer, config, f"--bert_tokenizer {source}")
     return config, tokenizer
 
 
+def needed_flags(args: Namespace | None) -> Namespace:
+    """The flags, where the checkpoint lacks its settings or its tokenizer. Raises `UserError` if there are none."""
+    if args is None:
+        raise UserError("the checkpoint does not say what network and tokenizer it belongs to, as published ones do "
+                        "not: give the flags that describe it (args.py)")
+    return args
+
+
 def refuse_unknown_words(tokenizer: Tokenizer, config: ModelConfig, source: str) -> None:
-    """Raises `UserError` if the tokenizer gives a token id that the text encoder has no row for."""
+    """Raises `UserError` if the tokenizer has token ids without a row in the text encoder's embedding."""
     known, needed = text_config(config.text, "the text encoder").vocab_size, words_needed(tokenizer)
     if needed > known:
         raise UserError(f"{source} has {needed} tokens, more than the {known} of the text encoder: give the tokenizer "
@@ -56,7 +62,7 @@ def refuse_unknown_words(tokenizer: Tokenizer, config: ModelConfig, source: str)
 
 @dataclass
 class SavedFlags:
-    """The flags that the original programs save in a checkpoint, as far as they tell what the weights do not."""
+    """The flags saved in a checkpoint of an original program that its weights do not show."""
 
     mha: Annotated[str, Rule(re.compile(r"(\d{1,4}(-\d{1,4}){3})?").fullmatch, "of the form A-B-C-D")] | None = None
     img_size: Annotated[int, Range(1, LARGEST_IMAGE_PX)] = 480
@@ -71,9 +77,9 @@ def saved_flags(saved: Any) -> dict[str, Any]:
 
 
 def refuse_other_heads(config: ModelConfig, saved: Any) -> None:
-    """Raises `UserError` if a published file's saved flags, where it has them, name other heads of PWAM than `config`.
+    """Raises `UserError` if the flags saved in an original checkpoint name other heads of PWAM than `config`.
 
-    Weights do not show their heads: with others they load and give wrong masks.
+    Weights do not show their number of heads: with another number they load and give wrong masks.
     """
     saved = saved_flags(saved)
     if "mha" in saved and fusion_heads(saved["mha"] or "") != config.fusion_heads:

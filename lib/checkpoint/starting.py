@@ -1,4 +1,4 @@
-"""The network that a training run begins with: where its settings and its weights come from."""
+"""The network that a training run starts with: the sources of its settings and its weights."""
 import re
 from argparse import Namespace
 from dataclasses import replace
@@ -29,17 +29,17 @@ from utils import UserError, log
 
 
 def make_network(args: Namespace, resumed: dict[str, Any]) -> tuple[ReferringSegmenter, ModelConfig, Tokenizer]:
-    """The network that the run begins with, its settings and its tokenizer.
+    """The network that the run starts with, its settings and its tokenizer.
 
-    Its weights are those of `resumed`, the contents of `--resume`, or of `--init_from`, or Swin's and BERT's pretrained
-    ones as far as the flags name any.
+    Its weights are those of `resumed`, the contents of `--resume`, or of `--init_from`, or else the pretrained weights
+    of Swin and BERT that the flags name. Raises `UserError` if weights or settings do not fit.
     """
     if args.init_from and args.resume not in ("", "auto"):
         raise UserError("--init_from starts a new run and --resume goes on with one: give one of them")
     if args.init_from and not resumed:
         checkpoint = read_checkpoint(args.init_from)
         config, tokenizer = settings_to_start(args, checkpoint)
-        with torch.device("meta"):   # to compare shapes before memory is taken
+        with torch.device("meta"):   # shapes are compared before memory is allocated
             needed = build(config).state_dict()
         taken, said = weights_to_start(needed, config, checkpoint, args.init_from)
         model = build(config)
@@ -58,9 +58,9 @@ def make_network(args: Namespace, resumed: dict[str, Any]) -> tuple[ReferringSeg
 
 
 def settings_to_start(args: Namespace, checkpoint: dict[str, Any]) -> tuple[ModelConfig, Tokenizer]:
-    """Settings and tokenizer of a network that starts from `checkpoint`: the file's, where no flag says otherwise.
+    """Settings and tokenizer of a network that starts from `checkpoint`: the file's, unless flags replace them.
 
-    A file of an original program does not describe itself: there the flags do. Raises `UserError` as
+    For an original checkpoint, which does not describe itself, the flags describe the network. Raises `UserError` as
     `lib.checkpoint.model_settings` does.
     """
     if "config" not in checkpoint:
@@ -78,11 +78,11 @@ def settings_to_start(args: Namespace, checkpoint: dict[str, Any]) -> tuple[Mode
 
 def weights_to_start(needed: State, config: ModelConfig, checkpoint: dict[str, Any],
                      path: str | Path) -> tuple[State, str]:
-    """The weights of `checkpoint`, the contents of `path`, that a network begins with, and a line on what they are.
+    """The weights of `checkpoint`, the contents of `path`, for a new network, and a line on them for the log.
 
-    `config` describes the network, `needed` is its state, which may be without memory. Where it and the file's have
-    different parts (see `lib.segmentation.PARTS`), entries that the file lacks or has in another shape start fresh, and
-    entries that only the file has are left out; everything else must fit. Raises `UserError` if it does not.
+    `config` describes the network and `needed` is its state dict, possibly on the meta device. In parts (see
+    `lib.segmentation.PARTS`) that differ from the file's, entries that the file lacks or has in another shape start
+    fresh, and entries that only the file has are left out. Raises `UserError` if any other entry does not fit.
     """
     refuse_unnamed(checkpoint, path)
     if "config" in checkpoint:

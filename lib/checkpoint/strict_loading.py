@@ -1,6 +1,7 @@
-"""Loading weights where every entry must fit, and explaining what does not."""
+"""Strict loading of weights: every entry must fit, and an error explains which ones do not."""
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ from lib.segmentation import MAX_TOKENS, NUM_TMEM, STRIDE, SWIN_VARIANTS, ModelC
 from utils import UserError
 
 State = dict[str, Tensor]
-BERT_HEAD_WIDTH = 64  # channels of an attention head in every published BERT
+BERT_HEAD_WIDTH = 64  # channels of an attention head in every pretrained BERT
 MARKS = (("fianet", re.compile(r"\.alignment\.")), ("lgce", re.compile(r"^cross_scale\.guides\.")),
-         ("rmsin", re.compile(r"^cross_scale\.|\.router\.")))   # entries that tell a model from lavt
+         ("rmsin", re.compile(r"^cross_scale\.|\.router\.")))   # entries that distinguish a model from lavt
 
 
 def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path) -> None:
     """Copies a whole network's weights from `checkpoint`, the contents of `path`, in either layout.
 
-    Raises `UserError` if they do not fit; entries are then named as they are in the file.
+    Raises `UserError` if they do not fit; the message names entries as the file does.
     """
     model.load_state_dict(fitting_weights(checkpoint, model.state_dict(), path))
 
@@ -31,8 +32,8 @@ def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path)
 def build_with_weights(config: ModelConfig, checkpoint: dict[str, Any], path: str | Path) -> ReferringSegmenter:
     """The network that `config` describes with the weights of `checkpoint`, the contents of `path`.
 
-    It is built without memory first, to compare shapes: a file of a few bytes may describe a huge network. Raises
-    `UserError` if the weights do not fit.
+    Shapes are compared on a network without memory first, because a file of a few bytes may describe a huge one.
+    Raises `UserError` if the weights do not fit.
     """
     with torch.device("meta"):
         needed = build(config).state_dict()
@@ -43,10 +44,9 @@ def build_with_weights(config: ModelConfig, checkpoint: dict[str, Any], path: st
 
 
 def fitting_weights(checkpoint: dict[str, Any], needed: State, path: str | Path) -> State:
-    """The weights of a checkpoint in either layout under this project's names. `needed` gives names, shapes, types.
+    """The weights of a checkpoint in either layout under this project's names; `needed` has the required shapes.
 
-    Raises `UserError` for an entry that is missing, unexpected, of another shape, no dense tensor of real numbers, or
-    not finite.
+    Raises `UserError` for an entry that is missing, unexpected, of another shape or type, or not finite.
     """
     refuse_unnamed(checkpoint, path)
     if not is_official(checkpoint):
@@ -70,7 +70,7 @@ def refuse_unnamed(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def refuse_misfits(given: State, needed: State, source: str, advice: str = "") -> None:
-    """Raises `UserError` listing what `given` lacks, has too much, or has in another form than `needed`.
+    """Raises `UserError` listing the missing, unexpected and unusable entries of `given`, compared with `needed`.
 
     The `advice` on what to do comes first, since the list may be long.
     """
@@ -82,7 +82,7 @@ def refuse_misfits(given: State, needed: State, source: str, advice: str = "") -
         (dict.fromkeys(name for name in needed if name not in given), "missing"),
         (dict.fromkeys(name for name in given if name not in needed), "unexpected"),
         (unusable, "of another kind"), (reshaped, "of another shape")) if names]
-    if not found and (bad := {name: None for name in common if not is_finite(given[name])}):   # shapes are known now
+    if not found and (bad := {name: None for name in common if not is_finite(given[name])}):   # shapes fit
         found = [f"{len(bad)} with NaN or infinite values: {by_module(bad)}"]
     if found:
         raise UserError(f"{source} does not fit this network{advice}. Nothing was loaded; {'; '.join(found)}")
@@ -92,7 +92,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def misfit(value: Any, needed: Tensor) -> str:
-    """Why a value cannot be copied into a tensor of `needed`'s kind, whatever its shape; '' if it can."""
+    """The reason why `value` cannot be copied into a tensor like `needed`, apart from its shape; '' if it can."""
     if not isinstance(value, Tensor):
         return f"is {shape_of(value)}, needed {shape_of(needed)}"
     if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
@@ -102,20 +102,20 @@ def misfit(value: Any, needed: Tensor) -> str:
 
 
 def is_finite(value: Tensor) -> bool:
-    """Whether a dense tensor has neither NaN nor infinite values; without a copy, in one pass."""
+    """Whether a dense tensor has neither NaN nor infinite values; one pass, without a copy."""
     if not value.is_floating_point() or not value.numel():
         return True
-    low, high = torch.aminmax(value)   # NaN if any is
+    low, high = torch.aminmax(value)   # both are NaN if any value is
     return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def shape_of(value: Any) -> tuple[int, ...] | str:
-    """A tensor's shape; of anything else, what it is instead."""
+    """A tensor's shape, or the type of any other value as text."""
     return tuple(value.shape) if isinstance(value, Tensor) else f"no tensor but a {type(value).__name__}"
 
 
-def by_module(entries: dict[str, str | None], modules: int = 3, shown: int = 2) -> str:
-    """Entry names (or the notes that go with them) grouped by module, of each of the first modules the first few."""
+def by_module(entries: Mapping[str, str | None], modules: int = 3, shown: int = 2) -> str:
+    """The first few entry names, or their notes, of each of the first few modules, as one line."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name, note in entries.items():
         parts = name.split(".")[:-1]
@@ -130,9 +130,9 @@ def by_module(entries: dict[str, str | None], modules: int = 3, shown: int = 2) 
 
 
 def traits(state: State) -> dict[str, Any]:
-    """What the names and shapes of a network's weights tell of it: model, swin_type, window, img_size, num_tmem.
+    """The settings that the names and shapes of weights show: model, swin_type, window, img_size, num_tmem.
 
-    What does not show is left out; a Swin that no row of the table describes has its width as `swin_type`.
+    Settings that they do not show are left out. `swin_type` is a text with the width if no known variant has it.
     """
     models = (model for model, mark in MARKS if any(mark.search(name) for name in state))
     found: dict[str, Any] = {"model": next(models, "lavt")}
@@ -155,10 +155,11 @@ def traits(state: State) -> dict[str, Any]:
 
 
 def infer_config(state: State, args: Any, text_beside: bool) -> ModelConfig:
-    """The network that weights of unknown origin belong to, as far as names, shapes and the file's `args` tell.
+    """The settings of the network that weights of unknown origin belong to.
 
-    `state` bears this project's names; `args` is what the published programs saved of their flags (a namespace, a
-    dict or nothing), which alone knows PWAM's heads and LAVT's image size; `text_beside` tells lavt from lavt_one.
+    They follow from the names and shapes in `state`, which has this project's names, and from `args`, the flags that an
+    original program saved (a namespace, a dict or nothing): only these contain PWAM's heads and LAVT's image size.
+    `text_beside` distinguishes lavt from lavt_one. Raises `UserError` if the weights belong to no known network.
     """
     found, flags = traits(state), saved_flags(args)
     if found.get("swin_type") not in SWIN_VARIANTS or "window" not in found:
@@ -184,7 +185,7 @@ def infer_config(state: State, args: Any, text_beside: bool) -> ModelConfig:
 
 
 def suggestion(given: State, built: State) -> str:
-    """The flags that would build a network for the weights, where it visibly differs from the one built; or ''."""
+    """The flags that would build a network for the weights where it differs visibly from the one built, or ''."""
     wanted, have = traits(given), traits(built)
     differing = {kind: value for kind, value in wanted.items() if have.get(kind) != value}
     if not differing:

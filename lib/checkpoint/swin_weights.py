@@ -1,4 +1,4 @@
-"""Swin's classification weights as the backbone's start."""
+"""Initialisation of the backbone with Swin's classification weights."""
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,22 +13,22 @@ from lib.checkpoint.strict_loading import State, misfit, refuse_misfits, suggest
 from utils import UserError
 
 FLAG = "--pretrained_swin_weights"
-TIMM = "timm:"   # begins the name of a pretrained model of timm
+TIMM = "timm:"   # prefix of the name of timm's pretrained model
 TIMM_EXAMPLE = "timm:swin_base_patch4_window12_384.ms_in22k"
 TIMM_FILE = "model.safetensors"
 
-# What Swin's classification files lack because it is not theirs, and what they bring that is not needed.
+# Entries of the backbone that Swin's classification files lack, and entries of these files that it does not need.
 SWIN_STARTS_FRESH = r"^(stages\.\d+\.(fusion|language_gate|visual_gate|intra_scale|alignment)|norms\.\d+)\."
 SWIN_IGNORED = r"^(norm|head)\.|\.(attn_mask|relative_position_index)$"
 
 
 def load_swin_weights(backbone: nn.Module, source: str | Path) -> str:
-    """Starts the backbone from Swin classification weights; returns one line on what came from where.
+    """Loads Swin classification weights into the backbone; returns one line for the log on the entries loaded.
 
-    `source` is a file or `timm:NAME`. The original forms are known, `{'model': …}`, `{'state_dict': …}` or bare, with
-    a `module.`, `backbone.` or (MoBY) `encoder.` prefix, and timm's, as a `.pth` or a `.safetensors` file. Bias tables
-    of another window are resized bicubically. Raises `UserError` when the weights cannot be had or belong to another
-    variant.
+    `source` is a file or `timm:NAME`. A file has the original layout, `{'model': …}`, `{'state_dict': …}` or bare, with
+    a `module.`, `backbone.` or (MoBY) `encoder.` prefix, or timm's, and is a `.pth` or a `.safetensors` file. Bias
+    tables of another window are resized bicubically. Raises `UserError` if the weights cannot be obtained or belong to
+    another variant.
     """
     if "swin_s3_" in str(source):
         raise UserError(f"{FLAG} {source}: Swin-S3 has another window in each stage, which no --swin_type has; give "
@@ -53,7 +53,7 @@ def load_swin_weights(backbone: nn.Module, source: str | Path) -> str:
 def read_swin_weights(source: str) -> State:
     """The entries of a file or of `timm:NAME` under the names of the original Swin, without any prefix.
 
-    Raises `UserError` for what cannot be read or holds no weights by name.
+    Raises `UserError` if the source cannot be read or holds no named weights.
     """
     if source.startswith(TIMM):
         return from_timm(read_timm(source.removeprefix(TIMM)))
@@ -75,7 +75,7 @@ def read_swin_weights(source: str) -> State:
 
 
 def read_timm(name: str) -> State:
-    """The weights of timm's pretrained model `name`: from this machine's cache of the hub, else from the hub."""
+    """The weights of timm's pretrained model `name`, from this machine's cache of the hub or else from the hub."""
     if not re.fullmatch(r"swin_(tiny|small|base|large)_[\w.]+", name):
         raise UserError(f"{FLAG} {TIMM}{name}: not one of timm's swin_tiny_…, swin_small_…, swin_base_… and "
                         f"swin_large_…; {TIMM_EXAMPLE} is the default's name there")
@@ -92,9 +92,9 @@ def read_timm(name: str) -> State:
 
 
 def from_timm(state: Mapping[str, Tensor]) -> State:
-    """timm's names to the original ones where they are timm's; the values are the same.
+    """Renames timm's entries to the original names; other entries and all values stay the same.
 
-    timm merges patches at the head of a stage, the original at the end of the one before.
+    timm merges patches at the start of a stage, the original Swin at the end of the previous one.
     """
     reduction = "layers.{}.downsample.reduction.weight"
     if reduction.format(3) not in state or reduction.format(0) in state:
@@ -104,13 +104,13 @@ def from_timm(state: Mapping[str, Tensor]) -> State:
 
 
 def is_resizable(table: Any, own: Tensor) -> bool:
-    """Whether `table` is that of another window and otherwise like `own`."""
+    """Whether `table` is a bias table like `own` for another window."""
     return (not misfit(table, own) and table.dim() == 2 and table.shape[0] != own.shape[0]
             and table.shape[1] == own.shape[1] and round(table.shape[0] ** 0.5) ** 2 == table.shape[0])
 
 
 def resize_bias_table(table: Tensor, rows: int) -> Tensor:
-    """A ((2w − 1)², heads) table for another window: a (heads, 2w − 1, 2w − 1) picture, resized bicubically."""
+    """Resizes a ((2w − 1)², heads) bias table to `rows` rows, as a bicubic (heads, 2w − 1, 2w − 1) image."""
     old_side, new_side = round(table.shape[0] ** 0.5), round(rows ** 0.5)
     picture = table.T.reshape(1, table.shape[1], old_side, old_side)
     picture = F.interpolate(picture, (new_side, new_side), mode="bicubic", align_corners=False)

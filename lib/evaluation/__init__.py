@@ -1,3 +1,3 @@
-"""Counts and metrics, tables, kinds of expressions, predictions. Imports nothing: args.py reads the number below."""
+"""Pixel counts, metrics, tables, kinds of expressions, predictions. It imports nothing, because args.py imports it."""
 
-NO_TARGET_PIXELS = 50  # a mask of fewer means that there is no target; at 480 × 480, unless a flag says otherwise
+NO_TARGET_PIXELS = 50  # a predicted mask of fewer pixels, at 480 × 480, means no target; --no_target_pixels changes it

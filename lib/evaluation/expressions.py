@@ -1,13 +1,13 @@
-"""What a referring expression tells an object by, found by its words; and the expression with some words taken out.
+"""Kinds of referring expressions, found by their words, and expressions without the words of a kind.
 
-The lists are those words that RRSIS-D, RISBench and RefCOCO use often. Rules, not grammar: made for tables over
-many sentences, where a few mistaken ones do not matter.
+The lists hold words that RRSIS-D, RISBench and RefCOCO use often. The rules ignore grammar: they serve tables over
+many sentences, where a few wrong decisions do not matter.
 """
 import re
 
 KINDS = ("relation", "position", "attribute", "plain")
 
-# Words that say how a thing looks: colours, sizes, shapes and the like.
+# Words for the appearance of an object: colours, sizes, shapes and the like.
 ATTRIBUTES = frozenset([
     "white", "black", "gray", "grey", "red", "orange", "yellow", "green", "blue", "brown", "purple", "pink", "beige",
     "tan", "golden", "silver", "dark", "light", "bright", "pale", "colored", "coloured", "striped", "colorful",
@@ -16,7 +16,7 @@ ATTRIBUTES = frozenset([
     "circular", "rectangular", "square", "oval", "curved", "straight", "triangular", "cylindrical", "semicircular",
     "frustum", "cone", "old", "young", "empty", "full", "half", "complete"])
 
-# RRSIS-D's category names as its sentences spell them, where that is not clear from the name.
+# RRSIS-D's category names as its sentences spell them, where the name does not show it.
 _CATEGORY_WORDS = {
     "baseballfield": "baseball field", "basketballcourt": "basketball court", "golffield": "golf field",
     "groundtrackfield": "ground track field", "storagetank": "storage tank", "tenniscourt": "tennis court",
@@ -29,7 +29,7 @@ _POSITION = re.compile(
     rf"\b(?:is |are )?(?:(?:located|situated) )?(?:(?:on|in|at|to|from|near|toward|towards) )?(?:the )?"
     rf"(?:(?:far|very|extreme|second|third|first) )*{_PLACE}(?:[- ]?most)?(?:[- ]{_PLACE})*(?:[- ]?most)?"
     rf"(?: (?:side|part|section|half|area|{_PLACE}))*(?: of {_IMAGE}|(?: of)?(?= |$))", re.IGNORECASE)
-# Another thing is what places it: "to the left of the ship", "above the bridge"
+# Words that place the object by another one: "to the left of the ship", "above the bridge"
 _RELATION = re.compile(
     rf"\b{_PLACE}(?: side| part| half)? of (?!{_IMAGE})"
     r"|\b(?:is )?(?:just |directly )?(?:above|below|beneath|under|underneath|beside|between|behind|near(?:est)?|"
@@ -38,12 +38,12 @@ _RELATION = re.compile(
 
 
 def words_of(sentence: str) -> list[str]:
-    """The sentence's words, in order, as written; without punctuation at their ends."""
+    """The sentence's words in order, without punctuation at their ends."""
     return [word for word in (piece.strip(".,;:!?\"'()") for piece in sentence.split()) if word]
 
 
 def kind_of(sentence: str) -> str:
-    """One of `KINDS`: the first that the sentence uses, or 'plain' if only a name is given."""
+    """The first of `KINDS` that the sentence uses, or 'plain' if it only names the object."""
     if _RELATION.search(sentence):
         return "relation"
     if _POSITION.search(sentence):
@@ -52,15 +52,15 @@ def kind_of(sentence: str) -> str:
 
 
 def category_words(category: str) -> str:
-    """A category's name as a sentence would have it: 'storagetank' -> 'storage tank'."""
+    """A category's name as a sentence spells it: 'storagetank' -> 'storage tank'."""
     return _CATEGORY_WORDS.get(category, category.replace("-", " ").replace("_", " ").lower())
 
 
 def without_positions(sentence: str) -> str:
-    """The sentence without the words that say where: 'The ship to the left of the harbor' -> 'The ship the harbor'."""
+    """The sentence without the words for places: 'The ship to the left of the harbor' -> 'The ship the harbor'."""
     return " ".join(_RELATION.sub(" ", _POSITION.sub(" ", sentence)).split())
 
 
 def without_attributes(sentence: str) -> str:
-    """The sentence without the words that say how it looks: 'The large gray ship' -> 'The ship'."""
+    """The sentence without the words for appearance: 'The large gray ship' -> 'The ship'."""
     return " ".join(word for word in sentence.split() if word.strip(".,;:").lower() not in ATTRIBUTES)

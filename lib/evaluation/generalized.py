@@ -1,7 +1,7 @@
 """Metrics of data sets with sentences that refer to nothing: gRefCOCO's (Liu et al., GRES, CVPR 2023).
 
-A prediction of fewer than so many pixels says that there is no target. Where I and U are the pixels that prediction and
-truth share and have together:
+A prediction with fewer pixels than a threshold means that there is no target. I and U are the pixels in the
+intersection and in the union of prediction and truth:
 
     truth      predicted   IoU                I, U added                counts as
     no target  none        1                  0, 0                      true positive
@@ -21,10 +21,11 @@ THRESHOLDS = (0.7, 0.8, 0.9)
 def generalized_metrics(counts: np.ndarray, no_target: np.ndarray, fewest_px: int) -> dict[str, Any]:
     """gIoU, cIoU, N-acc, T-acc and Prec@X in percent.
 
-    `counts` are the samples' `lib.evaluation.metrics.COUNTS`, (samples, 5) integers; `no_target` (samples,) bool, whose
-    truth is empty by design. gIoU is the mean of the IoUs above, cIoU the sum of I over that of U. N-acc is the share
-    of samples without a target that were recognised, T-acc of those with one; 0 where there are none. Prec@X is the
-    share of samples with a target whose IoU is at least X.
+    `counts` are the samples' `lib.evaluation.metrics.COUNTS`, (samples, 5) integers; `no_target`, (samples,) bool,
+    marks samples whose truth is empty by design; `fewest_px` is the threshold. gIoU is the mean of the IoUs above, cIoU
+    the sum of I over the sum of U. N-acc is the share of samples without a target that are recognised as such, T-acc the
+    share of samples with a target; both are 0 without such samples. Prec@X is the share of samples with a target whose
+    IoU is at least X.
     """
     intersection, union, object_px = counts[:, :3].T
     predicted_px = intersection + union - object_px   # |P| = |I| + |U| − |T|
@@ -53,13 +54,13 @@ def all_metrics(counts: np.ndarray, no_target: np.ndarray, fewest_px: int) -> di
 
 
 def format_all(metrics: dict[str, Any]) -> str:
-    """The lines of the published test scripts, and those of the generalised metrics if there are any."""
+    """The lines of the original test scripts, followed by those of the generalised metrics if there are any."""
     lines = [format_metrics(metrics)]
     return "\n".join([*lines, format_generalized(metrics["generalized"])] if "generalized" in metrics else lines)
 
 
 def format_generalized(metrics: dict[str, Any]) -> str:
-    """The lines of the log."""
+    """The lines of the log for `generalized_metrics`."""
     lines = ["gIoU is %.2f, cIoU is %.2f" % (metrics["gIoU"], metrics["cIoU"]),
              "    N-acc = %.2f, T-acc = %.2f (no target: fewer than %d pixels)"
              % (metrics["N_acc"], metrics["T_acc"], metrics["no_target_pixels"])]
@@ -69,7 +70,7 @@ def format_generalized(metrics: dict[str, Any]) -> str:
 
 
 def format_generalized_table(rows: list[tuple[str, dict[str, Any]]], style: str) -> str:
-    """The papers' table, 'latex' or 'markdown', from (name, `generalized_metrics`) a row."""
+    """The papers' table in 'latex' or 'markdown'; each row is (name, `generalized_metrics`)."""
     columns = ["Method", "gIoU", "cIoU", *(f"Prec@{x}" for x in THRESHOLDS), "N-acc", "T-acc"]
     cells = [[name, *("%.2f" % value for value in (
         row["gIoU"], row["cIoU"], *row["precision"].values(), row["N_acc"], row["T_acc"]))] for name, row in rows]

@@ -1,7 +1,7 @@
-"""Several methods, each trained several times, side by side: means, intervals over the runs, differences from a base.
+"""Comparison of several methods, each trained several times: means, intervals over the runs, differences from a base.
 
-A run is one training, whose evaluation on a split is a file of `test.py --results`; the runs of two methods are paired
-in their order, so give them the same seeds. All metrics are in percent.
+A run is one training; its evaluation on a split is a file of `test.py --results`. The runs of two methods are paired
+in their order and should have the same seeds. All metrics are in percent.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Entry:
 
 
 def over_runs(values: Sequence[float]) -> dict[str, Any]:
-    """{"mean", "interval"}: Student's 95 % interval of the mean of all runs like these; None for a single one."""
+    """{"mean", "interval"}: Student's 95 % confidence interval of the mean, None for a single run."""
     mean, half = float(np.mean(values)), None
     if len(values) > 1:
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
@@ -38,7 +38,7 @@ def over_runs(values: Sequence[float]) -> dict[str, Any]:
 
 
 def metrics_of(entry: Entry) -> dict[str, Any]:
-    """{metric of `SHOWN`: `over_runs`, with "runs", each one's value}."""
+    """{metric of `SHOWN`: `over_runs`, and "runs" with each run's value}."""
     each = [compute_metrics(counts_of(results["samples"])) for results in entry.runs]
     flat = [{**metrics, **metrics["precision"]} for metrics in each]
     return {name: {**over_runs([metrics[name] for metrics in flat]), "runs": [metrics[name] for metrics in flat]}
@@ -48,8 +48,8 @@ def metrics_of(entry: Entry) -> dict[str, Any]:
 def difference(base: Entry, other: Entry) -> dict[str, Any]:
     """{metric: {"mean", "over_runs", "over_images"}} of `other` less `base`, their runs paired in order.
 
-    The first interval says what other seeds would give on these images, the second what other images would give with
-    these networks (all runs together, images drawn anew). Raises `UserError` for runs of other samples.
+    The first interval covers other seeds on these images; the second covers other images for these networks, by a
+    bootstrap over images with all runs together. Raises `UserError` for runs of other samples.
     """
     paired = [pair(*runs) for runs in zip(base.runs, other.runs, strict=False)]
     each = [changes(pairs) for pairs in paired]   # runs have as many samples, so the mean over all is that over runs
@@ -63,14 +63,14 @@ def difference(base: Entry, other: Entry) -> dict[str, Any]:
 
 
 def summarize_methods(entries: Sequence[Entry], base: str) -> list[dict[str, Any]]:
-    """A row a method, plain data: name, number of runs, `costs`, `metrics`, and `difference`, None for the base."""
+    """A row of plain data for each method: name, runs, `costs`, `metrics`, and `difference` (None for the base)."""
     reference = next(entry for entry in entries if entry.name == base)
     return [{"name": entry.name, "runs": len(entry.runs), "costs": entry.costs, "metrics": metrics_of(entry),
              "difference": None if entry is reference else difference(reference, entry)} for entry in entries]
 
 
 def cells_of(rows: Sequence[dict[str, Any]], base: str) -> tuple[list[str], list[list[str]]]:
-    """Heading and cells of the table, as text: a cost that no method has is left out."""
+    """Heading and cells of the table as text. A cost that no method has is left out."""
     costs = [name for name in COSTS if any(name in row["costs"] for row in rows)]
     heading = ["method", "runs", *(COSTS[name] for name in costs), *SHOWN.values()]
     for name in DIFFERENCES:
@@ -107,7 +107,7 @@ def as_markdown(heading: list[str], cells: list[list[str]]) -> str:
 
 
 def as_latex(heading: list[str], cells: list[list[str]]) -> str:
-    """The rows of a LaTeX table with booktabs' rule, each column named in the first."""
+    """The rows of a LaTeX table with booktabs' rule; the first row names the columns."""
     def escaped(text: str) -> str:
         for character in "\\&%$#_{}":
             text = text.replace(character, "\\" + character if character != "\\" else r"\textbackslash ")

@@ -1,6 +1,6 @@
-"""Pixel counts of every sample, the field's metrics, and the one evaluation loop.
+"""Pixel counts of each sample, the metrics computed from them, and the evaluation loop.
 
-Shapes: B batch, H W height and width in pixels (S × S where the network's own size is meant).
+Shapes: B batch, H W height and width in pixels, S × S at the network's input size.
 """
 import math
 from collections.abc import Callable, Iterable
@@ -15,19 +15,19 @@ from lib.accelerate import autocast
 from transforms import network_inputs
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
-BOUNDARY_SHARE = 0.02  # of the image's diagonal: how far from its contour a mask's boundary reaches
+BOUNDARY_SHARE = 0.02  # width of a mask's boundary along its contour, as a share of the image's diagonal
 COUNTS = ("intersection", "union", "object_px", "boundary_intersection", "boundary_union")  # of a sample, in pixels
 
 
 def predict(logits: Tensor) -> Tensor:
-    """(B, 2, H, W) -> (B, H, W) bool: where the object's logit is the larger one."""
+    """(B, 2, H, W) -> (B, H, W) bool, true where the object's logit is the larger one."""
     return logits[:, 1] > logits[:, 0]
 
 
 def count_pixels(predicted: Tensor, truth: Tensor) -> Tensor:
-    """The `COUNTS` of each sample: both (B, H, W), bool or of 0 and 1 -> (B, 5) int64.
+    """The `COUNTS` of each sample: masks (B, H, W), bool or of 0 and 1 -> (B, 5) int64.
 
-    The last two are of the masks' boundaries alone (Cheng et al., Boundary IoU, CVPR 2021, equation 1).
+    The last two counts concern the masks' boundaries alone (Cheng et al., Boundary IoU, CVPR 2021, equation 1).
     """
     predicted, truth = predicted.bool(), truth.bool()
     predicted_edge, true_edge = boundary(predicted), boundary(truth)
@@ -38,13 +38,13 @@ def count_pixels(predicted: Tensor, truth: Tensor) -> Tensor:
 def boundary(mask: Tensor) -> Tensor:
     """The pixels of a mask within 2 % of the image's diagonal from its contour or the image's border.
 
-    (B, H, W) bool -> same. Distance is counted in steps to any of eight neighbours, and is at least 1 pixel.
+    (B, H, W) bool -> same. Distance is counted in steps between the eight neighbours of a pixel, and is at least 1.
     """
     depth = max(1, round(BOUNDARY_SHARE * math.hypot(*mask.shape[1:])))
-    inner = F.pad(mask, (depth,) * 4)   # then pixels whose whole square of side 2·depth + 1 lies in the mask
+    inner = F.pad(mask, (depth,) * 4)   # finally the pixels whose square of side 2·depth + 1 lies in the mask
     for axis in (1, 2):
         width = 1
-        while width < 2 * depth + 1:   # inner[i] says whether `width` pixels from i on are all in the mask
+        while width < 2 * depth + 1:   # inner[i] is true if `width` pixels from i on are in the mask
             step = min(width, 2 * depth + 1 - width)
             length = inner.shape[axis] - step
             inner = inner.narrow(axis, 0, length) & inner.narrow(axis, step, length)
@@ -55,9 +55,8 @@ def boundary(mask: Tensor) -> Tensor:
 def compute_metrics(counts: np.ndarray) -> dict[str, Any]:
     """mIoU, oIoU, boundary IoU and Prec@X in percent, from the `COUNTS` of all samples, (samples, 5) integers.
 
-    The IoU of a sample without any pixel, true or predicted, is 0. mIoU is the mean of the samples' IoUs,
-    oIoU the sum of intersections over the sum of unions, Prec@X the share of samples with IoU ≥ X; boundary
-    IoU is the mean over samples.
+    mIoU is the mean of the samples' IoUs, oIoU the sum of intersections over the sum of unions, Prec@X the share of
+    samples with IoU ≥ X, and boundary IoU the mean over samples. The IoU of a sample with an empty union is 0.
     """
     intersection, union, _, boundary_intersection, boundary_union = counts.T
     iou = intersection / np.maximum(union, 1)
@@ -70,19 +69,19 @@ def compute_metrics(counts: np.ndarray) -> dict[str, Any]:
 
 
 def warning_of_empty_predictions(counts: np.ndarray) -> str:
-    """What to tell the user if no pixel of any sample was predicted to belong to the object, else ''.
+    """A warning if no pixel of any sample is predicted to belong to the object, else ''.
 
     `counts` are the `COUNTS` of all samples, (samples, 5) integers.
     """
     intersection, union, object_px = counts.T[:3]
-    if (intersection - object_px + union).any() or not object_px.any():   # pixels predicted, or none to predict
+    if (intersection - object_px + union).any() or not object_px.any():   # pixels are predicted, or none exist
         return ""
     return (f"WARNING: all {len(counts)} predictions are empty: the network marks no pixel as the object. It has not "
             "learnt enough yet (more --epochs, a higher --lr), or the checkpoint's weights were not trained for this")
 
 
 def format_metrics(metrics: dict[str, Any]) -> str:
-    """The lines that the published test scripts print."""
+    """The lines that the original test scripts print."""
     lines = ["Mean IoU is %.2f" % metrics["mIoU"]]
     lines += ["    precision@%s = %.2f" % (x, value) for x, value in metrics["precision"].items()]
     return "\n".join([*lines, "    overall IoU = %.2f" % metrics["oIoU"]])
@@ -91,11 +90,11 @@ def format_metrics(metrics: dict[str, Any]) -> str:
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[dict[str, Tensor]], device: torch.device, amp: str = "off",
              observe: Callable[[list[int], Tensor], None] | None = None) -> Tensor:
-    """Pixel counts of every sample in `batches` (see `data.dataset`), the model in evaluation mode meanwhile.
+    """Pixel counts of every sample in `batches` (see `data.dataset`), computed by the model in evaluation mode.
 
-    -> (samples, 6) int64 on `device`: index and `COUNTS`. One process's share only; `distributed.gather_rows` brings
-    the shares together. `amp` names the precision (see `lib.accelerate.autocast`). `observe` is called for
-    each batch with the samples' indices and logits (B, 2, S, S).
+    Returns (samples, 6) int64 on `device`: index and `COUNTS` of this process's share; `distributed.gather_rows` joins
+    the shares. `amp` names the precision (see `lib.accelerate.autocast`). `observe` is called for each batch with the
+    samples' indices and logits (B, 2, S, S).
     """
     was_training = model.training
     model.eval()

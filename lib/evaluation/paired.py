@@ -1,4 +1,4 @@
-"""Two results of the same samples compared pair by pair: differences of metrics with their intervals."""
+"""Paired comparison of two results on the same samples: differences of metrics with their intervals."""
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ def pair(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[Sample, Sa
 
 
 def compare(pairs: list[tuple[Sample, Sample]]) -> dict[str, Any]:
-    """{metric: {"first", "second", "difference", "interval"}} in percent; intervals by drawing images anew."""
+    """{metric: {"first", "second", "difference", "interval"}} in percent; intervals by a bootstrap over images."""
     metrics = [compute_metrics(counts_of(samples)) for samples in zip(*pairs, strict=True)]
     found = changes(pairs)
     intervals = mean_intervals(found, [sample["image_id"] for sample, _ in pairs])
@@ -46,11 +46,11 @@ def changes(pairs: list[tuple[Sample, Sample]]) -> dict[str, np.ndarray]:
 
 
 def mean_intervals(values: dict[str, np.ndarray], images: list[Any]) -> dict[str, list[float] | None]:
-    """The interval of the mean of each row of numbers, (samples,), whose images are drawn anew."""
+    """The bootstrap interval over images of the mean of each array, (samples,)."""
     found = ratio_intervals(np.stack(list(values.values())), np.ones((len(values), len(images))), images)
     return dict(zip(values, found, strict=True))
 
 
 def ratio(counts: np.ndarray, column: int) -> np.ndarray:
-    """IoU of each sample, from the column of its intersection; the union follows."""
+    """The IoU of each sample: `column` holds its intersection, the next column its union."""
     return counts[:, column] / np.maximum(counts[:, column + 1], 1)

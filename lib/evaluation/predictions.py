@@ -1,9 +1,9 @@
-"""Predicted masks kept and written: COCO's RLE in one JSON file, or a PNG a sample.
+"""Predicted masks, kept in memory and written as COCO's RLE in one JSON file, or as a PNG for each sample.
 
 The JSON file is a list of {`ref_id`, `sent_id`, `image_id`, `sentence`, `score`, `segmentation`}: a COCO results file
 with the two ids that referring expressions need. `segmentation` is a compressed RLE {"size": [H, W], "counts": str},
-`score` the mean probability inside the mask. PNGs are REF_SENT.png, not 0 where the object is; what is no letter,
-digit, `.` or `-` in an id is escaped as in URLs, so that an id never leads to another folder.
+`score` is the mean probability inside the mask. A PNG is REF_SENT.png, 255 where the object is. Characters of an id
+other than letters, digits, `.` and `-` are escaped as in URLs, so that an id never leads to another folder.
 """
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from utils import UserError, read_json, write_json
 
 @dataclass
 class PredictionEntry:
-    """An entry of a file of predictions, by anybody, as far as it is read."""
+    """The fields that are read of an entry in a file of predictions, by any program."""
 
     ref_id: Id
     segmentation: Any   # refer.masks.decode_segmentation checks it
@@ -40,22 +40,22 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A predicted mask as RLE, and the mean probability inside it (0 if it is empty)."""
+    """A predicted mask as RLE, and the mean probability inside it (0 for an empty mask)."""
 
     segmentation: dict[str, Any]
     score: float
 
     def mask(self) -> np.ndarray:
-        """(H, W) bool"""
+        """The mask, (H, W) bool."""
         return coco_mask.decode(self.segmentation).astype(bool)
 
 
 class Recorder:
-    """Goes along with `evaluate` and keeps what the pixel counts at the network's size do not say.
+    """Observes `evaluate` and keeps pixel counts at the masks' original size, and predictions.
 
-    With `original_mask`, which gives a sample's mask (H, W) in its own size, the logits are brought to that size
-    (bilinear) and counted there too; `rows` has these counts. With `keep`,
-    `predictions` holds every mask by the sample's index, in the original size if that is counted, else the network's.
+    `original_mask` returns a sample's mask (H, W) in its original size; with it the logits are also resized to that
+    size (bilinear) and counted there; `rows` returns these counts. With `keep`, `predictions` maps each sample's index
+    to its mask, in the original size if `original_mask` is given, else in the network's.
     """
 
     def __init__(self, original_mask: Callable[[int], np.ndarray] | None, keep: bool):
@@ -77,7 +77,7 @@ class Recorder:
                 self.predictions[index] = Prediction(encode_mask(mask.cpu().numpy()), score)
 
     def rows(self) -> Tensor:
-        """(samples, 6) int64 on the CPU, as `evaluate` returns them; no sample without `original_mask`."""
+        """(samples, 6) int64 on the CPU, as `evaluate` returns them; no rows without `original_mask`."""
         return torch.cat(self.counted)
 
 
@@ -87,13 +87,13 @@ def png_name(ref_id: Any, sent_id: Any) -> str:
 
 
 def ids_of_png(path: Path) -> tuple[str, str]:
-    """ref_id and sent_id as text, from a file name; '' for the latter if the name has no `_`."""
+    """The ref_id and sent_id of a file name, as text; the latter is '' if the name has no `_`."""
     ref_id, _, sent_id = path.stem.partition("_")
     return unquote(ref_id), unquote(sent_id)
 
 
 def read_entries(path: Path) -> dict[tuple[str, str], Any]:
-    """{(ref_id, sent_id) as text: segmentation} of a JSON file of predictions. Raises `UserError` for all else."""
+    """{(ref_id, sent_id) as text: segmentation} of a JSON file of predictions. Raises `UserError` for other files."""
     entries = read_json(path)
     check(list[PredictionEntry], entries, f"{path} (a JSON list of objects with ref_id, sent_id and segmentation)")
     found: dict[tuple[str, str], Any] = {}
@@ -106,9 +106,9 @@ def read_entries(path: Path) -> dict[tuple[str, str], Any]:
 
 
 def write_predictions(folder: Path, samples: list[dict[str, Any]], predictions: list[Prediction], pngs: bool) -> None:
-    """Writes `folder`/predictions.json, and a PNG each if `pngs`; both lists go together.
+    """Writes `folder`/predictions.json, and a PNG for each sample if `pngs`; the lists have the same order.
 
-    Raises `UserError` if that is not possible.
+    Raises `UserError` if the files cannot be written.
     """
     write_json(folder / "predictions.json", [
         {**{name: sample[name] for name in ("ref_id", "sent_id", "image_id", "sentence")},

@@ -1,4 +1,4 @@
-"""Files of results as other programs may have written them: what they must hold, declared once, and their reader."""
+"""The schema of result files, which any program may have written, and their readers."""
 import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -39,9 +39,9 @@ class Sample:
 
 @dataclass
 class Results:
-    """What `test.py --results` and `tools/score_predictions.py --results` write, as far as it is read again.
+    """The fields that are read of a file of `test.py --results` or `tools/score_predictions.py --results`.
 
-    Metrics are not among it: whoever reads results computes them from the samples.
+    Metrics are not among them: readers compute them from the samples.
     """
 
     samples: Annotated[list[Sample], Range(1)]
@@ -50,7 +50,8 @@ class Results:
 
     def __post_init__(self) -> None:
         seen = set()
-        for sample in self.samples:
+        entries: Any = self.samples   # still the dicts of the file, since `check` converts nothing
+        for sample in entries:
             key = sample["ref_id"], sample["sent_id"]
             if key in seen:
                 raise ValueError(f"the sample of ref_id {key[0]}, sent_id {key[1]} occurs twice")
@@ -58,7 +59,7 @@ class Results:
 
 
 def read_results(path: str) -> dict[str, Any]:
-    """The results in a file. Raises `UserError` for anything else, naming the first entry that is wrong."""
+    """The results in a file. Raises `UserError`, naming the first wrong entry, for any other file."""
     results = read_json(path)
     try:
         check(Results, results, path)
@@ -69,22 +70,23 @@ def read_results(path: str) -> dict[str, Any]:
 
 @dataclass
 class EvaluatedCheckpoint:
-    """Which weights an evaluation was of."""
+    """The weights that were evaluated."""
 
     sha256: Annotated[str, Rule(re.compile("[0-9a-f]{64}").fullmatch, "a SHA-256 in hexadecimal")]
 
 
 @dataclass
 class EvaluationFlags:
-    """The flags of an evaluation, as far as they change what its figures mean."""
+    """The flags of an evaluation that change the meaning of its figures."""
 
     shuffle_sentences: bool = False
+    ema: bool | float = False
     no_target_pixels: Annotated[int, Range(1, 2**31)] = NO_TARGET_PIXELS
 
 
 @dataclass(kw_only=True)
 class Evaluation(Results):
-    """What `test.py --results` alone writes: of which weights and which data set."""
+    """Results with the fields that only `test.py --results` writes: the weights and the data set evaluated."""
 
     checkpoint: EvaluatedCheckpoint
     dataset: Annotated[str, Range(1, 100)]
@@ -92,8 +94,8 @@ class Evaluation(Results):
     left_out: Pixels
 
 
-def read_evaluation(path: str, sha256: str) -> dict[str, Any]:
-    """The results that `test.py` wrote of the checkpoint with that SHA-256.
+def read_evaluation(path: str, sha256: str, averaged: bool) -> dict[str, Any]:
+    """The results that `test.py` wrote for the checkpoint with this SHA-256, for its averaged weights or its own.
 
     Raises `UserError` for another file, for the control with exchanged sentences, and for other weights.
     """
@@ -107,6 +109,10 @@ def read_evaluation(path: str, sha256: str) -> dict[str, Any]:
     if (evaluated := results["checkpoint"]["sha256"]) != sha256:
         raise UserError(f"{path} is of other weights: their SHA-256 begins with {evaluated[:12]}, that of these with "
                         f"{sha256[:12]}; evaluate this checkpoint with test.py")
+    if bool(results["flags"].get("ema")) != averaged:
+        raise UserError(f"{path} is of the {'weights' if averaged else 'averaged weights'} of this checkpoint, not of "
+                        f"its {'averaged weights' if averaged else 'weights'}: give --ema to test.py and "
+                        "tools/export.py alike")
     return results
 
 
@@ -123,7 +129,7 @@ class ProbedSentences:
 
 @dataclass
 class ProbedWord:
-    """A row of the second."""
+    """A row of the second table of `tools/probe_language.py`."""
 
     word: str
     times: Pixels
@@ -132,14 +138,14 @@ class ProbedWord:
 
 @dataclass
 class Probe:
-    """What `tools/probe_language.py` writes, as far as the report shows it."""
+    """The fields of a file of `tools/probe_language.py` that the report shows."""
 
     conditions: list[ProbedSentences]
     words: list[ProbedWord]
 
 
 def read_probe(path: str) -> dict[str, Any]:
-    """The two tables in a probe's file. Raises `UserError` for anything else."""
+    """The two tables of a file of `tools/probe_language.py`. Raises `UserError` for any other file."""
     probe = read_json(path)
     try:
         check(Probe, probe, f"--probe {path}")

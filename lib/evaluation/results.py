@@ -1,4 +1,4 @@
-"""What an evaluation found, brought together over the processes, said and written."""
+"""The outcome of an evaluation: gathered from the processes, described in the log, and written to files."""
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from utils import UserError, describe_run, make_folder, rank, sha256_of
 
 @dataclass(frozen=True)
 class Outcome:
-    """An evaluation's figures over all processes, by the samples' order.
+    """An evaluation's figures over all processes, in the order of the samples.
 
-    `counts` and `original_counts` have a row a sample, index and `lib.evaluation.metrics.COUNTS`, (n, 6) int64, at the
-    network's size and at the masks' own (no rows if that was not asked for); `predictions` has each sample's, or none;
-    `left_out` counts samples whose image could not be read. `no_target` (n,) bool says whose mask is empty by design,
-    `no_target_pixels` how many pixels a prediction has at least.
+    `counts` and `original_counts`, (n, 6) int64, have a row for each sample, index and `lib.evaluation.metrics.COUNTS`,
+    at the network's size and at the masks' original size (no rows without `--eval_ori_size`). `predictions` has one
+    entry for each sample, or none. `left_out` counts samples with unreadable images. `no_target`, (n,) bool, marks
+    samples whose mask is empty by design; a prediction of fewer than `no_target_pixels` pixels means no target.
     """
 
     counts: np.ndarray
@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def indices(self) -> list[int]:
-        """The samples' places in the data set."""
+        """The samples' indices in the data set."""
         return self.counts[:, 0].tolist()
 
     @property
@@ -47,22 +47,22 @@ class Outcome:
 
     @property
     def original_metrics(self) -> dict[str, Any] | None:
-        """The same at the masks' own size, or None."""
+        """`compute_metrics` at the masks' original size, or None without `--eval_ori_size`."""
         return compute_metrics(self.original_counts[:, 1:]) if len(self.original_counts) else None
 
 
 def collect(counts: Tensor, recorder: Recorder, left_out: int, no_target: Callable[[np.ndarray], np.ndarray],
             no_target_pixels: int) -> Outcome:
-    """The outcome of all processes from each one's share; raises `UserError` if no sample could be read.
+    """Gathers the outcome of all processes. Raises `UserError` if no sample could be read.
 
-    `no_target` says of samples by their indices whether their mask is empty by design.
+    `no_target` maps samples' indices to bool, true where the mask is empty by design.
     """
-    counts, original = in_order(gather_rows(counts)), in_order(gather_rows(recorder.rows().to(counts.device)))
+    rows, original = in_order(gather_rows(counts)), in_order(gather_rows(recorder.rows().to(counts.device)))
     shares = gather_objects((left_out, recorder.predictions))
     found = {index: prediction for _, share in shares for index, prediction in share.items()}
-    outcome = Outcome(counts, original, [found[index] for index in counts[:, 0].tolist()] if found else [],
-                      sum(count for count, _ in shares), no_target(counts[:, 0]), no_target_pixels)
-    if not len(counts):
+    outcome = Outcome(rows, original, [found[index] for index in rows[:, 0].tolist()] if found else [],
+                      sum(count for count, _ in shares), no_target(rows[:, 0]), no_target_pixels)
+    if not len(rows):
         raise UserError(f"none of the {outcome.left_out} samples of the split could be read; "
                         "tools/check_dataset.py says what is wrong with each")
     return outcome
@@ -74,7 +74,7 @@ def in_order(rows: Tensor) -> np.ndarray:
 
 
 def describe(outcome: Outcome, model: str, styles: list[str]) -> str:
-    """The lines that test.py prints: metrics, what to know about them, the paper's table in some of its styles."""
+    """The lines that test.py prints: metrics, notes on them, and the paper's table in the given styles."""
     lines = [format_all(metrics := outcome.metrics)]
     if outcome.original_metrics:
         lines.append("at the masks' original size:\n" + format_metrics(outcome.original_metrics))
@@ -95,7 +95,7 @@ def describe(outcome: Outcome, model: str, styles: list[str]) -> str:
 
 
 def make_folders(args: Namespace) -> None:
-    """The folders of what test.py is to write, before the evaluation, which would be lost. Raises `UserError`."""
+    """Makes the output folders before the evaluation, whose work would otherwise be lost. Raises `UserError`."""
     if args.results and Path(args.results).is_dir():
         raise UserError(f"--results {args.results} is a folder: give the name of a file")
     for folder in (Path(args.results).parent if args.results else None, args.report, args.save_predictions):
@@ -104,11 +104,11 @@ def make_folders(args: Namespace) -> None:
 
 
 def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, device: torch.device) -> dict[str, Any]:
-    """The contents of `--results`: metrics, intervals, tables, what they depend on, and each sample's counts.
+    """The contents of `--results`: metrics, intervals, tables, the run's settings, and each sample's counts.
 
     `dataset` is the `data.EvalSet` that was evaluated.
     """
-    from lib.evaluation.tables import make_sample, summarize  # scipy takes a while to load, and few runs need it
+    from lib.evaluation.tables import make_sample, summarize  # scipy is slow to import, and few runs need it
     samples = [make_sample(dataset.describe(index), counts, dataset.size_px ** 2)
                for index, *counts in outcome.counts.tolist()]
     return {**summarize(samples, outcome.no_target_pixels), "original_size": outcome.original_metrics, "model": model,
@@ -121,9 +121,9 @@ def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, de
 
 def write_outputs(outcome: Outcome, results: dict[str, Any], args: Namespace, network: ReferringSegmenter,
                   dataset: Any, probe: dict[str, Any] | None) -> list[Path]:
-    """Writes what the flags ask for; returns the files. Raises `UserError` for one that cannot be written.
+    """Writes the files that the flags name, and returns them. Raises `UserError` if one cannot be written.
 
-    `probe` is what the report shows of tools/probe_language.py.
+    `probe` holds the tables of tools/probe_language.py that the report shows.
     """
     from lib.evaluation.predictions import write_predictions
     from lib.report import write_evaluation_report

@@ -1,7 +1,7 @@
 """Metrics of groups of samples, with intervals: per category, kind of expression, object size, sentence length.
 
-A sample is a dict as in `test.py --results`: ids, `category`, `sentence`, what `describe_sample` says of it, and
-its `COUNTS` (see `lib.evaluation.metrics`). Percentages and their intervals are in percent.
+A sample is a dict as in `test.py --results`: ids, `category`, `sentence`, the entries of `describe_sample`, and its
+`COUNTS` (see `lib.evaluation.metrics`). Metrics and their intervals are in percent.
 """
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +15,8 @@ from lib.evaluation.generalized import all_metrics
 from lib.evaluation.metrics import COUNTS, PRECISION_THRESHOLDS, compute_metrics
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
-AREAS = {"under 0.1 %": 0.001, "0.1 to 1 %": 0.01, "1 to 10 %": 0.1, "over 10 %": 1.0}  # of the image, up to
-LENGTHS = {"1 to 3": 3, "4 to 6": 6, "7 to 9": 9, "10 or more": np.inf}                # words, up to
+AREAS = {"under 0.1 %": 0.001, "0.1 to 1 %": 0.01, "1 to 10 %": 0.1, "over 10 %": 1.0}  # upper bounds, of the image
+LENGTHS = {"1 to 3": 3, "4 to 6": 6, "7 to 9": 9, "10 or more": np.inf}                # upper bounds, words
 GROUPINGS = {"category": None, "kind": KINDS, "object_size": ("empty", *AREAS), "words": tuple(LENGTHS)}
 
 Sample = dict[str, Any]
@@ -30,7 +30,7 @@ def describe_sample(sentence: str, object_px: int, image_px: int) -> dict[str, s
 
 
 def make_sample(identity: Sample, counts: Sequence[int], image_px: int) -> Sample:
-    """A sample from its ids, `category` and `sentence`, its `COUNTS`, and the pixels of the image they are of."""
+    """A sample from its ids, `category` and `sentence`, its `COUNTS`, and the number of pixels of its image."""
     named = dict(zip(COUNTS, counts, strict=True))
     return {**identity, **named, **describe_sample(identity["sentence"], named["object_px"], image_px)}
 
@@ -42,10 +42,11 @@ def counts_of(samples: Sequence[Sample]) -> np.ndarray:
 
 def ratio_intervals(numerators: np.ndarray, denominators: np.ndarray,
                     clusters: Sequence[Any]) -> list[list[float] | None]:
-    """95 % percentile bootstrap intervals of sum(numerator) / sum(denominator), a row each: both (k, samples).
+    """95 % percentile bootstrap intervals of sum(numerator) / sum(denominator) for each row: both (k, samples).
 
-    Whole clusters are drawn, since sentences of one image succeed and fail together. The same numbers give the
-    same intervals. None where there is only one cluster, or where a denominator can be 0.
+    Clusters are drawn as a whole, because sentences of one image succeed and fail together. The generator is seeded,
+    so the same numbers give the same intervals. An interval is None if there is only one cluster, or if a denominator
+    can be 0.
     """
     names, cluster = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
     if len(names) < 2:
@@ -77,7 +78,7 @@ def metric_intervals(samples: Sequence[Sample]) -> dict[str, Any]:
 
 
 def break_down(samples: Sequence[Sample], by: str) -> list[dict[str, Any]]:
-    """A row a group, categories by name and others in their own order: its metrics, size, and mIoU's interval."""
+    """A row for each group, with its metrics, number of samples and mIoU's interval; categories are sorted by name."""
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample[by], []).append(sample)
@@ -93,9 +94,9 @@ def break_down(samples: Sequence[Sample], by: str) -> list[dict[str, Any]]:
 
 
 def summarize(samples: Sequence[Sample], no_target_pixels: int = NO_TARGET_PIXELS) -> dict[str, Any]:
-    """All figures that follow from the samples: metrics, `intervals`, `breakdowns`, and how many masks are empty.
+    """All figures computed from the samples: metrics, `intervals`, `breakdowns`, and the numbers of empty masks.
 
-    Samples with `no_target` add `generalized` (see `lib.evaluation.generalized`).
+    If samples have `no_target`, `generalized` is added (see `lib.evaluation.generalized`).
     """
     counts = counts_of(samples)
     predicted_px = counts[:, 0] + counts[:, 1] - counts[:, 2]   # |P| = |I| + |U| − |T|
@@ -107,14 +108,14 @@ def summarize(samples: Sequence[Sample], no_target_pixels: int = NO_TARGET_PIXEL
 
 
 def format_row(name: str, metrics: dict[str, Any], style: str) -> str:
-    """A line of the paper's table, 'latex' or 'markdown': name, Prec@0.5 … 0.9, oIoU, mIoU."""
+    """A line of the paper's table in 'latex' or 'markdown': name, Prec@0.5 … 0.9, oIoU, mIoU."""
     cells = [name.replace("_", r"\_") if style == "latex" else name.replace("|", r"\|"),
              *("%.2f" % value for value in (*metrics["precision"].values(), metrics["oIoU"], metrics["mIoU"]))]
     return " & ".join(cells) + r" \\" if style == "latex" else f"| {' | '.join(cells)} |"
 
 
 def format_table(rows: Sequence[tuple[str, dict[str, Any]]], style: str) -> str:
-    """The paper's table with its heading, 'latex' or 'markdown': (name, metrics) a row."""
+    """The paper's table with its heading in 'latex' or 'markdown'; each row is (name, metrics)."""
     columns = ["Method", *(f"Prec@{x}" for x in PRECISION_THRESHOLDS), "oIoU", "mIoU"]
     lines = [format_row(name, metrics, style) for name, metrics in rows]
     if style == "latex":

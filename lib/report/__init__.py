@@ -16,7 +16,7 @@ def write_evaluation_report(path: Path, results: dict[str, Any], outcome: Any, n
     """Writes the page of an evaluation with a gallery of up to `most` samples.
 
     `results`, `outcome` and `network` are as in `lib.evaluation.results`, `dataset` is the `data.EvalSet` evaluated.
-    `attention_amp` is the precision in which to compute what each pixel attends to; None leaves that out.
+    `attention_amp` is the precision in which attention maps are computed, or None to leave them out.
     """
     indices, device = outcome.indices, next(network.parameters()).device
 

@@ -1,8 +1,9 @@
-"""Pictures of what each pixel attends to in the sentence: PWAM's shares per word (LAVT, section 3.2).
+"""Maps of the attention that each pixel pays to each word: PWAM's shares (LAVT, section 3.2).
 
 Shapes: B batch, N words, h w the third stage's map, S the network's size.
 """
 import io
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,15 +13,15 @@ from torch import Tensor
 
 from lib.model import ReferringSegmenter
 
-STAGE = 2   # at 1/16 of the image: fine enough to see objects, coarse enough to mean something
-LEVELS = 32  # of heat: few, so that pictures stay small
+STAGE = 2   # 1/16 of the image's size: fine enough for objects, deep enough for meaning
+LEVELS = 32  # colours of a map: few, so that PNGs stay small
 
 
 @torch.inference_mode()
 def word_maps(model: ReferringSegmenter, image: Tensor, *words: Tensor) -> Tensor:
     """The share of attention that each pixel gives each word: arguments of the network -> (B, N, h, w), 0 to 1."""
     found: list[Tensor] = []
-    fusion = model.backbone.stages[STAGE].fusion
+    fusion: Any = model.backbone.stages[STAGE].fusion
     hook = fusion.register_forward_pre_hook(lambda module, inputs: found.append(module.shares(*inputs).mean(dim=1)))
     try:
         model.encode(image, *words)
@@ -32,9 +33,9 @@ def word_maps(model: ReferringSegmenter, image: Tensor, *words: Tensor) -> Tenso
 
 
 def heat_strip(maps: Tensor, token_ids: Tensor, token_mask: Tensor, tokenizer: Tokenizer) -> list[tuple[str, bytes]]:
-    """A small PNG for each token of one sentence, on one scale: (N, h, w), (N,), (N,) -> [(token, PNG), …].
+    """A small PNG for each token of a sentence, on a common scale: (N, h, w), (N,), (N,) -> [(token, PNG), …].
 
-    Black is no attention; white is the most that any pixel gives any word of this sentence.
+    Black means no attention, white the largest share that any pixel gives any word of this sentence.
     """
     shown = maps[:int(token_mask.sum())].float().cpu().numpy()
     heat = np.round((LEVELS - 1) * shown / max(float(shown.max()), 1e-9)).astype(np.uint8)

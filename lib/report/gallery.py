@@ -1,4 +1,4 @@
-"""The pictures of a report: which samples are shown, their images made small, and outlines of both masks."""
+"""The gallery of a report: the choice of samples, their images in small, and the outlines of both masks."""
 import io
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from lib.evaluation.predictions import Prediction
 from lib.report.page import GalleryPicture
 from lib.report.pictures import polygons
 
-LONGEST_SIDE_PX, JPEG_QUALITY = 256, 75   # some 12 kB an aerial photograph: 200 stay under 5 MB in a page
+LONGEST_SIDE_PX, JPEG_QUALITY = 256, 75   # about 12 kB for an aerial photograph: 200 of them stay under 5 MB
 
 
 def choose(samples: Sequence[dict[str, Any]], most: int) -> list[int]:
-    """At most so many places in `samples`, evenly spread over the order by IoU, in the order of the samples."""
+    """At most `most` indices into `samples`, in ascending order, evenly spread over the ranking by IoU."""
     iou = [sample["intersection"] / max(1, sample["union"]) for sample in samples]
     ranked = np.argsort(iou, kind="stable")
     return sorted(ranked[np.linspace(0, len(ranked) - 1, min(most, len(ranked))).astype(int)].tolist())
@@ -29,9 +29,10 @@ def outline(mask: np.ndarray, size: tuple[int, int]) -> list[list[list[float]]]:
 def make_gallery(samples: Sequence[dict[str, Any]], predictions: Sequence[Prediction],
                  load: Callable[[int], tuple[Image.Image, np.ndarray]], most: int,
                  attention: Callable[[int], list[tuple[str, bytes]]] | None = None) -> list[GalleryPicture]:
-    """The pictures of at most `most` samples, worked out from their places in `samples`.
+    """The pictures of at most `most` samples.
 
-    `load` gives a sample's image and true mask (H, W), `attention` what `lib.report.attention_maps.heat_strip` does.
+    `load` and `attention` receive an index into `samples`: `load` returns the image and the true mask (H, W),
+    `attention` the result of `lib.report.attention_maps.heat_strip`.
     """
     pictures = []
     for place in choose(samples, most):

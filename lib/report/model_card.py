@@ -1,4 +1,4 @@
-"""The model card: what a model folder's README.md says of the network, its training and its evaluation."""
+"""The model card, README.md of a model folder: the network, its training and its evaluation."""
 import json
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,19 @@ from lib.report.page import NAMES
 from lib.segmentation import PARTS, ModelConfig
 from utils import printable
 
-# The flags of a training run that its readers ask for first, as far as the checkpoint has them.
+# The flags of the training run that the card shows, as far as the checkpoint has them.
 TRAINING_FLAGS = ("dataset", "splitBy", "epochs", "batch_size", "accumulate", "lr", "warmup_iters", "weight_decay",
                   "dice_weight", "random_box_share", "amp", "seed", "pretrained_swin_weights", "ck_bert", "init_from")
-TRAINING_FILES = ("pretrained_swin_weights", "ck_bert", "init_from")   # whose folders are nobody's business
+TRAINING_FILES = ("pretrained_swin_weights", "ck_bert", "init_from")   # shown without their folders, which are private
 ROWS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}
 
 
-def model_card(name: str, config: ModelConfig, training: dict[str, Any], results: dict[str, Any] | None) -> str:
+def model_card(name: str, config: ModelConfig, training: dict[str, Any], results: dict[str, Any] | None,
+               averaged: bool = False) -> str:
     """The card of the model folder (or the hub's repository) `name`, as Markdown.
 
-    `training` are the flags of the run, {} if they are not known; `results` is what
-    `lib.evaluation.result_files.read_evaluation` gives, or None.
+    `training` are the flags of the training run, {} if they are unknown; `results` is the result of
+    `lib.evaluation.result_files.read_evaluation`, or None; `averaged` says that the weights are an average.
     """
     model = NAMES.get(config.model, config.model)
     figures = figures_of(results) if results else {}
@@ -37,6 +38,8 @@ def model_card(name: str, config: ModelConfig, training: dict[str, Any], results
     network = {"model": f"{model} ({config.model})", "parts": parts,
                "backbone": f"Swin {config.swin_type}, window {config.window}",
                "image": f"{config.img_size} × {config.img_size} px", "sentence": f"at most {config.max_tokens} tokens"}
+    if averaged:
+        network["weights"] = "their exponential moving average over the updates"
     sections = [f"# {name}", f"{model} for referring image segmentation: an image and a sentence in, the mask of the "
                 "object meant out.", table("network", network)]
     run = {flag: Path(str(training[flag])).name if flag in TRAINING_FILES else training[flag]
@@ -67,7 +70,7 @@ def figures_of(results: dict[str, Any]) -> dict[str, tuple[float, list[float] | 
 
 
 def evaluation(results: dict[str, Any], figures: dict[str, tuple[float, list[float] | None]]) -> str:
-    """The table of metrics under a line on what they are of."""
+    """The table of metrics below a line with the data set, the split and the number of sentences."""
     left_out = f"; {results['left_out']} more were left out for their bad images" if results["left_out"] else ""
     samples = len(results["samples"])
     rows = [f"| {metric} | {value:.2f} | {'%.2f to %.2f' % tuple(interval) if interval else ''} |"
@@ -79,12 +82,12 @@ def evaluation(results: dict[str, Any], figures: dict[str, tuple[float, list[flo
 
 
 def table(heading: str, rows: dict[str, Any]) -> str:
-    """A table of two columns."""
+    """A table with two columns: names and values."""
     lines = [f"| {name} | {cell(value)} |" for name, value in rows.items()]
     return "\n".join([f"| {heading} | |", "|---|---|", *lines])
 
 
 def cell(value: Any) -> str:
-    """A value from a file as one short cell of a table, where it can end neither cell nor code."""
+    """A value from a file as one short table cell, escaped so that it ends neither the cell nor its code span."""
     text = " ".join(printable(str(value)).split())[:100].replace("`", "'").replace("|", "¦")
     return f"`{text}`" if isinstance(value, str) else text

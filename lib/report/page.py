@@ -1,7 +1,7 @@
-"""The report of an evaluation: one HTML page, whole in itself, that needs neither network nor any file beside it.
+"""The report of an evaluation: one self-contained HTML page.
 
-`report.html` beside this file is the page with its style and script, which draws everything from one block of data;
-here that block is put together. So text of any origin stays data: nothing of it is ever parsed as HTML.
+`page.html` beside this file has the page's style and a script that draws everything from one block of JSON, which this
+module writes. Text of any origin stays data in it and is never parsed as HTML.
 """
 import base64
 import html
@@ -21,22 +21,22 @@ from utils import write_text
 TEMPLATE = Path(__file__).with_suffix(".html")
 HISTOGRAM_BINS = 20
 CURVE_STEPS = 100
-CONTOUR_TOLERANCE_PX = 0.35  # below what a screen shows; it makes outlines several times shorter
-UNITS_PER_PX = 10            # of outlines in the page: whole numbers are shorter than decimals
+CONTOUR_TOLERANCE_PX = 0.35  # invisible on a screen, yet outlines become several times shorter
+UNITS_PER_PX = 10            # outlines are whole numbers, which are shorter than decimals
 NAMES = {"rmsin": "RMSIN", "lavt": "LAVT", "lavt_one": "LAVT (one stage)", "lgce": "LGCE", "fianet": "FIANet",
          "rrsisd": "RRSIS-D", "refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg",
          "refclef": "RefCLEF", "grefcoco": "gRefCOCO", "refsegrs": "RefSegRS", "risbench": "RISBench",
          "uavid_ris": "UAVid-RIS", "vdd_ris": "VDD-RIS", "remotesam-270k": "RemoteSAM-270K", "toy": "the toy set"}
 
-Parts = Sequence[Sequence[Sequence[float]]]  # of a mask, as `lib.report.pictures.polygons` gives them
+Parts = Sequence[Sequence[Sequence[float]]]  # the parts of a mask, as `lib.report.pictures.polygons` returns them
 
 
 @dataclass(frozen=True)
 class GalleryPicture:
-    """What the gallery shows of one sample.
+    """One sample of the gallery.
 
     `sample` is its index in the results' samples; `truth` and `prediction` are outlines in the JPEG's pixels, as
-    `lib.report.pictures.polygons` gives them; `attention` holds (word, PNG) small heat maps, and may be empty.
+    `lib.report.pictures.polygons` returns them; `attention` holds small heat maps, (word, PNG), and may be empty.
     """
     sample: int
     jpeg: bytes
@@ -48,19 +48,19 @@ class GalleryPicture:
 
 
 def write_report(path: Path, results: dict[str, Any], gallery: Sequence[GalleryPicture]) -> None:
-    """Writes the page `path` of the `results` (what `test.py --results` writes), whole or not at all.
+    """Writes the page of the `results`, the contents of `test.py --results`, to `path`, atomically.
 
-    Folders on the way are made. Raises `UserError` if the page cannot be written.
+    Missing folders are made. Raises `UserError` if the page cannot be written.
     """
     write_text(path, render(results, gallery))
 
 
 def render(results: dict[str, Any], gallery: Sequence[GalleryPicture]) -> str:
-    """The page itself. It holds the samples of the gallery only, so that its size does not depend on the split's."""
+    """The page as text. It contains the gallery's samples only, so its size does not depend on the split's size."""
     samples = results["samples"]
     counts = np.array([(sample["intersection"], sample["union"]) for sample in samples], np.int64).reshape(-1, 2)
-    said = {**results["flags"], **results}   # what results name themselves, no flag says better
-    model, dataset = (NAMES.get(said.get(key), str(said.get(key, key))) for key in ("model", "dataset"))
+    said = {**results["flags"], **results}   # the results' own entries take precedence over flags
+    model, dataset = (NAMES.get(name, name) for name in (str(said.get(key, key)) for key in ("model", "dataset")))
     title = f"{model} on {dataset}, {results['split']}"
     data = {**{key: value for key, value in results.items() if key != "samples"}, "title": title,
             "curve": precision_curve(counts), "histogram": iou_histogram(counts),
@@ -68,12 +68,12 @@ def render(results: dict[str, Any], gallery: Sequence[GalleryPicture]) -> str:
     values = {"title": html.escape(title).encode("ascii", "xmlcharrefreplace").decode(),
               "truth": "rgb(%d %d %d)" % TRUTH_COLOUR, "prediction": "rgb(%d %d %d)" % PREDICTION_COLOUR,
               "data": as_json(data)}
-    # One pass, so that what is filled in is not searched in turn.
+    # A single pass, so that inserted values are not searched for placeholders.
     return re.sub(r"\{\{(\w+)\}\}", lambda place: values[place[1]], TEMPLATE.read_text(encoding="utf-8"))
 
 
 def as_json(data: Any) -> str:
-    """JSON in plain ASCII that may stand within a <script> element: no `<` ends it early; NaN and infinity are null."""
+    """ASCII JSON that is safe inside a <script> element: `<` is escaped, NaN and infinity are null."""
     return json.dumps(_finite(data), allow_nan=False, separators=(",", ":"), default=str).replace("<", r"\u003c")
 
 
@@ -85,16 +85,16 @@ def precision_curve(counts: np.ndarray) -> list[float]:
 
 
 def iou_histogram(counts: np.ndarray) -> list[int]:
-    """(samples, 2) intersections and unions -> how many samples have their IoU in each of 20 equal bins, 1 in the last.
+    """(samples, 2) intersections and unions -> samples in each of 20 equal bins of IoU; an IoU of 1 is in the last.
 
-    Whole numbers decide, so that an IoU of exactly 0.15 is not below 0.15.
+    The bins are computed with integers, so that an IoU of exactly 0.15 is not below 0.15.
     """
     bins = np.minimum(HISTOGRAM_BINS * counts[:, 0] // np.maximum(counts[:, 1], 1), HISTOGRAM_BINS - 1)
     return np.bincount(bins, minlength=HISTOGRAM_BINS).tolist()
 
 
 def outline_path(parts: Parts) -> str:
-    """Outlines as the data of one SVG path in tenths of a pixel; to be filled by the even-odd rule. '' for none."""
+    """The data of one SVG path, in tenths of a pixel, to be filled by the even-odd rule; '' without outlines."""
     rings = [simplify(np.reshape(np.asarray(ring, float), (-1, 2)), CONTOUR_TOLERANCE_PX)
              for part in parts for ring in part]
     path = []
@@ -105,7 +105,7 @@ def outline_path(parts: Parts) -> str:
 
 
 def simplify(ring: np.ndarray, tolerance: float) -> np.ndarray:
-    """A closed ring (points, 2) with only those points that keep it within `tolerance` of itself (Douglas-Peucker)."""
+    """A closed ring (points, 2) simplified by Douglas-Peucker: removed points lie within `tolerance` of the result."""
     if len(ring) < 4:
         return ring
     far = int(np.hypot(*(ring - ring[0]).T).argmax())
@@ -140,7 +140,7 @@ def _base64(content: bytes) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """The same data, with None for numbers that JSON does not have."""
+    """The same data with None for NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Pictures in and out: any image file as RGB, masks drawn over images, outlines of masks, sheets of panels.
+"""Reading and drawing of pictures: image files as RGB, masks over images, outlines of masks, sheets of panels.
 
 Shapes: H, W height and width in pixels. Colours are (red, green, blue), 0 … 255.
 """
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from utils import UserError
 
 TRUTH_COLOUR, PREDICTION_COLOUR = (40, 200, 90), (240, 60, 160)
-STRETCH_PERCENT = (2.0, 98.0)  # of a picture of more than 8 bits: what becomes black and what white
+STRETCH_PERCENT = (2.0, 98.0)  # percentiles that become black and white in a picture of more than 8 bits
 _SHORT, _DOUBLE, _ASCII = 3, 12, 2
-GEO_TAGS = {  # what ties a TIFF's pixels to the ground (GeoTIFF 1.1, section 7), and each one's TIFF field type
+GEO_TAGS = {  # tags that georeference a TIFF (GeoTIFF 1.1, section 7), with their TIFF field types
     33550: ("ModelPixelScale", _DOUBLE), 33922: ("ModelTiepoint", _DOUBLE), 34264: ("ModelTransformation", _DOUBLE),
     34735: ("GeoKeyDirectory", _SHORT), 34736: ("GeoDoubleParams", _DOUBLE), 34737: ("GeoAsciiParams", _ASCII)}
 
@@ -24,9 +24,8 @@ GEO_TAGS = {  # what ties a TIFF's pixels to the ground (GeoTIFF 1.1, section 7)
 def read_picture(path: str | Path | BinaryIO, any_size: bool = False, name: str = "") -> Image.Image:
     """An image file as an upright RGB image; its `info["geo_tags"]` holds a georeferenced TIFF's tags, if any.
 
-    `name` is what messages call the file, its path if not given.
-
-    Of several frames the first is taken. A georeferenced picture stays as it lies, or its tags would be wrong.
+    Error messages call the file `name`, or its path without one. The first of several frames is read. A georeferenced
+    picture is not rotated, because its tags would become wrong.
     Raises `UserError` if Pillow cannot read the file, or if it has so many pixels that Pillow suspects an attack,
     unless `any_size`.
     """
@@ -42,12 +41,12 @@ def read_picture(path: str | Path | BinaryIO, any_size: bool = False, name: str 
                         "demo_inference.py --tile PIXELS, which reads images of any size") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{name or path} cannot be read as an image: it is of no format that Pillow knows") from error
-    except Exception as error:   # decoders raise nearly any exception for damaged bytes
+    except Exception as error:   # damaged bytes make decoders raise nearly any exception
         raise UserError(f"{name or path} cannot be read as an image: {error or type(error).__name__}") from error
 
 
 class _pixel_limit:
-    """Meanwhile Pillow opens images of up to so many pixels (None: of any size), without a warning on the way."""
+    """A context in which Pillow opens images of up to `pixels` pixels (None: of any size) without a warning."""
 
     def __init__(self, pixels: int | None):
         self.pixels, self.warnings = pixels, warnings.catch_warnings()
@@ -57,15 +56,15 @@ class _pixel_limit:
         self.warnings.__enter__()
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         Image.MAX_IMAGE_PIXELS = self.before
         self.warnings.__exit__(*error)
 
 
 def to_rgb(image: Image.Image, geo_tags: dict[int, tuple[int, object]] | None = None) -> Image.Image:
-    """Any Pillow image as RGB: what is transparent is black, more than 8 bits are stretched to 8.
+    """Any Pillow image as RGB: transparent pixels become black, and more than 8 bits are stretched to 8.
 
-    The stretch is that of map viewers: the values' 2nd percentile becomes black, their 98th white.
+    As in map viewers, the 2nd percentile of the values becomes black and the 98th white.
     """
     if image.mode in ("I", "F", "I;16", "I;16B", "I;16L", "I;16N"):
         rgb = Image.fromarray(stretch(np.asarray(image))).convert("RGB")
@@ -80,14 +79,14 @@ def to_rgb(image: Image.Image, geo_tags: dict[int, tuple[int, object]] | None = 
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """(H, W) or (H, W, C) numbers of any range -> same shape, uint8; infinite and missing values count as 0."""
+    """(H, W) or (H, W, C) numbers of any range -> same shape, uint8; infinite values and NaN count as 0."""
     values = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
     low, high = np.percentile(values[::max(1, len(values) // 1024)], STRETCH_PERCENT)
     return (255 * np.clip((values - low) / max(float(high - low), 1e-12), 0, 1)).round().astype(np.uint8)
 
 
 def array_to_picture(pixels: np.ndarray) -> Image.Image:
-    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) numbers -> an RGB image; all but uint8 is stretched.
+    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) numbers -> an RGB image; other types than uint8 are stretched.
 
     Raises `ValueError` for another shape.
     """
@@ -102,13 +101,13 @@ def array_to_picture(pixels: np.ndarray) -> Image.Image:
 
 
 def _geo_tags(image: Image.Image) -> dict[int, tuple[int, object]]:
-    """{tag: (TIFF field type, value)} of a georeferenced TIFF; {} for all else. A tag of a wrong type is left out."""
-    tags = getattr(image, "tag_v2", {})
+    """{tag: (TIFF field type, value)} of a georeferenced TIFF, else {}. Tags of a wrong type are left out."""
+    tags: Any = getattr(image, "tag_v2", {})
     return {tag: (kind, tags[tag]) for tag, (_, kind) in GEO_TAGS.items() if tag in tags and tags.tagtype[tag] == kind}
 
 
 def save_mask(mask: np.ndarray, path: Path, geo_tags: dict[int, tuple[int, object]] | None = None) -> Path:
-    """Writes a mask (H, W) bool as 0 and 255, as `path` with .png, or with .tif if there are `geo_tags`.
+    """Writes a mask (H, W) bool as 0 and 255 to `path` with .png added, or .tif if there are `geo_tags`.
 
     Returns the path. Raises `OSError` if it cannot be written.
     """
@@ -126,9 +125,9 @@ def save_mask(mask: np.ndarray, path: Path, geo_tags: dict[int, tuple[int, objec
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = PREDICTION_COLOUR) -> np.ndarray:
-    """The image with a mask laid over it, tinted inside and with a solid contour.
+    """The image with the mask tinted inside and drawn with a solid contour.
 
-    image (H, W, 3) uint8, mask (H, W) bool -> (H, W, 3) uint8. Outside the mask the image keeps its pixels.
+    image (H, W, 3) uint8, mask (H, W) bool -> (H, W, 3) uint8. Pixels outside the mask are unchanged.
     """
     inside = mask.copy()
     inside[1:] &= mask[:-1]
@@ -142,23 +141,25 @@ def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = 
 
 
 def polygons(mask: np.ndarray) -> list[list[list[float]]]:
-    """The outlines of a mask (H, W) bool, one a part: [[x1, y1, x2, y2, …] of the part, then of each of its holes].
+    """The outlines of a mask (H, W) bool, a list for each part: [x1, y1, x2, y2, …] of the part, then of its holes.
 
-    In pixels from the image's top left corner, through the middle of border pixels' edges. [] for an empty mask.
+    Coordinates are pixels from the image's top left corner. Outlines pass through the middle of the edges of border
+    pixels. An empty mask gives [].
     """
     import contourpy  # only reports and --json need it
     padded = np.pad(mask, 1).astype(np.float32)
-    points, offsets = contourpy.contour_generator(z=padded, fill_type="OuterOffset").filled(0.5, np.inf)
-    shift = 0.5 - 1   # from centres of pixels to their corners; the padding
+    filled: Any = contourpy.contour_generator(z=padded, fill_type="OuterOffset").filled(0.5, np.inf)
+    points, offsets = filled
+    shift = 0.5 - 1   # from pixel centres to corners, less the padding
     return [[(ring[:-1] + shift).ravel().tolist() for ring in np.split(part, bounds[1:-1])]
             for part, bounds in zip(points, offsets, strict=True)]
 
 
 def sheet(rows: Sequence[tuple[Sequence[Image.Image], str]], columns: int = 2, panel_px: int = 192,
           headings: Sequence[str] = ()) -> Image.Image:
-    """Samples side by side, each some panels (all samples as many) with lines of text below: for a look at data.
+    """A contact sheet of samples: the panels of each, the same number for all, with lines of text below them.
 
-    Panels are resized to squares; what does not fit below them is cut. `headings` name the panels, above the first row.
+    Panels are resized to squares; longer text is cut. `headings` name the panels above the first row.
     """
     margin, font = 8, ImageFont.load_default(14)
     caption_px = 4 + 18 * max(1 + text.count("\n") for _, text in rows)

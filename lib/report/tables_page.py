@@ -1,4 +1,4 @@
-"""Tables as one plain HTML page, whole in itself."""
+"""A plain, self-contained HTML page of tables."""
 import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -27,7 +27,8 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 def generator_states(device: torch.device) -> dict[str, Any]:
     """The state of every generator that training draws from, as plain data and tensors."""
     kind, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    of_numpy: Any = np.random.get_state()   # a tuple, although NumPy's annotations also allow a dict
+    name, keys, position, has_gauss, cached = of_numpy
     states = {"python": [kind, list(internal), gauss],
               "numpy": [name, keys.tolist(), position, has_gauss, cached], "torch": torch.get_rng_state()}
     if device.type == "cuda":

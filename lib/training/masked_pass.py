@@ -25,10 +25,12 @@ class Disturbance:
     def __init__(self, tokenizer: Tokenizer):
         kept = [tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]")]
         self.kept = [token for token in kept if token is not None]
-        self.mask_token, self.vocabulary = tokenizer.token_to_id("[MASK]"), tokenizer.get_vocab_size()
-        if self.mask_token is None:
+        mask_token = tokenizer.token_to_id("[MASK]")
+        if mask_token is None:
             raise UserError("--masked_pass needs a tokenizer with a token [MASK], which this one lacks: give another "
                             "--bert_tokenizer, or leave the flag out")
+        self.mask_token: int = mask_token
+        self.vocabulary = tokenizer.get_vocab_size()
 
     def __call__(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """The network's arguments with image and token_ids disturbed; token_mask and the others stay as they are."""

@@ -26,7 +26,8 @@ def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropou
 def recompute_activations(model: ReferringSegmenter) -> None:
     """Lets the backward pass compute what is inside a Swin block again: only the blocks' inputs are kept for it."""
     for stage in model.backbone.stages:
-        for block in stage.blocks:
+        blocks: Any = stage.blocks
+        for block in blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
@@ -36,18 +37,21 @@ def parameter_groups(model: ReferringSegmenter) -> list[dict[str, Any]]:
     The module across the scales counts as part of the backbone, as CIM and TMEM do in the original programs, unless its
     `optimizer_group` is "decoder".
     """
-    plain, decayed, decoder = [], [], [*model.decoder.parameters()]
+    plain: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    decoder = [*model.decoder.parameters()]
     in_backbone: list[nn.Module] = [model.backbone]
-    if getattr(model.cross_scale, "optimizer_group", "") == "decoder":
-        decoder += model.cross_scale.parameters()
-    elif model.cross_scale is not None:
-        in_backbone.append(model.cross_scale)
+    if model.cross_scale is not None:
+        if getattr(model.cross_scale, "optimizer_group", "") == "decoder":
+            decoder += model.cross_scale.parameters()
+        else:
+            in_backbone.append(model.cross_scale)
     for part in in_backbone:
         exempt = no_weight_decay(part)
         for name, parameter in part.named_parameters():
             (plain if name in exempt else decayed).append(parameter)
-    groups = [{"params": plain, "weight_decay": 0.0}, {"params": decayed},
-              {"params": decoder}, {"params": model.text_encoder.parameters()}]
+    groups: list[dict[str, Any]] = [{"params": plain, "weight_decay": 0.0}, {"params": decayed}, {"params": decoder},
+                                    {"params": model.text_encoder.parameters()}]
     return [{**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups]
 
 

@@ -61,7 +61,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {   # model: {data set, or "" for all ot
 DEFAULT_DATASETS = {"rmsin": "rrsisd", "lavt": "refcoco", "lavt_one": "refcoco", "lgce": "refsegrs", "fianet": "rrsisd"}
 
 # A nano network learns from random weights, which the original rates, chosen to fine-tune, would hardly change.
-NANO = {"img_size": 96, "batch_size": 16, "lr": 5e-4, "warmup_iters": 100, "random_box_share": 0.0,
+NANO: dict[str, Any] = {"img_size": 96, "batch_size": 16, "lr": 5e-4, "warmup_iters": 100, "random_box_share": 0.0,
         "train_embeddings": True}
 
 

@@ -69,7 +69,8 @@ def choose_start(resume: str, folder: Path, model_id: str, restarted: bool) -> t
     A run that the launcher `restarted` goes on from its own newest checkpoint, whatever it began with. Raises
     `UserError` if the file cannot be used, or if the processes do not see the same one.
     """
-    path, checkpoint = "", {}
+    path = ""
+    checkpoint: dict[str, Any] = {}
     if resume == "auto" or restarted:
         path, checkpoint = find_checkpoint(folder, model_id)
         log(f"going on from {path}" if path else f"--resume auto: none in {folder} yet, a new run begins")

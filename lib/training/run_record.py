@@ -43,7 +43,8 @@ class RunRecord:
         self.folder, self.args, self.device, self.first = folder, args, device, rank() == 0
         self.tensorboard = _load("torch.utils.tensorboard", "tensorboard") if tensorboard and self.first else None
         self.wandb = _load("wandb", "wandb") if wandb and self.first else None
-        self.writer = self.online = None
+        self.writer: Any = None
+        self.online: Any = None
         self.samples: list[tuple[dict[str, Any], str]] = []
 
     def begin(self, goes_on: bool, epoch: int, val_set: Any) -> "RunRecord":

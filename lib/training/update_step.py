@@ -3,6 +3,8 @@
 Reading a number from a GPU stops the program until the GPU has done all its work. So whether a gradient was finite
 stays on the device: a bad update is left out there, and read later.
 """
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -70,8 +72,9 @@ class Updater:
             bad = (~torch.isfinite(norm)).float()
             self.bad_updates += bad
             leave_out = bad if self.skip_bad else (self.bad_updates > 0).float()
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, leave_out  # fused optimisers heed these
-            self.optimizer.step()
+            fused: Any = self.optimizer
+            fused.grad_scale, fused.found_inf = None, leave_out  # fused optimisers skip the update if `found_inf` is 1
+            fused.step()
             self.loss_sum += torch.where(leave_out > 0, 0.0, self.batch_losses)
             for buffer, before in zip(self.model.buffers(), self.buffers, strict=bool(self.buffers)):
                 buffer.copy_(torch.where(bad > 0, before, buffer))

@@ -23,10 +23,11 @@ from tests.network.test_parity import inputs
 FOLDER = Path(__file__).parent / "parity"
 TOLERANCE, NEGLIGIBLE = 1e-6, 1e-9  # relative error; norms below this share of the largest are not compared
 
-# Biases that a normalisation cancels have no gradient but rounding noise: up to 1.1e-14 of the largest gradient in the
-# goldens (FIANet normalises a constant map where a sentence names no object, which amplifies it), where the smallest
-# real gradient has 1.9e-13. Adam moves them by lr · noise / eps beside their weight decay.
-VANISHING, ADAM_EPS = 3e-14, 1e-8
+# Biases that a normalisation cancels have no gradient but rounding noise: up to 5e-15 of the largest gradient in the
+# goldens, where the smallest real gradient has 2e-13. FIANet normalises a constant map where a sentence names no
+# object, which amplifies the noise to 1.1e-14. Adam moves these biases by lr · noise / eps beside their weight decay.
+VANISHING, ADAM_EPS = 1e-14, 1e-8
+VANISHING_OF = {"fianet_base_train": 3e-14}
 
 NOT_TRAINED = re.compile(r"embeddings\.|encoder\.layer\.1[01]\."
                          r"|^backbone\.layers\.3\.(res_gate|visual_gate|visual_residual|context_tanh_gate|fc[12])"
@@ -112,7 +113,7 @@ def test_three_steps_equal_the_published_program(case):
     np.testing.assert_allclose(rates, golden["lrs"], rtol=TOLERANCE)
     published_gradients = published_norms(golden, "grad")
     assert_norms(gradients, published_gradients)
-    vanishing = VANISHING * max(published_gradients.values())
+    vanishing = VANISHING_OF.get(case, VANISHING) * max(published_gradients.values())
     noise = {key: sum(rates) * norm / ADAM_EPS for key, norm in published_gradients.items() if norm < vanishing}
     assert all(gradients[key] < vanishing for key in noise)
     changes = {name: (parameter.detach() - before[parameter]).norm().item() for parameter, name in trained.items()}
