@@ -22,7 +22,7 @@ from transforms import IMAGENET_MEAN, IMAGENET_STD
 from utils import MachineError, UserError
 
 INPUTS, OUTPUT = ("image", "token_ids", "token_mask", "phrase_masks"), "logits"
-BATCH = "batch"   # the name of the batch size where it is left open
+BATCH = "batch"   # the name of the batch dimension where it is left open
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}   # packages that a form needs
 TOLERANCE = 1e-4   # of a file's logits, relative to the network's largest logit
 LARGEST_ONNX = 2**31 - 2**24   # bytes of weights: a Protocol Buffers file has at most 2 GiB
@@ -136,7 +136,7 @@ def write_onnx(program: ExportedProgram, texts: dict[str, str], path: Path) -> N
     """Writes a graph as ONNX, with `texts` as its metadata."""
     from onnxscript.optimizer import fold_constants
     names = INPUTS[:len(program.graph_signature.user_inputs)]
-    shapes = tuple({0: BATCH} for _ in names) if program.range_constraints else None   # names of open dimensions
+    shapes = tuple({0: BATCH} for _ in names) if program.range_constraints else None   # names of the open dimensions
     # ONNX Runtime lacks this step of the exporter's optimisation; the other steps are slow and bring no speed there.
     graph = torch.onnx.export(program, dynamo=True, input_names=names, output_names=[OUTPUT], dynamic_shapes=shapes,
                               verbose=False, optimize=False)
