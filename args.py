@@ -131,7 +131,7 @@ class RecipeParser(Parser):
                 for word in words[name]]
 
     def as_words(self, name: str, value: Any, path: str) -> list[str]:
-        """A flag of a `run.json` with its value as words of a command line."""
+        """The words of a command line for a flag of a `run.json` and its value."""
         action = next((action for action in self._actions if action.dest == name), None)
         if action is None:
             self.error(f"--config {path}: {printable(name)[:40]} is no flag of this script")
