@@ -395,7 +395,7 @@ def add_evaluation(group: Group) -> None:
     """The flags of test.py's outputs."""
     group.add("--split", default="test", help="split that test.py evaluates (default: test)")
     group.add("--ddp_trained_weights", action="store_true",
-              help="accepted for the original command line; test.py detects DistributedDataParallel's prefixes itself")
+              help="accepted as in the original script; test.py removes the prefixes of such weights without it")
     group.add("--results", metavar="FILE",
               help="write metrics, their 95 %% intervals, tables per category, kind of expression, object\n"
                    "size and sentence length, and each sample's pixel counts as JSON")
