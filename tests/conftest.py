@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import BertConfig
 
+from args import get_parser
 from bert import load_tokenizer
 from data.toy import make_toy_rrsisd
+from lib.checkpoint import describe_model, save_checkpoint
 from lib.segmentation import ModelConfig, build
 from refer.refer import REFER
 
@@ -59,7 +61,7 @@ def tokenizer(toy) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def nltk_data(tmp_path_factory) -> Path:
-    """A folder with the little of nltk's data that the tests need; nltk looks there and nowhere else from then on."""
+    """A folder with the part of nltk's data that the tests need, the only one where nltk looks from then on."""
     from tests.nltk_stand_in import write_nltk_data
     nltk = pytest.importorskip("nltk")
     folder = tmp_path_factory.mktemp("nltk_data")
@@ -82,6 +84,16 @@ def nano():
                     "text": BertConfig(**TEXT).to_diff_dict(), **fields}
         return build(ModelConfig(model=model, img_size=img_size, **settings)).eval()
     return make
+
+
+def save_nano_checkpoint(path: Path, toy: Path, model: str = "rmsin") -> Path:
+    """Writes the checkpoint of a nano network for images of 64 px with random weights and the toy set's vocabulary."""
+    config = ModelConfig.from_args(get_parser().parse_args(
+        ["--model", model, "--swin_type", "nano", "--img_size", "64", "--ck_bert", str(toy / "bert")]))
+    torch.manual_seed(0)
+    save_checkpoint(path, {"model": build(config).state_dict(),
+                           **describe_model(config, load_tokenizer(str(toy / "bert")))})
+    return path
 
 
 def make_inputs(batch: int, size: int | tuple[int, int], vocabulary: int = 100) -> tuple[torch.Tensor, ...]:
@@ -107,7 +119,7 @@ def inputs_for(network: torch.nn.Module, batch: int, size: int | tuple[int, int]
 
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache of the hub, and no network."""
+    """An empty cache of the hub, whose client has no network."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"

@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_script(script: str, *flags: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess:
-    """What `python SCRIPT FLAGS…` does in `cwd`: processes of its own, but forked, as PyTorch is loaded here already.
+    """Does what `python SCRIPT FLAGS…` does in `cwd`, in processes that are forked, as PyTorch is loaded here already.
 
-    Several find each other by the variables that launchers set; their outputs come one after the other.
+    Several find each other by the variables that launchers set; their outputs are returned one after the other.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -45,8 +45,23 @@ def run_script(script: str, *flags: object, cwd: Path, processes: int = 1) -> su
     return subprocess.CompletedProcess([script, *flags], max(statuses, key=abs), *said)
 
 
+def nano_flags(root: Path, *flags: object) -> list[str]:
+    """Flags of train.py for a nano network of 64 px on the toy set in `root`, with its text encoder; then `flags`."""
+    return [str(flag) for flag in (
+        "--refer_data_root", root, "--swin_type", "nano", "--img_size", 64, "--ck_bert", root / "bert",
+        "--bert_tokenizer", root / "bert", "--workers", 0, *flags)]
+
+
+def assert_refused(done: subprocess.CompletedProcess, *parts: str) -> None:
+    """The script ended with status 2 and one line that holds the parts."""
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    for part in parts:
+        assert part in done.stderr, done.stderr
+
+
 def torchrun(script: str, *flags: object, cwd: Path, processes: int) -> subprocess.CompletedProcess:
-    """The script in several processes under torchrun, with `cwd` as working directory."""
+    """Runs the script in several processes under torchrun, with `cwd` as working directory."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
                ROOT / script, *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -240,8 +240,8 @@ def parser() -> argparse.ArgumentParser:
                        help=f"sides of images, in pixels (default: {','.join(map(str, SIDES_PX))})")
     group.add_argument("--scale_batches", default=BATCHES, type=numbers, metavar="N,N,…",
                        help=f"sizes of batches (default: {','.join(map(str, BATCHES))})")
-    group.add_argument("--rounds", default=7, type=positive, help="measurements of each (default: 7)")
-    group.add_argument("--warm_up", default=2, type=count, help="runs before (default: 2)")
+    group.add_argument("--rounds", default=7, type=positive, help="measurements of each form (default: 7)")
+    group.add_argument("--warm_up", default=2, type=count, help="runs before the measurements (default: 2)")
     group.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     group.add_argument("--data", metavar="FOLDER", help="data root for the task loading")
     group.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")

@@ -26,21 +26,23 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
     parser.add_argument("--dataset", default="rrsisd", help="default: rrsisd")
-    parser.add_argument("--splitBy", default="unc", help="whose division of the data set (default: unc)")
+    parser.add_argument("--splitBy", default="unc", help="way of splitting the data set (default: unc)")
     parser.add_argument("--max_tokens", type=tokens, metavar="N",
                         help="list sentences of more tokens, [CLS] and [SEP] included (default: the data set's own)")
     parser.add_argument("--bert_tokenizer", default="", metavar="FOLDER",
                         help="count its word pieces (default: words and marks, of which there are fewer)")
     parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     parser.add_argument("--no_images", action="store_true", help="do not look at image files")
-    parser.add_argument("--examples", default=5, type=count, metavar="N", help="shown of each kind (default: 5)")
+    parser.add_argument("--examples", default=5, type=count, metavar="N",
+                        help="examples shown of each kind (default: 5)")
     parser.add_argument("-j", "--workers", default=min(8, os.cpu_count() or 1), type=whole(0, 1024), metavar="N",
                         help="processes that decode masks and images (default: one a core, at most 8; 0: this one)")
     pictures = parser.add_argument_group("contact sheet")
     pictures.add_argument("--pictures", metavar="FILE", help="also draw some refs, with their masks, as this PNG")
-    pictures.add_argument("--samples", default=16, type=positive, metavar="N", help="how many refs (default: 16)")
-    pictures.add_argument("--seed", default=0, type=count, help="another one draws other refs (default: 0)")
-    pictures.add_argument("--split", default="", help="draw refs of this split (default: of all)")
+    pictures.add_argument("--samples", default=16, type=positive, metavar="N",
+                          help="number of refs that are drawn (default: 16)")
+    pictures.add_argument("--seed", default=0, type=count, help="seed of the choice of refs (default: 0)")
+    pictures.add_argument("--split", default="", help="draw refs of this split (default: of all splits)")
     return parser
 
 

@@ -84,9 +84,11 @@ def get_own_parser() -> argparse.ArgumentParser:
                         help="a method and its flags of train.py; give one for each row")
     parser.add_argument("--checkpoints", default=[], action="append", metavar="NAME=FILE,…",
                         help="checkpoints of a method, which is then not trained")
-    parser.add_argument("--seeds", nargs="+", default=[1, 2, 3], type=count, metavar="N", help="default: 1 2 3")
+    parser.add_argument("--seeds", nargs="+", default=[1, 2, 3], type=count, metavar="N",
+                        help="seeds of each method's runs (default: 1 2 3)")
     parser.add_argument("--splits", nargs="+", default=["val"], metavar="SPLIT", help="default: val")
-    parser.add_argument("--base", metavar="NAME", help="whom the others are compared with (default: the first method)")
+    parser.add_argument("--base", metavar="NAME",
+                        help="the method that the others are compared with (default: the first method)")
     parser.add_argument("--rounds", default=5, type=count, metavar="N",
                         help="rounds of measuring speed and memory; 0 leaves that out (default: 5)")
     parser.add_argument("--launch", default=shlex.quote(sys.executable), metavar="COMMAND",

@@ -26,7 +26,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds the data set (default: ./refer/data/)")
     parser.add_argument("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
-    parser.add_argument("--splitBy", default="unc", help="whose division of the data set (default: unc)")
+    parser.add_argument("--splitBy", default="unc", help="way of splitting the data set (default: unc)")
     parser.add_argument("--to", required=True, choices=WRITERS,
                         help="\n".join(f"{name}: {MEANINGS[name]}" for name in WRITERS))
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the new data root")

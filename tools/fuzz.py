@@ -328,7 +328,7 @@ def main() -> None:
         f"{name}: {area.__doc__}" for name, area in AREAS.items()))
     parser.add_argument("--inputs", default=10_000, type=positive, metavar="N", help="default: 10000")
     parser.add_argument("--first", default=0, type=count, metavar="N", help="number of the first input (default: 0)")
-    parser.add_argument("--seed", default=0, type=count, help="another one makes other inputs (default: 0)")
+    parser.add_argument("--seed", default=0, type=count, help="seed of the inputs (default: 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     args = parser.parse_args()
     if unknown := set(args.areas) - AREAS.keys():

@@ -24,7 +24,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, default=1000, help="number of images, at least 10")
     parser.add_argument("--size", type=int, default=128, help="side of the images in pixels, at least 64")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
-    parser.add_argument("--layout", default="rrsisd", choices=("rrsisd", *LAYOUTS), help="whose files to write")
+    parser.add_argument("--layout", default="rrsisd", choices=("rrsisd", *LAYOUTS),
+                        help="data set whose files are written")
     parser.add_argument("--preview", default="", metavar="FILE",
                         help="also draw some of its refs, with their masks, as this PNG")
     return parser

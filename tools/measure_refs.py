@@ -83,9 +83,11 @@ def epoch(batches: object, most: int) -> Iterator[int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--refs", default=270_000, type=int, metavar="N", help="default: 270000, as RemoteSAM-270K")
+    parser.add_argument("--refs", default=270_000, type=int, metavar="N",
+                        help="number of refs (default: 270000, as RemoteSAM-270K)")
     parser.add_argument("--workers", default=2, type=int, metavar="N", help="default: 2")
-    parser.add_argument("--batches", default=0, type=int, metavar="N", help="of 64 samples; default: a whole epoch")
+    parser.add_argument("--batches", default=0, type=int, metavar="N",
+                        help="batches of 64 samples to load (default: a whole epoch)")
     args = parser.parse_args()
     with user_errors("measure_refs.py"), tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -42,10 +42,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
     parser.add_argument("--dataset", default="rrsisd", choices=DATASETS, help="default: rrsisd")
-    parser.add_argument("--splitBy", default="unc", help="whose division of the data set (default: unc)")
+    parser.add_argument("--splitBy", default="unc", help="way of splitting the data set (default: unc)")
     parser.add_argument("--split", default="test", help="default: test")
     parser.add_argument("--published_masks", action="store_true",
-                        help="pixels in several parts of a mask count as background, as in the published code")
+                        help="pixels in several parts of a mask count as background, as in the original code")
     parser.add_argument("--img_size", type=positive, metavar="PIXELS",
                         help="compare at this size, masks and predictions resized by nearest neighbour\n"
                              "(default: each prediction's own)")

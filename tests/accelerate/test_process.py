@@ -1,4 +1,4 @@
-"""What a process is set up with: the precision that its CPU is fast in, and on GPUs what the flags say."""
+"""A process's set-up: a precision that its CPU computes fast in, and on GPUs the settings of the flags."""
 from types import SimpleNamespace
 
 import pytest
@@ -84,7 +84,7 @@ def test_every_program_asks(script, processor, monkeypatch):
 
 @pytest.fixture
 def gpu_settings():
-    """What PyTorch keeps of how GPUs compute; afterwards as before."""
+    """PyTorch's settings of GPUs, which are restored after the test."""
     cudnn, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
     kept = cudnn.allow_tf32, cudnn.benchmark
 

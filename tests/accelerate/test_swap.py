@@ -156,7 +156,7 @@ def test_channels_last_is_a_layout_of_gpus(nano):
 
 
 def test_the_position_bias_cached_in_evaluation_follows_the_weights(nano):
-    """Cached between passes of one size; derived anew after loading, after training, and for inference tensors."""
+    """It is cached between passes of one size, and derived anew after loading or training and for inference tensors."""
     inputs, network = make_inputs(1, 64), accelerate(nano("lavt"), CPU)
     attention = network.backbone.stages[0].blocks[1].attn
     with torch.no_grad():

@@ -8,7 +8,7 @@ from lib.accelerate.windows import pad_and_shift, unshift_and_crop
 @pytest.mark.parametrize(("side", "padded", "shift"),
                          [(7, 8, 2), (8, 8, 2), (7, 8, 0), (8, 8, 0), (1, 8, 4), (3, 8, 4)])
 def test_padding_and_shifting_at_once_are_pad_and_roll(side, padded, shift):
-    """In values and gradients, there and back; also of a map smaller than the shift."""
+    """Values and gradients are equal, there and back; also for a map smaller than the shift."""
     x = torch.randn(2, side, 8, 3, dtype=torch.float64, requires_grad=True)
     padding = torch.randn(3, dtype=torch.float64, requires_grad=True)
     weighting = torch.randn(2, padded, 8, 3, dtype=torch.float64)

@@ -150,7 +150,7 @@ def test_a_folder_without_what_is_needed_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("load", [load_text_config, load_tokenizer])
 def test_without_a_network_the_hub_is_not_asked(load, monkeypatch):
-    """Its client would try again for most of a minute."""
+    """The hub's client would try again for most of a minute."""
     asked = []
     monkeypatch.setattr(hub, "hub_answers", lambda: asked.append(1) or False)
     begun = time.monotonic()

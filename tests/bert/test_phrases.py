@@ -20,7 +20,7 @@ def marker(nltk_data):
 
 
 def marks(marker: PhraseMarker, *sentences: str, real: int = N) -> list[list[list[int]]]:
-    """Of each sentence the marked tokens' places: [object, position]."""
+    """The places of each sentence's marked tokens: [object, position]."""
     mask = (np.arange(N) < real).astype(np.int64)
     found = marker(list(sentences), np.stack([mask] * len(sentences)))
     assert found.shape == (len(sentences), 2, N) and found.dtype == np.int64

@@ -40,13 +40,13 @@ SPECS = ["rmsin_tiny", "lavt_tiny", "lavt_one_tiny", "rmsin_base", "lavt_base", 
 
 
 def official_keys(case: str) -> dict[str, dict[str, list]]:
-    """{part: {key: [shape, dtype]}} of a published checkpoint."""
+    """{part: {key: [shape, dtype]}} of an original checkpoint."""
     return json.loads((PARITY / f"{case}.keys.json").read_text())
 
 
 @pytest.mark.parametrize("case", SPECS)
 def test_the_official_names_and_shapes_come_out_exactly(case):
-    """The keys of what we write are frozen: they are the published ones, but those of LGCE that have no effect."""
+    """The keys of a checkpoint that is written are the original ones, except for those of LGCE that have no effect."""
     model, swin_type = case.rsplit("_", 1)
     flags = ["--model", model, "--swin_type", swin_type, *(["--window12"] if swin_type == "base" else [])]
     with torch.device("meta"):
@@ -58,13 +58,13 @@ def test_the_official_names_and_shapes_come_out_exactly(case):
 
 
 def has_no_effect(name: str) -> bool:
-    """Whether a published entry is ignored for good: not one that is computed anew when we write."""
+    """Whether an original entry is lost: entries that are computed anew in writing are not."""
     return is_ignored(name) and not name.endswith("index")
 
 
 @pytest.mark.parametrize("case", ["rmsin_tiny", "lavt_tiny", "lavt_one_tiny", "lgce_base", "fianet_base"])
 def test_official_to_native_and_back_is_bit_equal(case):
-    """Of the base cases without the text encoder, for the time it takes."""
+    """The base cases leave out the text encoder, which takes long."""
     spec = {part: {name: row for name, row in keys.items() if case.endswith("tiny") or "text_encoder." not in name}
             for part, keys in official_keys(case).items()}
     published = fill.checkpoint(spec)
@@ -244,7 +244,7 @@ def test_kill_9_while_saving_leaves_a_loadable_checkpoint(tmp_path):
 
 
 def swin_file(nano, window=4) -> dict[str, torch.Tensor]:
-    """What a published classification checkpoint of the nano variant would hold."""
+    """The content of a classification checkpoint of the nano variant, if there were one."""
     state = {}
     for name, value in nano("lavt", window=window).backbone.state_dict().items():
         if not any(part in name for part in ("fusion", "gate", "norms.")):
@@ -307,7 +307,7 @@ def test_swin_weights_of_another_variant_are_refused(nano, tmp_path):
 
 
 def refusal(network, state, tmp_path) -> str:
-    """The error of loading a published-layout checkpoint that holds `state`'s weights."""
+    """The error of loading a checkpoint in the original layout that holds `state`'s weights."""
     torch.save({"model": state}, tmp_path / "published.pth")
     with pytest.raises(UserError) as refused:
         load_checkpoint(network, tmp_path / "published.pth")
@@ -360,7 +360,7 @@ def test_the_error_names_the_flags_that_would_fit(nano, tmp_path, stored, built,
 
 
 def test_remotesams_rmsin_was_trained_at_896(nano):
-    """Its CIM brings 1080 tokens back to 784."""
+    """At this size CIM resizes 1080 tokens to 784."""
     assert nano("rmsin", img_size=896).cross_scale.block.attention1.token_project.weight.shape == (784, 1080)
     assert nano("rmsin", img_size=480).cross_scale.block.attention1.token_project.weight.shape == (225, 314)
 
@@ -392,7 +392,7 @@ def test_conversion_there_and_back_keeps_every_bit(nano, toy, tmp_path, model):
 
 @pytest.mark.parametrize("model", ["lgce", "fianet"])
 def test_a_published_file_tells_lgce_and_fianet_apart(nano, toy, model):
-    """Its entries alone say which it is, how many blocks TMEM has, and from that how many tokens a sentence has."""
+    """The entries tell the network and the number of TMEM's blocks, which in turn tells the number of tokens."""
     network = nano(model, num_tmem=2)
     published = to_official(network.state_dict(), split_text=False)
     native = convert_contents(published, "native", "official.pth")
@@ -417,7 +417,7 @@ def test_a_published_file_becomes_native_by_what_its_weights_show(nano, tmp_path
 
 
 def test_a_published_file_that_knows_its_heads_is_heard():
-    """Heads do not show in weights: these would load, and mean something else."""
+    """The number of heads does not show in weights: they would load and compute something else."""
     config = ModelConfig.from_args(get_parser().parse_args(["--mha", "1-2-4-8"]))
     for saved in (None, {}, Namespace(mha="1-2-4-8"), {"mha": "1-2-4-8"}):
         refuse_other_heads(config, saved)

@@ -133,7 +133,7 @@ def test_what_does_not_change_the_text_encoder_may_stand_in_its_config(checkpoin
 
 
 def test_a_huge_network_is_refused_before_it_takes_memory(checkpoint, tmp_path, monkeypatch):
-    """A config within all limits that its few weights do not bear out: shapes are compared on `meta` first."""
+    """The config is within all limits, but larger than its weights: shapes are compared on `meta` first."""
     built = []
 
     def build(config):
@@ -148,7 +148,7 @@ def test_a_huge_network_is_refused_before_it_takes_memory(checkpoint, tmp_path, 
 
 
 def test_starting_from_a_huge_or_nameless_file_is_one_line(checkpoint, tmp_path):
-    """`--init_from` takes strangers' files too."""
+    """`--init_from` reads untrusted files, too."""
     flags = ["--init_from", str(tmp_path / "c.pth"), "--model", "lavt"]
     huge = {**checkpoint["config"], "text": {**checkpoint["config"]["text"], "hidden_size": 4096,
                                              "num_hidden_layers": 96, "intermediate_size": 16384}}

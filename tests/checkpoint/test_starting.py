@@ -34,7 +34,7 @@ def test_settings_are_the_files_where_no_flag_says_otherwise(toy):
 
 
 def start_from(model: torch.nn.Module, config: ModelConfig, checkpoint: dict, path: str) -> str:
-    """Gives the model the weights that a run would begin with; what is said of them."""
+    """Gives the model the weights that a run would begin with, and returns the messages about them."""
     taken, said = weights_to_start(model.state_dict(), config, checkpoint, path)
     model.load_state_dict({**model.state_dict(), **taken})
     return said

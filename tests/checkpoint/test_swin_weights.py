@@ -8,7 +8,7 @@ from bert import hub
 from lib.checkpoint import load_swin_weights
 from lib.windows import padded_size, shift_mask
 from tests.conftest import put_into
-from tests.launch import run_script
+from tests.launch import assert_refused, nano_flags, run_script
 from utils import UserError
 
 NAME = "swin_tiny_patch4_window7_224.ms_in1k"   # the weights under it are a nano network's here
@@ -107,11 +107,8 @@ def test_what_no_variant_here_is_or_what_is_not_there_is_refused_by_name(nano, s
 
 
 def test_without_a_network_a_name_that_was_never_fetched_is_one_line(toy, hub_cache, tmp_path):
-    done = run_script("train.py", "--refer_data_root", toy, "--swin_type", "nano", "--img_size", 64, "--workers", 0,
-                      "--ck_bert", toy / "bert", "--bert_tokenizer", toy / "bert",
-                      "--pretrained_swin_weights", f"timm:{NAME}", cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert f"timm:{NAME}: neither this machine's cache nor the Hugging Face hub provided it" in done.stderr
+    done = run_script("train.py", *nano_flags(toy, "--pretrained_swin_weights", f"timm:{NAME}"), cwd=tmp_path)
+    assert_refused(done, f"timm:{NAME}: neither this machine's cache nor the Hugging Face hub provided it")
 
 
 def test_what_the_cache_lacks_is_fetched_by_timm(nano, hub_cache, monkeypatch, timm_state):

@@ -1,4 +1,4 @@
-"""Samples, who sees which of them, and what is said of broken ones."""
+"""Samples, their distribution over processes, and messages about broken ones."""
 import pickle
 import shutil
 from pathlib import Path

@@ -18,7 +18,7 @@ from lib.evaluation.metrics import evaluate
 from refer import REFER
 from refer.check import check_entries, read_index
 from refer.check_files import check_masks_and_images
-from tests.launch import run_script
+from tests.launch import assert_refused, nano_flags, run_script
 from tools import convert_dataset
 from utils import UserError
 
@@ -40,7 +40,7 @@ def digest(array: np.ndarray) -> str:
 
 
 def seen(root: Path, dataset: str, split: str, tokenizer) -> Counter:
-    """What evaluation shows: how often each (sentence, picture, mask, category) occurs."""
+    """The content of an evaluation: how often each (sentence, picture, mask, category) occurs."""
     samples = EvalSet(read_refs(str(root), dataset, "unc"), split, tokenizer, SIZE, max_tokens=20)
     return Counter((samples.describe(index)["sentence"], digest(sample["image"].numpy()),
                     digest(sample["target"].numpy()))
@@ -91,7 +91,7 @@ def test_grefcocos_other_sentences_mean_several_and_nothing(roots, tokenizer, na
 @pytest.mark.parametrize("layout", ["rrsisd", *LAYOUTS])
 @pytest.mark.parametrize("to", FORMATS)
 def test_conversion_there_and_back(roots, tokenizer, tmp_path, capsys, layout, to):
-    """To a format and back to the set's own, or, where no writer has that, to REFER's."""
+    """Converts to a format and back to the set's own, or to REFER's if no writer has that."""
     own = {"rrsisd": "refer", "grefcoco": "refer"}.get(layout, "phrases")
     flags = ["--dataset", layout]
     convert_dataset.main(["--refer_data_root", str(roots[layout]), *flags, "--to", to, "--out",
@@ -154,9 +154,8 @@ def test_training_and_testing_end_to_end(roots, tmp_path, layout):
     """One epoch, then the test split on one process and on three: the same whole numbers."""
     root = roots[layout]
     data = ["--refer_data_root", root, "--dataset", layout, "--workers", 0, "--batch-size", 4]
-    text = ["--ck_bert", root / "bert", "--bert_tokenizer", root / "bert"]
-    done = run_script("train.py", *data, *text, "--swin_type", "nano", "--img_size", SIZE, "--epochs", 1, "--model_id",
-                      "x", "--no_target_pixels", 10, cwd=tmp_path)
+    done = run_script("train.py", *nano_flags(root), *data, "--epochs", 1, "--model_id", "x", "--no_target_pixels", 10,
+                      cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert ("N-acc" in done.stdout) == (layout == "grefcoco")
     results = []
@@ -201,12 +200,9 @@ def test_bad_input_ends_train_with_one_line_and_status_2(roots, tmp_path, name):
     spoil, words = BAD_INPUT[name]
     root = shutil.copytree(roots["risbench"], tmp_path / "data")
     spoil(root / "risbench")
-    done = run_script("train.py", "--refer_data_root", root, "--dataset", "risbench", "--workers", 0, "--batch-size",
-                      32, "--ck_bert", root / "bert", "--bert_tokenizer", root / "bert", "--swin_type", "nano",
-                      "--img_size", SIZE, "--epochs", 1, cwd=tmp_path)
-    assert done.returncode == 2
-    assert f"{root / 'risbench/output_phrase_train.txt'}, line " in done.stderr and words in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    done = run_script("train.py", *nano_flags(root, "--dataset", "risbench", "--batch-size", 32, "--epochs", 1),
+                      cwd=tmp_path)
+    assert_refused(done, f"{root / 'risbench/output_phrase_train.txt'}, line ", words)
 
 
 def test_a_split_that_no_file_name_holds_is_refused_by_coco(roots, tmp_path):

@@ -1,4 +1,4 @@
-"""A packed data set gives the same samples bit for bit, and refuses to stand for another one."""
+"""A packed data set gives the same samples bit for bit, and is refused in place of another one."""
 import pickle
 import shutil
 from functools import partial

@@ -1,4 +1,4 @@
-"""Phrase masks beside the tokens: only where they are asked for, each sentence's own, and in batches."""
+"""Phrase masks come with the tokens only on request, belong to their sentence, and are batched."""
 import copy
 
 import torch

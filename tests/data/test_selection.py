@@ -71,7 +71,7 @@ def held(value: object) -> int:
 
 
 def test_what_training_holds_does_not_grow_with_the_refs(tmp_path, tokenizer):
-    """Each object of a ref would cost every process its memory, and every worker the page of its reference count."""
+    """Each object of a ref would take memory in every process, and in every worker the page of its reference count."""
     sizes = []
     for images in (10, 30):
         make_toy_rrsisd(tmp_path / str(images), images=images, size=64)

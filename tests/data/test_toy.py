@@ -96,7 +96,7 @@ def test_a_preview_is_a_sheet_of_refs(tmp_path, run_tool):
 
 
 def test_annotations_are_frozen(toy_set):
-    """A change here changes everybody's toy set: make it on purpose, and say so."""
+    """A change of these digests changes every user's toy set, so it must be deliberate and stated."""
     content = json.dumps(read(toy_set), sort_keys=True).encode()
     assert hashlib.sha256(content).hexdigest() == (
         "73614142b28a9e178142264aab45bef6a023fb0172a9b5361973d3410336c339")
@@ -184,7 +184,7 @@ def test_masks_are_what_is_painted(scenes):
 
 
 def test_objects_have_the_colour_said(toy_set, scenes):
-    """Of the category's colours, the one said is nearest to most pixels under the mask in the JPEG file."""
+    """Of the category's colours, the one in the sentence is nearest to most pixels under the mask in the JPEG file."""
     for number, scene in enumerate(scenes[:IMAGES]):
         with Image.open(toy_set / f"images/rrsisd/JPEGImages/{number + 1:05d}.jpg") as picture:
             pixels = np.asarray(picture, dtype=float)
@@ -197,7 +197,7 @@ def test_objects_have_the_colour_said(toy_set, scenes):
 
 
 def test_sizes_are_clearly_apart(scenes):
-    """Seen in the masks: the greatest extent in any direction, in image sides."""
+    """The greatest extent of a mask in any direction, in image sides."""
     directions = np.exp(1j * np.linspace(0, np.pi, 36, endpoint=False))
     extents = {"small": [], "large": []}
     for thing in (thing for scene in scenes[:60] for thing in scene.things):
@@ -349,7 +349,7 @@ def test_anything_but_a_toy_set_is_left_alone(tmp_path, run_tool):
 
 
 def test_a_preview_lies_outside_the_set(tmp_path, run_tool):
-    """A set with anything else in it could not be replaced."""
+    """A set that holds anything else could not be replaced."""
     status, _, err = run_tool("--out", tmp_path / "set", "--images", 10, "--preview", tmp_path / "set/look.png")
     assert status == 2 and re.fullmatch(r"make_toy_rrsisd\.py: --preview .*set/look\.png lies in --out .*\n", err)
     assert not list(tmp_path.iterdir())

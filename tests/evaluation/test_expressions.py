@@ -1,4 +1,4 @@
-"""What a sentence tells its object by, and sentences with some of their words taken out."""
+"""The attributes by which a sentence tells its object, and sentences without some of their words."""
 from collections import Counter
 
 import pytest

@@ -35,7 +35,7 @@ def test_a_difference_is_of_runs_in_pairs():
 
 
 def test_the_interval_over_images_is_of_the_mean_over_runs():
-    """Also of overall IoU, whose sums are another thing: runs of very different unions weigh the same."""
+    """This holds for overall IoU, too, which divides sums: runs of very different unions weigh the same."""
     base, other = results(0), results(3)
     wide = {"samples": [{**sample, "union": 10_000, "object_px": 9_000} for sample in base["samples"]]}
     found = difference(Entry("a", [base, base]), Entry("b", [other, wide]))["oIoU"]

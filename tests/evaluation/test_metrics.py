@@ -1,4 +1,4 @@
-"""Pixel counts and metrics against values computed by hand, and the published lines."""
+"""Pixel counts and metrics against values computed by hand, and the original program's lines."""
 import numpy as np
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Predicted masks out and in: what test.py writes, tools/score_predictions.py scores the same; so anybody's."""
+"""Predicted masks: tools/score_predictions.py scores those of test.py as test.py does, and those of other programs."""
 import json
 
 import numpy as np
@@ -44,7 +44,7 @@ def test_the_truth_scores_everything(refer, truths, tmp_path):
 
 
 def test_each_prediction_is_compared_in_its_own_size(refer, truths, tmp_path):
-    """A mask of 64 × 64 px scored at 48 × 32: the truth comes down to it by nearest neighbour."""
+    """A mask of 64 × 64 px is scored at 48 × 32, to which the true mask is resized by nearest neighbour."""
     small = {key: np.asarray(Image.fromarray(mask.astype(np.uint8)).resize((32, 48), Image.Resampling.NEAREST)) > 0
              for key, mask in truths.items()}
     assert ious(scored(refer, entries(small), tmp_path)[0]) == [1.0] * 4

@@ -1,4 +1,4 @@
-"""Several processes when something goes wrong with one: nobody hangs, the cause is said last, the run can go on."""
+"""A fault in one of several processes: none hangs, the cause is printed last, and the run can be resumed."""
 import os
 import re
 import shutil
@@ -16,18 +16,17 @@ from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
 from lib.checkpoint import read_checkpoint
 from lib.training.resume import choose_start, set_earlier_run_aside
 from refer.refer import REFER
-from tests.launch import ROOT, processes_of
+from tests.launch import ROOT, nano_flags, processes_of
 from utils import UserError
 
 STEPS = 4   # batches of 8 in an epoch of the toy set
 
 
 def start(toy: Path, folder: Path, *flags: object, launcher: tuple = (), **environment: str) -> subprocess.Popen:
-    """Training by two processes with a fault; what they say goes to FOLDER/said.txt."""
+    """Starts training by two processes with a fault; their output goes to FOLDER/said.txt."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, *launcher,
-               ROOT / "tests/faults/instrumented_train.py", "--refer_data_root", toy, "--swin_type", "nano",
-               "--img_size", 64, "--ck_bert", toy / "bert", "--bert_tokenizer", toy / "bert", "--batch-size", 4,
-               "--workers", 0, "--epochs", 3, "--print-freq", 1, "--model_id", "f", *flags]
+               ROOT / "tests/faults/instrumented_train.py",
+               *nano_flags(toy, "--batch-size", 4, "--epochs", 3, "--print-freq", 1, "--model_id", "f", *flags)]
     folder.mkdir(exist_ok=True)
     with (folder / "said.txt").open("a") as said:
         return subprocess.Popen(list(map(str, command)), cwd=folder, stdout=said, stderr=said, start_new_session=True,
@@ -35,7 +34,7 @@ def start(toy: Path, folder: Path, *flags: object, launcher: tuple = (), **envir
 
 
 def finish(process: subprocess.Popen, folder: Path) -> str:
-    """Waits for the end of all processes of the run; what they said."""
+    """Waits for the end of all processes of the run and returns their output."""
     process.wait(timeout=120)
     end = time.monotonic() + 5
     while left := processes_of(folder):
@@ -71,7 +70,7 @@ def test_nan_on_one_process_stops_both_at_the_same_step(toy, tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_process_is_started_again_and_the_run_ends_in_the_same_bits(toy, tmp_path):
-    """Two processes: killed and restarted by torchrun, stopped by a signal to it and resumed, or neither."""
+    """Of three runs by two processes, one is killed and restarted by torchrun, one stopped by a signal and resumed."""
     whole, killed, stopped = (tmp_path / name for name in ("whole", "killed", "stopped"))
     flags = ("--save_every", 1, "--deterministic", "--fusion_drop", 0.1)
     said = finish(start(toy, whole, *flags, HASHES="hashes", LOSSES="losses"), whole)
@@ -109,7 +108,7 @@ def losses(folder: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_a_process_that_cannot_agree_leaves(toy, tmp_path):
-    """One process hangs; the launcher is told to stop: the other does not wait for it forever."""
+    """One process hangs and the launcher is told to stop: the other process does not wait forever."""
     process = start(toy, tmp_path, FAULT="hang:1:3", PATIENCE="3")
     end = time.monotonic() + 60
     while "epoch 0 [2/4]" not in (tmp_path / "said.txt").read_text():

@@ -1,4 +1,4 @@
-"""Logs that break, signals, full memory and a small part of tools/fuzz.py: work is kept, and the end is one line."""
+"""Logs that break, signals, full memory and a small part of tools/fuzz.py: work is kept, the message is one line."""
 import multiprocessing
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Two machines, as two network namespaces of this one: a run over both, one of them cut off, and back again."""
+"""A run over two machines (two network namespaces of this one), one of which is cut off and connected again."""
 import json
 import os
 import shutil
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.launch import ROOT
+from tests.launch import ROOT, nano_flags
 
 pytestmark = pytest.mark.slow
 
@@ -47,9 +47,8 @@ def test_a_node_that_was_cut_off_comes_back(nodes, toy, tmp_path):
                    "--nnodes", "2", "--nproc_per_node", "1", "--max-restarts", "5", "--local_addr", ADDRESSES[number],
                    "--rdzv_backend", "c10d", "--rdzv_id", "test", "--rdzv_endpoint", f"{ADDRESSES[0]}:29400",
                    "--rdzv_conf", f"is_host={1 - number}",
-                   str(ROOT / "train.py"), "--refer_data_root", toy, "--swin_type", "nano", "--img_size", 64,
-                   "--ck_bert", toy / "bert", "--bert_tokenizer", toy / "bert", "--batch-size", 4, "--workers", 0,
-                   "--epochs", 12, "--print-freq", 1, "--save_every", 1, "--timeout", 6, "--resume", "auto"]
+                   ROOT / "train.py", *nano_flags(toy, "--batch-size", 4, "--epochs", 12, "--print-freq", 1,
+                                                  "--save_every", 1, "--timeout", 6, "--resume", "auto")]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "cable"}
         with open(tmp_path / f"node{number}.txt", "a") as output:
             return subprocess.Popen(list(map(str, command)), cwd=tmp_path, env=environment, stdout=output,

@@ -30,7 +30,7 @@ from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.training.resume import find_checkpoint
 from lib.training.state import run_files
 from refer.plain_pickle import load_plain_pickle
-from tests.launch import ROOT, processes_of
+from tests.launch import ROOT, nano_flags, processes_of
 from utils import UserError, log, write_json
 
 STEPS_AN_EPOCH = 4  # the toy set's 32 training refs in batches of 8
@@ -44,10 +44,9 @@ class Run:
         self.folder, self.said_file = folder, said_file or folder / "said.txt"
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
                     "--max-restarts", restarts] if processes > 1 else []
-        command = [sys.executable, *launcher, ROOT / "tests/faults/instrumented_train.py", "--refer_data_root", toy,
-                   "--swin_type", "nano", "--img_size", 64, "--ck_bert", toy / "bert", "--bert_tokenizer", toy / "bert",
-                   "--batch-size", 8 // processes, "--workers", 0, "--print-freq", 1, "--model_id", "t", "--device",
-                   "cpu", "--deterministic", *flags]
+        command = [sys.executable, *launcher, ROOT / "tests/faults/instrumented_train.py",
+                   *nano_flags(toy, "--batch-size", 8 // processes, "--print-freq", 1, "--model_id", "t", "--device",
+                               "cpu", "--deterministic", *flags)]
         folder.mkdir(exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "RUN": str(folder), **environment}
         with self.said_file.open("a") as said:

@@ -1,4 +1,4 @@
-"""The network is one graph: torch.compile has no reason to leave it, and torch.export writes it down whole."""
+"""The network is one graph, without breaks for torch.compile, and torch.export can trace it whole."""
 import pytest
 import torch
 

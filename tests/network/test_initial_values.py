@@ -1,8 +1,8 @@
 """A new network starts from the distributions that the original programs draw from, parameter by parameter.
 
 `parity/init_*.json` hold shape, mean, standard deviation and bounds of each parameter of the original networks, over
-three seeds, under their official names. What is drawn is told apart by its spread: the largest value of a uniform
-distribution is √3 standard deviations, of a (truncated) normal one of so many values three and more.
+three seeds, under their official names. The spread tells the distributions apart: the largest value of a uniform
+one is √3 standard deviations, that of a (truncated) normal one of so many values three and more.
 """
 import json
 import re

@@ -1,4 +1,4 @@
-"""The parts that LGCE and FIANet bring, against their equations written out in small."""
+"""The modules of LGCE and FIANet compute their equations, which are written out here in small."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,7 @@ def test_alignment_adds_the_object_where_its_position_points(alignment):
 
 
 def test_a_sentence_that_names_no_object_adds_no_object(alignment):
-    """In the second sample the object's mask is 0 throughout, so its features are."""
+    """In the second sample the object's mask is 0 throughout, and so are its features."""
     module, x, language, phrases, found, _ = alignment
     assert found[1].abs().max() < 1e-12 < found[0].abs().max()
     weights = module.channel_weights(x.mean(dim=(1, 2)))[1]

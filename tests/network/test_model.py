@@ -1,4 +1,4 @@
-"""The whole network: samples do not mix, what trains gets a gradient, sizes are kept or refused."""
+"""The whole network: samples do not mix, every trained parameter gets a gradient, sizes are kept or refused."""
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""The networks compute what the published programs compute: goldens made by those, in float64, from weights
+"""The networks compute what the original programs compute. Those made the goldens, in float64, from weights
 and inputs that `parity/fill.py` makes from names. Error = ‖ours − theirs‖ / ‖theirs‖."""
 import json
 from pathlib import Path
@@ -45,8 +45,8 @@ def inputs(meta: dict, case: str) -> tuple[list[torch.Tensor], torch.Tensor]:
 def phrase_masks(token_mask: torch.Tensor) -> torch.Tensor:
     """The masks of FIANet's goldens: (B, N) -> (B, 2, N) int64.
 
-    The object's words are tokens 1 and 2, none in the last sample; its position's the whole sentence in odd samples,
-    in even ones all from token 2 that are neither [SEP] nor padding, token 2 at least.
+    The object's words are tokens 1 and 2, and none in the last sample. Those of its position are the whole sentence in
+    odd samples; in even ones all tokens from 2 on that are neither [SEP] nor padding, and token 2 at least.
     """
     objects, positions = torch.zeros_like(token_mask), token_mask.clone()
     objects[:-1, 1:3] = 1

@@ -16,7 +16,7 @@ def imported(path: Path) -> set[str]:
 
 
 def names_in(node: ast.AST) -> set[str]:
-    """The modules that a statement imports, and what it may import from them; none if it is no import."""
+    """The modules that a statement imports, and what it may import from them; none if it imports nothing."""
     if isinstance(node, ast.Import):
         return {alias.name for alias in node.names}
     if isinstance(node, ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""ARC: a plain convolution at rest, a turned kernel otherwise."""
+"""ARC is a plain convolution at angle 0, and turns its kernel at others."""
 import math
 
 import pytest

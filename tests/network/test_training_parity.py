@@ -1,7 +1,7 @@
-"""Three training steps equal those of the published programs: loss, schedule, gradients, groups, changes, statistics.
+"""Three training steps equal those of the original programs: loss, schedule, gradients, groups, changes, statistics.
 
-In float64 and with every dropout and drop path at 0, as the goldens were made. Parameters are compared under their
-official names; what is not trained here (see `NOT_TRAINED`) was not changed there either."""
+They are done in float64 and without dropout and drop path, as for the goldens. Parameters are compared under their
+official names; those that are not trained here (see `NOT_TRAINED`) did not change there either."""
 import json
 import re
 from pathlib import Path
@@ -49,7 +49,7 @@ def published_norms(golden: np.lib.npyio.NpzFile, kind: str) -> dict[str, float]
 
 
 def assert_norms(ours: dict[str, float], golden: dict[str, float], noise: dict[str, float] | None = None) -> None:
-    """Each published norm is ours, up to TOLERANCE and the named parameters' noise; and we have no others."""
+    """The norms are the golden ones, up to TOLERANCE and the named parameters' noise, and of the same parameters."""
     assert ours.keys() == golden.keys()
     floor = NEGLIGIBLE * max(golden.values())
     wrong = {key: (ours[key], norm) for key, norm in golden.items()
@@ -58,7 +58,7 @@ def assert_norms(ours: dict[str, float], golden: dict[str, float], noise: dict[s
 
 
 def assert_groups(groups: list[dict], names: dict[torch.nn.Parameter, str], golden: np.lib.npyio.NpzFile) -> None:
-    """What trains is what the published optimiser trains, in the same groups and with the same weight decay."""
+    """The original optimiser trains the same parameters, in the same groups and with the same weight decay."""
     ids, decay = golden["group_ids"].tolist(), golden["group_decay"].tolist()
     if len(decay) < len(ids):   # one of each group, not of each parameter
         decay = [decay[number] for number in ids]

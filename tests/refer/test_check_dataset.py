@@ -43,7 +43,7 @@ class Dataset:
         (self.root / self.dataset / "instances.json").write_text(json.dumps(instances))
 
     def become_refcoco(self) -> None:
-        """The same in RefCOCO's layout and manners."""
+        """The same in RefCOCO's layout, with its conventions."""
         self.dataset = "refcoco"
         (self.root / "images/mscoco/images").mkdir(parents=True)
         self.images = self.images.rename(self.root / "images/mscoco/images/train2014")

@@ -1,4 +1,4 @@
-"""Each format's files become the same refs, annotations, images; what is wrong with a line is said with its number."""
+"""Each format's files become the same refs, annotations, images; a fault in a line is reported with its number."""
 import json
 import pickle
 import subprocess

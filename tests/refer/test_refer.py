@@ -1,4 +1,4 @@
-"""What refer/ promises: the index and its filters, masks of every kind, boxes, and no bad input accepted."""
+"""The index and its filters, masks of every kind, and boxes; bad input is refused."""
 
 import copyreg
 import json

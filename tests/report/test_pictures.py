@@ -36,7 +36,7 @@ def test_every_mode_becomes_what_pillow_makes_of_it(mode):
 
 
 def test_what_is_transparent_is_black(tmp_path):
-    """Whatever colour hides there."""
+    """Whatever colour a transparent pixel has."""
     image = Image.fromarray(COLOURS).convert("RGBA")
     image.putalpha(Image.fromarray(np.uint8([[0] * 20 + [255] * 20] * 30)))
     shown = pixels(saved(tmp_path, image, "a.png"))

@@ -1,4 +1,4 @@
-"""The report: one page that stands alone, shows text as text, and does in a browser what it offers."""
+"""The report is one page that needs no other file, shows text as text, and works in a browser."""
 import base64
 import io
 import json
@@ -263,7 +263,7 @@ def cards(driver) -> list[int]:
 
 
 def choose(driver, control: str, value: str) -> None:
-    """Sets a control as a user does, and lets the page know."""
+    """Sets a control as a user does, and sends its event."""
     driver.execute_script("const control = document.getElementById(arguments[0]); control.value = arguments[1];"
                           "control.dispatchEvent(new Event('input', {bubbles: true}))", control, value)
 

@@ -1,4 +1,4 @@
-"""Flags, their defaults, the recipes of the models, and the published commands."""
+"""Flags, their defaults, the recipes of the models, and the original programs' commands."""
 import json
 import re
 import shlex
@@ -177,7 +177,7 @@ def test_config_replays_the_flags_of_a_run_and_the_command_line_wins(recorded):
 
 
 def test_config_leaves_to_the_recipe_what_came_from_it(recorded):
-    """So another model takes its own parts and recipe; what was edited or has another default now is kept."""
+    """Another model therefore takes its own parts and recipe; edited values and former defaults are kept."""
     path, _ = recorded("--swin_type nano --lr 3e-4", weight_decay=0.5)
     args = parse(f"--config {path} --model lavt")
     assert (args.model, args.swin_type, args.lr, args.weight_decay) == ("lavt", "nano", 3e-4, 0.5)
@@ -222,7 +222,7 @@ def test_each_script_accepts_every_published_flag_and_lists_those_it_reads(group
 
 
 def test_help_and_a_mistyped_flag_do_not_wait_for_torch():
-    """Flags, models and data sets are named without importing it."""
+    """Flags, models and data sets are named without importing PyTorch."""
     program = "import sys; from args import get_parser; get_parser(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

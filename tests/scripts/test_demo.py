@@ -1,4 +1,4 @@
-"""demo_inference.py and the contact sheet, on a network that has learnt nothing."""
+"""demo_inference.py and the contact sheet, with an untrained network."""
 import json
 from pathlib import Path
 

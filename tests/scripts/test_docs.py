@@ -1,20 +1,16 @@
 """Every command and every Python block of README.md and docs/ works as written.
 
-Commands run in a folder that has what the quickstart leaves: a toy data set and a checkpoint, both small here. A block
-under `<!-- not run: REASON -->` needs what a test cannot have: a download, GPUs, hours.
+Commands run in a folder as the quickstart leaves it, with a small toy data set and a small checkpoint. A block under
+`<!-- not run: REASON -->` needs a download, GPUs or hours, and is left out.
 """
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-import torch
 
-from args import get_parser
-from bert import load_tokenizer
 from data.toy import make_toy_rrsisd
-from lib.checkpoint import describe_model, save_checkpoint
-from lib.segmentation import ModelConfig, build
+from tests.conftest import save_nano_checkpoint
 from tests.launch import ROOT, run_script
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,11 +46,7 @@ def left_by_the_quickstart(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     data = folder / "quickstart/data"
     make_toy_rrsisd(data, images=20, size=64, seed=3)
-    config = ModelConfig.from_args(get_parser().parse_args(
-        ["--swin_type", "nano", "--img_size", "64", "--ck_bert", str(data / "bert")]))
-    torch.manual_seed(0)
-    save_checkpoint(folder / "quickstart/model_best_quickstart.pth", {
-        "model": build(config).state_dict(), **describe_model(config, load_tokenizer(str(data / "bert")))})
+    save_nano_checkpoint(folder / "quickstart/model_best_quickstart.pth", data)
     return folder
 
 

@@ -10,11 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from args import get_parser
-from bert import load_tokenizer
 from data.toy import make_toy_rrsisd
-from lib.checkpoint import describe_model, save_checkpoint
-from lib.segmentation import ModelConfig, build
+from tests.conftest import save_nano_checkpoint
 from tests.launch import ROOT
 
 PAGE = (ROOT / "docs/extending.md").read_text()
@@ -58,7 +55,7 @@ def extended(tmp_path_factory) -> Path:
 
 
 def python(folder: Path, *words: str, given: str = "") -> str:
-    """What `python WORDS…` prints in the copy; it must succeed."""
+    """The output of `python WORDS…` in the copy, which must succeed."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
     done = subprocess.run([sys.executable, *words], cwd=folder, env=environment, input=given, capture_output=True,
                           text=True, timeout=300)
@@ -67,7 +64,7 @@ def python(folder: Path, *words: str, given: str = "") -> str:
 
 
 def run_commands(folder: Path, block: str) -> str:
-    """What the commands of a block of the page print in the copy."""
+    """The output of the commands of a block of the page in the copy."""
     return python(folder, "-c", RUN_COMMANDS, given=json.dumps(block.replace("\\\n", " ").splitlines()))
 
 
@@ -86,10 +83,7 @@ def test_the_fusion_module_passes_the_tests_that_the_page_gives_it(extended):
 @pytest.mark.slow
 def test_the_fusion_module_starts_from_the_network_it_extends(extended):
     data, gates = extended / "quickstart/data", 2 * 4   # weight and bias in each stage
-    config = ModelConfig.from_args(get_parser().parse_args(
-        ["--swin_type", "nano", "--img_size", "64", "--ck_bert", str(data / "bert")]))
-    save_checkpoint(extended / "quickstart/model_best_quickstart.pth", {
-        "model": build(config).state_dict(), **describe_model(config, load_tokenizer(str(data / "bert")))})
+    save_nano_checkpoint(extended / "quickstart/model_best_quickstart.pth", data)
     said = run_commands(extended, blocks("bash")[0])
     assert f"{gates} entries start fresh: backbone.stages.0.fusion.gate_project.weight" in said
     saved = torch.load(extended / "checkpoints/model_best_gated.pth", weights_only=True)

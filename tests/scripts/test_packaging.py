@@ -1,4 +1,4 @@
-"""`pip install .` brings what the scripts need, and no module of theirs; who is to be cited."""
+"""`pip install .` installs the packages that the scripts need and no module; what CITATION.cff names."""
 import subprocess
 import sys
 

@@ -5,10 +5,9 @@ import torch
 from PIL import Image
 
 from args import get_parser
-from bert import load_tokenizer
-from lib.checkpoint import describe_model, read_checkpoint, save_checkpoint
+from lib.checkpoint import read_checkpoint
 from lib.predictor import Predictor, ReadingWarning, starts, tent
-from lib.segmentation import ModelConfig, build
+from tests.conftest import save_nano_checkpoint
 from utils import UserError
 
 
@@ -16,12 +15,7 @@ from utils import UserError
 def make_predictor(toy, tmp_path_factory):
     """Makes a predictor from the checkpoint of a nano network with random weights: make(model, **options)."""
     def make(kind="rmsin", **options) -> Predictor:
-        path = tmp_path_factory.mktemp("checkpoint") / "c.pth"
-        tokenizer = load_tokenizer(str(toy / "bert"))
-        config = ModelConfig.from_args(get_parser().parse_args(
-            ["--model", kind, "--swin_type", "nano", "--img_size", "64", "--ck_bert", str(toy / "bert")]))
-        torch.manual_seed(0)
-        save_checkpoint(path, {"model": build(config).state_dict(), **describe_model(config, tokenizer)})
+        path = save_nano_checkpoint(tmp_path_factory.mktemp("checkpoint") / "c.pth", toy, kind)
         return Predictor(path, device="cpu", **options)
     return make
 
@@ -139,7 +133,7 @@ def test_weights_rise_to_the_middle():
 @pytest.mark.parametrize(("height", "width", "tile", "overlap"), [
     (256, 192, 64, 0.25), (130, 201, 64, 0.5), (64, 300, 64, 0.0), (50, 40, 64, 0.25), (200, 150, 100, 0.9)])
 def test_a_scene_in_tiles_is_the_scene_where_tiles_agree(bright, height, width, tile, overlap):
-    """This network looks at each pixel alone, so every tile says the same of it, up to the resizing of a tile."""
+    """This network sees each pixel alone, so every tile gives it the same answer, up to the resizing of a tile."""
     pixels = scene(height, width)
     mask = bright.segment_scene(pixels, ["x"], tile, overlap)[0].mask
     assert mask.shape == (height, width)
@@ -156,7 +150,7 @@ def test_bands_come_from_top_to_bottom_without_a_gap(bright):
 
 
 def test_where_tiles_overlap_the_nearer_to_its_middle_counts_more(bright):
-    """Two tiles that say −1 and +1: between their middles the answer goes from one to the other."""
+    """Two tiles answer −1 and +1: between their middles the answer changes from one to the other."""
     answers = iter([-1.0, 1.0])
     bright.margins = lambda pictures, sentences: torch.full((1, 64, 64), next(answers))
     (_, found), = bright.bands(Image.new("RGB", (96, 64)), ["x"], tile_px=64, overlap=0.5)

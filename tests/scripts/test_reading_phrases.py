@@ -12,7 +12,7 @@ from lib.checkpoint import describe_model, peek, save_checkpoint
 from lib.predictor import Predictor
 from lib.segmentation import ModelConfig, build
 from refer.categories import CLASS_NAMES
-from tests.launch import run_script
+from tests.launch import nano_flags, run_script
 from utils import UserError
 
 SENTENCE = "The ship on the left"
@@ -69,9 +69,9 @@ def test_every_program_takes_it(checkpoint, toy, tmp_path):
 
 
 def test_the_phrases_are_heard(checkpoint, toy):
-    """The same words give the same bits, and under another mask of the object others.
+    """The same words give the same bits, and another mask of the object gives others.
 
-    The object needs two words: where each pixel reads the same one, the InstanceNorm over pixels leaves nothing.
+    The object needs two words: if each pixel reads the same word, the InstanceNorm over pixels is 0.
     """
     sentence, predictor = "The tennis court on the left", Predictor(checkpoint, device="cpu")
     said, again = (predictor.probabilities(picture(toy), [sentence]) for _ in range(2))
@@ -86,10 +86,8 @@ def test_a_checkpoint_without_class_names_needs_them(save, toy):
     assert Predictor(path, device="cpu", class_names=["ship"]).segment(picture(toy), SENTENCE).shape == (64, 64)
 
 
-def training_flags(toy, model: str):
-    return ("--refer_data_root", toy, "--model", model, "--dataset", "rrsisd", "--ck_bert", toy / "bert",
-            "--bert_tokenizer", toy / "bert", "--swin_type", "nano", "--img_size", 64, "--epochs", 1, "--batch-size", 4,
-            "--workers", 0, "--model_id", "new", "--masked_pass")
+def training_flags(toy, model: str) -> list[str]:
+    return nano_flags(toy, "--model", model, "--epochs", 1, "--batch-size", 4, "--model_id", "new", "--masked_pass")
 
 
 def test_without_nltk_training_ends_with_what_to_install(toy, nltk_data, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Limits are declared: what a dataclass says of its fields is what data from files must be."""
+"""Limits are declared: data from files must fit the annotations of a dataclass's fields."""
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 

@@ -16,12 +16,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lib.checkpoint import read_checkpoint, save_checkpoint
-from tests.launch import ROOT, run_script, torchrun
+from tests.launch import ROOT, assert_refused, nano_flags, run_script, torchrun
 
 
-def training_flags(toy: Path) -> list:
-    return ["--refer_data_root", toy, "--swin_type", "nano", "--img_size", 64, "--ck_bert", toy / "bert",
-            "--bert_tokenizer", toy / "bert", "--lr", 3e-4, "--workers", 0]
+def training_flags(toy: Path) -> list[str]:
+    return nano_flags(toy, "--lr", 3e-4)
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +177,7 @@ def test_two_processes_train_together(toy, tmp_path):
 def test_training_goes_on_from_a_checkpoint(trained, toy, tmp_path):
     command = ["train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 8, "--model_id", "on", "--resume",
                trained / "checkpoints/model_last_toy.pth"]
-    refused(run_script(*command, cwd=tmp_path), "epochs was 1, is 2", "--allow_changed_flags")
+    assert_refused(run_script(*command, cwd=tmp_path), "epochs was 1, is 2", "--allow_changed_flags")
     done = run_script(*command, "--allow_changed_flags", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "going on with epoch 1, iteration 0" in done.stdout
@@ -187,7 +186,7 @@ def test_training_goes_on_from_a_checkpoint(trained, toy, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_saves_and_says_try_again(toy, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), *map(str, training_flags(toy)), "--epochs", "500",
+    command = [sys.executable, str(ROOT / "train.py"), *training_flags(toy), "--epochs", "500",
                "--batch-size", "8", "--print-freq", "1", "--model_id", "s", "--resume", "auto"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for beginning in ("a new run begins", "going on from"):
@@ -202,14 +201,6 @@ def test_a_signal_saves_and_says_try_again(toy, tmp_path):
         assert torch.load(tmp_path / "checkpoints/model_last_s.pth", weights_only=True)["progress"]["step"] >= 0
 
 
-def refused(done: subprocess.CompletedProcess, *parts: str) -> None:
-    """Ended with status 2 and one line that holds the parts."""
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
-    for part in parts:
-        assert part in done.stderr, done.stderr
-
-
 @pytest.mark.parametrize(("script", "flags", "parts"), [
     ("train.py", "--dataset rrsisd --model_id RMSIN --epochs 40 --img_size 480",
      ["refer/data", "refer/data/README.md"]),
@@ -222,13 +213,13 @@ def refused(done: subprocess.CompletedProcess, *parts: str) -> None:
      "--workers 4 --ddp_trained_weights --window12 --img_size 480", ["checkpoints/refcoco.pth does not exist"]),
 ])
 def test_published_commands_stop_for_want_of_files(script, flags, parts, tmp_path):
-    refused(run_script(script, *flags.split(), cwd=tmp_path), *parts)
+    assert_refused(run_script(script, *flags.split(), cwd=tmp_path), *parts)
 
 
 def test_missing_weights_are_named_with_their_source(toy, tmp_path):
-    refused(run_script("train.py", "--refer_data_root", toy, cwd=tmp_path),
+    assert_refused(run_script("train.py", "--refer_data_root", toy, cwd=tmp_path),
             "bert-base-uncased", "pretrained_weights/README.md")
-    refused(run_script("train.py", "--refer_data_root", toy, "--ck_bert", toy / "bert", "--bert_tokenizer",
+    assert_refused(run_script("train.py", "--refer_data_root", toy, "--ck_bert", toy / "bert", "--bert_tokenizer",
                        toy / "bert", cwd=tmp_path),
             "swin_base_patch4_window12_384_22k.pth does not exist", "pretrained_weights/README.md")
 
@@ -240,18 +231,18 @@ def test_mistakes_in_evaluation(trained, toy, tmp_path):
     def test(*flags):
         return run_script("test.py", "--resume", checkpoint, "--workers", 1, *flags, cwd=tmp_path)
 
-    refused(run_script("test.py", cwd=tmp_path), "--resume FILE is needed")
-    refused(test("--refer_data_root", tmp_path), f"{tmp_path}/rrsisd")
-    refused(test("--refer_data_root", toy, "--split", "testA"), "testA", "val")
-    refused(test("--refer_data_root", toy, "--model", "lavt"), "--model lavt was given", "trained with rmsin")
+    assert_refused(run_script("test.py", cwd=tmp_path), "--resume FILE is needed")
+    assert_refused(test("--refer_data_root", tmp_path), f"{tmp_path}/rrsisd")
+    assert_refused(test("--refer_data_root", toy, "--split", "testA"), "testA", "val")
+    assert_refused(test("--refer_data_root", toy, "--model", "lavt"), "--model lavt was given", "trained with rmsin")
     whole = read_checkpoint(checkpoint)
     save_checkpoint(tmp_path / "plain.pth", {key: whole[key] for key in ("model", "config", "tokenizer")})
-    refused(test("--resume", "plain.pth", "--ema"), "--ema: checkpoint plain.pth holds no averaged weights")
+    assert_refused(test("--resume", "plain.pth", "--ema"), "--ema: checkpoint plain.pth holds no averaged weights")
     (tmp_path / "file").write_text("[3]")
     for flag, path in [("--results", "/proc/none/r.json"), ("--report", "file"), ("--save_predictions", "file/x")]:
-        refused(test("--refer_data_root", toy, flag, path), "cannot be written")
-    refused(test("--refer_data_root", tmp_path / "not looked at", "--results", tmp_path), "is a folder")
-    refused(test("--refer_data_root", toy, "--report", "r", "--probe", "file"),
+        assert_refused(test("--refer_data_root", toy, flag, path), "cannot be written")
+    assert_refused(test("--refer_data_root", tmp_path / "not looked at", "--results", tmp_path), "is a folder")
+    assert_refused(test("--refer_data_root", toy, "--report", "r", "--probe", "file"),
             "--probe file: must be an object with conditions, words")
 
     broken = tmp_path / "broken"
@@ -259,7 +250,7 @@ def test_mistakes_in_evaluation(trained, toy, tmp_path):
     refs = pickle.loads((broken / "rrsisd/refs(unc).p").read_bytes())
     ref = next(ref for ref in refs if ref["split"] == "val")
     (broken / "images/rrsisd/JPEGImages" / ref["file_name"]).unlink()
-    refused(test("--refer_data_root", broken, "--split", "val"), f"ref {ref['ref_id']}: its image", "is missing")
+    assert_refused(test("--refer_data_root", broken, "--split", "val"), f"ref {ref['ref_id']}: its image", "is missing")
 
 
 def test_an_empty_mask_is_counted_and_not_fatal(trained, toy, tmp_path):

@@ -1,4 +1,4 @@
-"""What every script needs: durations for people."""
+"""Functions that all scripts share: durations in words."""
 import pytest
 
 from lib.training.state import Progress

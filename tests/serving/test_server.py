@@ -1,4 +1,4 @@
-"""The page on this machine: what it answers, what it refuses, and that it stays up whatever comes."""
+"""The server of the demo page: its answers, its refusals, and that no request ends it."""
 import base64
 import http.client
 import io
@@ -23,13 +23,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import demo_server
-from args import get_parser
-from bert import load_tokenizer
-from lib.checkpoint import describe_model, save_checkpoint
 from lib.predictor import Predictor
-from lib.segmentation import ModelConfig, build
 from lib.serving import PageServer, server
 from lib.serving.server import MOST_BYTES, make_page, quantise
+from tests.conftest import save_nano_checkpoint
 from utils import UserError
 
 BROWSER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -45,11 +42,7 @@ class Brightness(torch.nn.Module):
 @pytest.fixture(scope="module")
 def checkpoint(toy, tmp_path_factory) -> Path:
     """A nano network with random weights."""
-    config = ModelConfig.from_args(get_parser().parse_args(
-        ["--swin_type", "nano", "--img_size", "64", "--ck_bert", str(toy / "bert")]))
-    save_checkpoint(path := tmp_path_factory.mktemp("served") / "c.pth", {
-        "model": build(config).state_dict(), **describe_model(config, load_tokenizer(str(toy / "bert")))})
-    return path
+    return save_nano_checkpoint(tmp_path_factory.mktemp("served") / "c.pth", toy)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The comparison of methods on nano networks: every step of it but the measuring of speed, which takes long."""
+"""The comparison of methods on nano networks: every step except measuring speed, which takes long."""
 import json
 import sys
 from pathlib import Path

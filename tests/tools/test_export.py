@@ -1,4 +1,4 @@
-"""tools/export.py: a folder with a card, graphs that need nothing but themselves, and nothing left of what fails."""
+"""tools/export.py: a folder with a model card, graphs that need no other file, and no file after a failure."""
 import json
 import re
 from pathlib import Path

@@ -43,7 +43,7 @@ def test_the_tables_by_hand():
 
 
 class Listener(torch.nn.Module):
-    """Finds everything if the sentence holds one token, nothing if not."""
+    """Marks every pixel if the sentence holds one token, and none otherwise."""
 
     def __init__(self, token: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The moving average of the weights: its arithmetic, and that nothing derived from it is out of date."""
+"""The moving average of the weights: its arithmetic, and that tensors derived from it follow it."""
 import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn

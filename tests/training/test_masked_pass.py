@@ -1,4 +1,4 @@
-"""MaskRIS's second pass: what is hidden, what it learns from, and that a run goes on with it exactly."""
+"""MaskRIS's second pass: its masks, its target, and that a run with it resumes exactly."""
 import math
 
 import pytest

@@ -1,4 +1,4 @@
-"""A run that goes on is the run that was not interrupted; what would make it another one is refused."""
+"""A resumed run equals one that was not interrupted; changes that would make it another run are refused."""
 import json
 import multiprocessing
 import os
@@ -27,6 +27,7 @@ from lib.training.resume import (
 from lib.training.run_lock import hold
 from lib.training.state import Progress
 from refer.refer import REFER
+from tests.launch import nano_flags
 from utils import UserError
 
 STEPS = 4  # batches of 8 in the toy set's 32 training refs
@@ -44,10 +45,9 @@ def a_folder_and_signals_of_its_own(tmp_path, monkeypatch):
 
 
 def arguments(toy: Path, *flags: object):
-    return get_parser().parse_args([str(flag) for flag in (
-        "--refer_data_root", toy, "--swin_type", "nano", "--img_size", 64, "--ck_bert", toy / "bert",
-        "--bert_tokenizer", toy / "bert", "--batch-size", 8, "--epochs", 2, "--fusion_drop", 0.1, "--model_id", "m",
-        "--random_box_share", 0.5, "--deterministic", "--device", "cpu", "--workers", 0, *flags)])
+    return get_parser().parse_args(nano_flags(
+        toy, "--batch-size", 8, "--epochs", 2, "--fusion_drop", 0.1, "--model_id", "m", "--random_box_share", 0.5,
+        "--deterministic", "--device", "cpu", *flags))
 
 
 def stop_after(monkeypatch, steps: int) -> None:
@@ -153,7 +153,7 @@ def test_auto_passes_over_a_file_that_the_disk_cannot_read(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_the_best_score_is_that_of_the_file_that_is_there(toy, capsys):
-    """Not what `last` claims: the run may have ended between its two files. No message names a file that is not."""
+    """The score in `last` is not used: the run may have ended between the two files. Messages name files that exist."""
     train.run(arguments(toy, "--epochs", 1))
     Path("checkpoints/model_best_m.pth").unlink()
     train.run(arguments(toy, "--epochs", 2, "--resume", "auto", "--allow_changed_flags", "--lr", 0))

@@ -1,4 +1,4 @@
-"""What a run leaves in models/ID: run.json, log.jsonl, curves.png, and TensorBoard and Weights & Biases if asked."""
+"""The record of a run in models/ID: run.json, log.jsonl, curves.png, and TensorBoard and Weights & Biases if asked."""
 import io
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""How many threads train: fewer beside other busy programs if that is faster, all of them again when it is."""
+"""The number of training threads: fewer beside other busy programs if that is faster, later all of them again."""
 import pytest
 import torch
 

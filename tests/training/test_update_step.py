@@ -24,9 +24,9 @@ def weights(model: nn.Module) -> list[torch.Tensor]:
 
 
 def test_accumulated_batches_are_one_batch(nano):
-    """Where nothing mixes the samples of a batch: BatchNorm in evaluation mode.
+    """With BatchNorm in evaluation mode, nothing mixes the samples of a batch.
 
-    In float64: Adam makes steps of float32's rounding noise where a gradient vanishes.
+    In float64, since Adam makes steps of float32's rounding noise where a gradient vanishes.
     """
     image, *words = make_inputs(4, 64)
     inputs, changed = (image.double(), *words), []
