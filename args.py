@@ -131,7 +131,7 @@ class RecipeParser(Parser):
                 for word in words[name]]
 
     def as_words(self, name: str, value: Any, path: str) -> list[str]:
-        """A flag of a `run.json` with its value as words of a command line."""
+        """The words of a command line for a flag of a `run.json` and its value."""
         action = next((action for action in self._actions if action.dest == name), None)
         if action is None:
             self.error(f"--config {path}: {printable(name)[:40]} is no flag of this script")
@@ -233,7 +233,7 @@ def add_network(group: Group) -> None:
               help="side to which image and mask are resized (default: 480, nano: 96);\n"
                    "rmsin: a multiple of 32")
     group.add("--max_tokens", type=tokens, metavar="N",
-              help="of a sentence, [CLS] and [SEP] included; the rest is cut; a checkpoint brings its own\n"
+              help="largest number of tokens of a sentence, with [CLS] and [SEP]; a checkpoint contains its own\n"
                    f"(default: {defaults('max_tokens')}; on risbench 50)")
     group.add("--mha", default="", type=heads, metavar="A-B-C-D",
               help="heads of the pixel-word attention in the four stages (default: one each)")
@@ -265,17 +265,17 @@ def add_data(group: Group) -> None:
     group.add("--dataset", metavar="NAME",
               help=f"{names}\n(default: {datasets});\n"
                    "train.py takes several, NAME[:SPLITBY],…, and validates on the first")
-    group.add("--splitBy", default="unc", help="whose division of the data set: umd, google, …\n"
+    group.add("--splitBy", default="unc", help="division of the data set into splits: umd, google, …\n"
                                               "(default: unc, or the only one that the data set has)")
     group.add("--no_target_pixels", default=NO_TARGET_PIXELS, type=positive, metavar="N",
               help=f"a mask of fewer pixels means that there is no target (default: {NO_TARGET_PIXELS}); for grefcoco")
     group.add("--published_masks", action="store_true",
-              help="pixels in several parts of a mask count as background, as in the published code;\n"
+              help="pixels in several parts of a mask count as background, as in the original code;\n"
                    "without it the parts are united")
     group.add("--packed", default="", metavar="FILE",
-              help="read images and masks from what tools/pack_dataset.py wrote; the same samples, faster")
+              help="read images and masks from a file of tools/pack_dataset.py: the same samples, faster")
     group.add("-b", "--batch-size", type=positive, metavar="N",
-              help=f"samples a process (default: {defaults('batch_size')})")
+              help=f"samples per process (default: {defaults('batch_size')})")
     group.add("-j", "--workers", default=8, type=whole(0, 1024), metavar="N",
               help="loader processes of each training process (default: 8)")
     group.add("--pin_mem", action=argparse.BooleanOptionalAction,
@@ -285,9 +285,9 @@ def add_data(group: Group) -> None:
 def add_training(group: Group) -> None:
     """The flags of the training recipe."""
     group.add("--show_recipe", action="store_true",
-              help="print what these flags stand for with this --model, --dataset and --swin_type, and end")
+              help="print the values of these flags for this --model, --dataset and --swin_type, and exit")
     group.add("--epochs", type=positive, metavar="N", help=f"default: {defaults('epochs')}")
-    group.add("--lr", type=real(0), help=f"at the start (default: {defaults('lr')})")
+    group.add("--lr", type=real(0), help=f"initial learning rate (default: {defaults('lr')})")
     group.add("--warmup_iters", type=count, metavar="N",
               help="iterations over which lr rises linearly from 0\n"
                    "(default: 0, as in the original code; nano: 100)")
@@ -300,25 +300,25 @@ def add_training(group: Group) -> None:
               help="share of the training refs whose images get black squares\n"
                    f"(default: {defaults('random_box_share')})")
     group.add("--bert_layers", default=10, type=count, metavar="N",
-              help="how many of BERT's layers train, from the first (default: 10, as published)")
+              help="number of BERT's layers that train, from the first (default: 10, as in the original code)")
     group.add("--train_embeddings", action=argparse.BooleanOptionalAction,
               help="train BERT's embeddings too (default: no, as in the original code; nano: yes)")
     group.add("--bert_dropout", action=argparse.BooleanOptionalAction,
               help=f"BERT's dropouts in training (default: {defaults('bert_dropout')})")
     group.add("--masked_pass", action="store_true",
-              help="MaskRIS's training: a second pass a step on hidden image patches and replaced words,\n"
-                   "taught by the first; twice the arithmetic")
+              help="MaskRIS's training: a second pass in each step, on hidden image patches and replaced words,\n"
+                   "distilled from the first; twice the arithmetic")
     group.add("--exclude", default="", metavar="FILE",
               help="training refs to leave out: ids or file names, one a line; or a list of refer/exclusions")
     group.add("--allow_leak", action="store_true",
               help="train on images that are in a test split of another of the data sets")
     group.add("--published_validation", action="store_true",
-              help="choose the best epoch on one random sentence a ref, as in the published code;\n"
+              help="choose the best epoch on one random sentence a ref, as in the original code;\n"
                    "without it on all sentences")
     group.add("--deterministic", action="store_true",
               help="the same command on the same machine gives the same losses, bit for bit (slower)")
     group.add("--accumulate", default=1, type=positive, metavar="N",
-              help="batches an optimiser update (default: 1); an iteration of the schedule is an update")
+              help="batches per optimiser update (default: 1); the schedule counts updates as iterations")
     group.add("--checkpoint_activations", action="store_true",
               help="keep only the inputs of Swin's blocks and compute the rest again: less memory, slower")
     group.add("--init_from", default="", metavar="FILE|FOLDER",
@@ -333,12 +333,12 @@ def add_saving(group: Group) -> None:
               help="names the checkpoints and the folder models/NAME\n"
                    "(default: RMSIN for rmsin, lavt for lavt and lavt_one, else the model's name)")
     group.add("--config", metavar="RUN.JSON",
-              help="begin with the flags with which the run of a models/NAME/run.json began; those on the command\n"
-                   "line count more (a new run: give it another --model_id)")
+              help="start with the flags of the run in a models/NAME/run.json; flags on the command line take\n"
+                   "precedence (a new run needs another --model_id)")
     group.add("--output-dir", default="./checkpoints/", metavar="FOLDER",
-              help="where checkpoints go (default: ./checkpoints/)")
+              help="folder of the checkpoints (default: ./checkpoints/)")
     group.add("--allow_changed_flags", action="store_true",
-              help="go on with --resume although flags that change the result differ")
+              help="resume a run although flags that change its result differ")
     group.add("--save_every", default=0, type=count, metavar="N",
               help="also save model_last every N iterations (default: 0, after each epoch only)")
     group.add("--skip_nonfinite", default=0, type=count, metavar="N",
@@ -354,11 +354,11 @@ def add_run(group: Group) -> None:
     """The flags that training and evaluation share."""
     group.add("--seed", default=2401, type=count, help="default: 2401")
     group.add("--resume", default="", metavar="FILE|FOLDER|auto",
-              help="checkpoint, or a folder of tools/export.py. train.py: go on from it, or with auto from this\n"
+              help="checkpoint, or a folder of tools/export.py. train.py: resume from it, or with auto from this\n"
                    "run's newest valid checkpoint if there is one; test.py: evaluate it")
     group.add("--skip_bad_images", action="store_true",
-              help="an image that is missing or broken: train on another ref in its place, leave it out of\n"
-                   "the evaluation; each is logged and counted (default: stop and name it)")
+              help="if an image is missing or broken, train on another ref instead and leave it out of the\n"
+                   "evaluation; each is logged and counted (default: stop and name it)")
     group.add("--timeout", default=600, type=positive, metavar="SECONDS",
               help="how long a process waits for the others before it gives up (default: 600)")
     group.add("--device", default=None, type=device,
@@ -375,7 +375,7 @@ def add_run(group: Group) -> None:
               help="on GPUs, float32 products and convolutions in TF32 (default: yes, as in the\n"
                    "original's PyTorch)")
     group.add("--cudnn_benchmark", action=argparse.BooleanOptionalAction, default=True,
-              help="on GPUs, the fastest of cuDNN's algorithms for the first batch's sizes (default: yes)")
+              help="on GPUs, let cuDNN choose its fastest algorithms on the first batch (default: yes)")
 
 
 def add_speed(group: Group) -> None:
@@ -383,7 +383,7 @@ def add_speed(group: Group) -> None:
     group.add("--compile", action="store_true",
               help="compile the network with torch.compile: a slow start, then faster on GPUs")
     group.add("--channels_last", action="store_true",
-              help="on GPUs, weights of convolutions channels last in memory")
+              help="on GPUs, store the weights of convolutions channels last in memory")
 
 
 def add_inference(group: Group) -> None:
@@ -393,29 +393,30 @@ def add_inference(group: Group) -> None:
 
 def add_evaluation(group: Group) -> None:
     """The flags of test.py's outputs."""
-    group.add("--split", default="test", help="what test.py evaluates (default: test)")
+    group.add("--split", default="test", help="split that test.py evaluates (default: test)")
     group.add("--ddp_trained_weights", action="store_true",
-              help="accepted as published: the prefixes that this told test.py about are found without it")
+              help="accepted for the original command line; test.py detects DistributedDataParallel's prefixes itself")
     group.add("--results", metavar="FILE",
               help="write metrics, their 95 %% intervals, tables per category, kind of expression, object\n"
                    "size and sentence length, and each sample's pixel counts as JSON")
     group.add("--eval_ori_size", action="store_true",
               help="also report the metrics at the masks' original size, the logits resized to it")
     group.add("--latex", action="store_true", help="also print the paper's table: Prec@X, oIoU, mIoU")
-    group.add("--markdown", action="store_true", help="the same in Markdown")
+    group.add("--markdown", action="store_true", help="also print the paper's table in Markdown")
     group.add("--save_predictions", metavar="FOLDER",
               help="write predictions.json, COCO RLEs at the network's size (--eval_ori_size: the original);\n"
                    "tools/score_predictions.py scores it")
-    group.add("--prediction_pngs", action="store_true", help="with --save_predictions: also a PNG each")
+    group.add("--prediction_pngs", action="store_true", help="with --save_predictions: also write a PNG per sample")
     group.add("--report", metavar="FOLDER",
-              help="write index.html, a page by itself with tables, curves and a gallery of samples")
+              help="write index.html, a self-contained page with tables, curves and a gallery of samples")
     group.add("--report_samples", default=200, type=positive, metavar="N",
-              help="most samples in the gallery, evenly spread over the order by IoU (default: 200)")
+              help="largest number of samples in the gallery, evenly spread over the ranks of IoU (default: 200)")
     group.add("--report_attention", action="store_true",
-              help="with --report: show what each pixel attends to, a small picture a word")
-    group.add("--probe", metavar="FILE", help="with --report: show what tools/probe_language.py wrote")
+              help="with --report: show an attention map for each word")
+    group.add("--probe", metavar="FILE", help="with --report: show the tables that tools/probe_language.py wrote")
     group.add("--shuffle_sentences", action="store_true",
-              help="control: each ref gets another ref's sentence; a model that reads must score far less")
+              help="control experiment: each ref gets the sentence of another ref, with which a model that\n"
+                   "uses language must score much lower")
 
 
 GROUPS = {"network": add_network, "data": add_data, "training recipe": add_training, "training run": add_saving,

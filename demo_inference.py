@@ -35,16 +35,17 @@ def parser() -> RecipeParser:
     demo = flags.add_argument_group("demo")
     demo.add_argument("--image", nargs="+", required=True, metavar="FILE|FOLDER",
                       help="images of any size and format that Pillow opens; a folder stands for all in it")
-    demo.add_argument("--sentence", nargs="+", required=True, metavar="TEXT", help="each is applied to each image")
+    demo.add_argument("--sentence", nargs="+", required=True, metavar="TEXT",
+                      help="sentences, each of which is applied to each image")
     demo.add_argument("--out", default="predictions", metavar="FOLDER",
-                      help="where masks and overlays go (default: predictions)")
+                      help="folder for masks and overlays (default: predictions)")
     demo.add_argument("--json", nargs="?", const="", metavar="FILE",
                       help="also write RLE, polygons, box, area and mean probability of each mask\n"
                            "(default: predictions.json in --out)")
     demo.add_argument("--threshold", default=0.5, type=share, metavar="P",
                       help="probability above which a pixel belongs to the object (default: 0.5)")
     demo.add_argument("--tile", type=positive, metavar="PIXELS",
-                      help="go over the image in tiles of this size: for scenes much larger than training images")
+                      help="process the image in tiles of this size: for scenes much larger than training images")
     demo.add_argument("--overlap", default=0.25, type=tile_overlap, metavar="SHARE",
                       help="share of a tile's side that the next one covers too (default: 0.25)")
     return flags

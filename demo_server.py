@@ -12,7 +12,7 @@ def parser() -> RecipeParser:
     flags.description = __doc__
     flags.add_argument_group("page").add_argument(
         "--port", default=8000, type=whole(0, 65535), metavar="N",
-        help="where the page is, on 127.0.0.1 only (default: 8000; 0: any that is free)")
+        help="port of the page, on 127.0.0.1 only (default: 8000; 0: any free port)")
     return flags
 
 

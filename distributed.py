@@ -55,7 +55,7 @@ def user_errors(program: str) -> Iterator[None]:
         if not _lost_a_process(error):
             _leave(1, traceback.format_exc().rstrip())
         _let_the_first_one_speak(1)
-        _leave(1, f"{program}: another process is gone; what it said says why, and the last checkpoint stands "
+        _leave(1, f"{program}: another process is gone; its message says why, and the last checkpoint is intact "
                   f"({str(error).strip().splitlines()[0]}){signature}", is_cause=False)
 
 
@@ -136,8 +136,8 @@ def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
                 store.set(f"name/{store.get(f'asks/{other}').decode()}", name)
         missing = {other for other in missing if not store.check([f"{name}/{other}"])}
         if time.monotonic() > give_up:
-            raise UserError(f"processes {sorted(missing)} did not come within {timeout}: see what they or their "
-                            "machines say, or give them longer with --timeout")
+            raise UserError(f"processes {sorted(missing)} did not start within {timeout}: see the messages of their "
+                            "machines, or give them longer with --timeout")
         time.sleep(0.02)
     return dist.PrefixStore(name, store), number, processes
 
@@ -250,7 +250,7 @@ def _leave_unless_agreed(signals: int) -> None:
         pass
     if not _agreed.wait(PATIENCE_S):
         _leave(1, f"process {rank()} could not agree with the others on stopping within {PATIENCE_S} s of the signal; "
-                  "the last checkpoint stands", is_cause=False)
+                  "the last checkpoint is intact", is_cause=False)
 
 
 def stop_requested() -> bool:

@@ -175,7 +175,7 @@ def run(args: Namespace) -> None:
             progress.next_epoch()
             state.save(*(["best", "last"] if is_best else ["last"]))
     found = f"best val overall IoU {progress.best_oIoU:.2f}, in {state.files['best']}"
-    log(f"finished: {found if state.files['best'].is_file() else 'no epoch was better than none'}")
+    log(f"finished: {found if state.files['best'].is_file() else 'no epoch gave a best checkpoint'}")
     distributed.end_processes()
 
 

@@ -115,7 +115,7 @@ class CrossScaleBlock(nn.Module):
 
 
 class ScaleFusion(nn.Module):
-    """The global part g (B, C, g, g) gates and shifts one stage's own map o (B, C, H, W): -> (B, C, H, W)."""
+    """Gates and shifts a stage's own map (B, C, H, W) by the global part (B, C, g, g): -> (B, C, H, W)."""
 
     def __init__(self, width: int):
         super().__init__()

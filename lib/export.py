@@ -55,9 +55,8 @@ def export_graph(model: ReferringSegmenter, config: ModelConfig, tokenizer: Toke
             write(program, texts, temporary)
             difference = largest_error(model, load(temporary), config, (1, 3) if any_batch else (1, 1))
         if not difference <= TOLERANCE:   # also true for NaN
-            raise MachineError(f"--to {form}: what was written computes other logits than the network, by "
-                               f"{difference:.1e} of the largest one, more than {TOLERANCE:.0e}; {path} was not "
-                               "written")
+            raise MachineError(f"--to {form}: the logits of the file differ from the network's by {difference:.1e} of "
+                               f"the largest one, more than {TOLERANCE:.0e}; {path} was not written")
         written = temporary.stat().st_size
         temporary.replace(path)
     except OSError as error:
@@ -138,7 +137,7 @@ def write_onnx(program: ExportedProgram, texts: dict[str, str], path: Path) -> N
     from onnxscript.optimizer import fold_constants
     names = INPUTS[:len(program.graph_signature.user_inputs)]
     shapes = tuple({0: BATCH} for _ in names) if program.range_constraints else None   # names of the open dimensions
-    # Of the exporter's clean-up only what ONNX Runtime lacks: the rest takes long and makes nothing faster there.
+    # ONNX Runtime lacks this step of the exporter's optimisation; the other steps are slow and bring no speed there.
     graph = torch.onnx.export(program, dynamo=True, input_names=names, output_names=[OUTPUT], dynamic_shapes=shapes,
                               verbose=False, optimize=False)
     assert graph is not None   # it is None without `dynamo`

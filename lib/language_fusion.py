@@ -44,7 +44,7 @@ class WordAttention(nn.Module):
         return self.language(x, words, word_mask)
 
     def language(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """The words' values mixed for each pixel, projected and normalised: arguments of `forward` -> (B, P, C)."""
+        """Weights the words' values per pixel, then projects and normalises: arguments of `forward` -> (B, P, C)."""
         value = self.split_heads(self.value(words) * word_mask[..., None])              # (B, h, N, C / h)
         mix = self.shares(x, words, word_mask) @ value                                  # (B, h, P, C / h)
         return instance_norm(self.language_project(mix.transpose(1, 2).flatten(2)))

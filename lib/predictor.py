@@ -62,7 +62,7 @@ class Predictor:
         self.model, config, self.tokenizer = restore(str(checkpoint), args)
         if config.reads_phrases and not (class_names or config.class_names):
             raise UserError(f"{config.model} looks for the names of its data set's classes in a sentence, and the "
-                            "checkpoint names none, as published ones do not: give class_names, or --dataset NAME")
+                            "checkpoint names none, as original ones do not: give class_names, or --dataset NAME")
         self.marker = PhraseMarker(class_names or config.class_names) if config.reads_phrases else None
         self.size_px, self.max_tokens = config.img_size, config.max_tokens
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -37,7 +37,7 @@ ROTATE_NEGATIVE = (
 
 
 def rotation_basis(entries: tuple[tuple[int, ...], ...]) -> Tensor:
-    """(4, 9, 9): the factors of {1, cos θ, sin θ, cos θ·sin θ} for each entry (new tap, old tap)."""
+    """The factors of {1, cos θ, sin θ, cos θ·sin θ} for each entry (new tap, old tap): (4, 9, 9)."""
     basis = torch.zeros(4, 9, 9)
     for new, old, *factors in entries:
         basis[:, new, old] = torch.tensor(factors, dtype=basis.dtype)

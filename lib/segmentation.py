@@ -200,7 +200,7 @@ def settings_of(args: Namespace) -> dict[str, Any]:
 
 
 def window_of(args: Namespace) -> int:
-    """Side of the attention window: 12 when `--window12` or the Swin file's path says so, else the variant's."""
+    """Side of the attention window: 12 with `--window12` or window12 in the Swin file's path, else the variant's."""
     if args.window12 or "window12" in (args.pretrained_swin_weights or ""):
         return 12
     return SWIN_VARIANTS[args.swin_type].window

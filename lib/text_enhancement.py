@@ -1,4 +1,4 @@
-"""TMEM, FIANet's text-aware multi-scale enhancement: the four stages' pooled tokens read the words (TGRS 2024, "TMEM").
+"""TMEM, FIANet's text-aware multi-scale enhancement: pooled tokens attend to the words (TGRS 2024, "TMEM").
 
 Shapes: B batch, D sum of the four stage widths, E = D / 4 embedding, g g' the coarsest map, G = g · g' its tokens,
 N words, L width of the text encoder.

@@ -43,7 +43,7 @@ def fold_batchnorms(model: nn.Module) -> None:
 
 
 class ChannelBias(nn.Module):
-    """Adds a number to each channel: (B, C, H, W) -> same."""
+    """Adds a bias to each channel: (B, C, H, W) -> same."""
 
     bias: Tensor   # (C,)
 

@@ -35,7 +35,7 @@ class FastWordAttention(WordAttention):
         return normalized_mix(self.shares(x, words, word_mask), self.projected_values(words, word_mask))
 
     def shares(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """How much each pixel attends to each word: arguments of `language` -> (B, h, P, N), summing to 1 over N."""
+        """The attention of each pixel to each word: arguments of `language` -> (B, h, P, N), summing to 1 over N."""
         query = self.split_heads(instance_norm(self.query(x)))
         padding = (1.0 - word_mask.to(query.dtype)) * PADDING_SCORE                 # (B, N)
         return attention_shares(query, self.split_heads(self.key(words)), padding[:, None, None], x.shape[-1] ** -0.5)

@@ -1,4 +1,4 @@
-"""The table of faster classes, and the call that puts them in place."""
+"""The table of faster classes, and the function that applies it to a network."""
 from collections.abc import Callable
 
 import torch

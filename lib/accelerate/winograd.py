@@ -46,7 +46,7 @@ def transforms(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def tiles(height: int, width: int) -> int:
-    """T, the tiles that cover a map."""
+    """The number T of tiles that cover a map."""
     return -(-height // OUT) * -(-width // OUT)
 
 

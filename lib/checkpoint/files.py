@@ -1,7 +1,7 @@
 """Checkpoint files: reading runs no code in them, and writing is atomic.
 
 Loading is strict and runs no code: only tensors, plain data and `argparse.Namespace` are unpickled, and an
-entry that is missing, unexpected or of another shape is an error that says so.
+entry that is missing, unexpected or of another shape raises an error.
 """
 import hashlib
 import os
@@ -39,7 +39,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         return {**read_description(path), **read_checkpoint(weights_file(path))}
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download a published one "
+        raise UserError(f"checkpoint {path} does not exist; train one with train.py, or download an original one "
                         "(docs/deployment.md, 'Original checkpoints', says from where)")
     if path.suffix == ".safetensors":
         return {"model": read_safetensors(path)}
@@ -174,7 +174,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         digest = sha256_of(temporary)
         if digest != hashing.hash.hexdigest():
             raise OSError("what was read back is not what was written")
-        # Between the two renames the file may be either one, so both digests are valid meanwhile.
+        # Until the file is renamed it is the old one, so both digests are valid.
         write_digests(path, [*read_digests(path), digest])
         os.replace(temporary, path)
         sync_folder(path.parent)

@@ -165,8 +165,8 @@ def to_official(state: dict[str, Tensor], split_text: bool) -> dict[str, dict[st
     """
     names = {name: official for name, official in official_names(state).items() if official is not None}
     if unknown := [name for name in state if name not in names]:
-        raise UserError(f"the published layout has no name for {len(unknown)} entries of this network, the first is "
-                        f"{unknown[0]}: what a changed network holds more stays in this project's layout")
+        raise UserError(f"the original layout has no name for {len(unknown)} entries of this network, the first of "
+                        f"which is {unknown[0]}: a changed network can only be stored in this project's layout")
     model: dict[str, Tensor] = {}
     text: dict[str, Tensor] = {}
     for name, value in state.items():

@@ -47,7 +47,7 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
 def needed_flags(args: Namespace | None) -> Namespace:
     """The flags, where the checkpoint lacks its settings or its tokenizer. Raises `UserError` if there are none."""
     if args is None:
-        raise UserError("the checkpoint does not say what network and tokenizer it belongs to, as published ones do "
+        raise UserError("the checkpoint does not say what network and tokenizer it belongs to, as original ones do "
                         "not: give the flags that describe it (args.py)")
     return args
 

@@ -35,7 +35,7 @@ def make_network(args: Namespace, resumed: dict[str, Any]) -> tuple[ReferringSeg
     of Swin and BERT that the flags name. Raises `UserError` if weights or settings do not fit.
     """
     if args.init_from and args.resume not in ("", "auto"):
-        raise UserError("--init_from starts a new run and --resume goes on with one: give one of them")
+        raise UserError("--init_from starts a new run and --resume continues one: give one of them")
     if args.init_from and not resumed:
         checkpoint = read_checkpoint(args.init_from)
         config, tokenizer = settings_to_start(args, checkpoint)

@@ -167,7 +167,7 @@ def infer_config(state: State, args: Any, text_beside: bool) -> ModelConfig:
     words = "text_encoder.bert.embeddings.word_embeddings.weight"
     inner = "text_encoder.bert.encoder.layer.0.intermediate.dense.weight"
     if not {words, words.replace("word", "position"), inner} <= state.keys():
-        raise UserError("the weights hold no text encoder: a published lavt keeps it under 'bert_model'")
+        raise UserError("the weights hold no text encoder: an original lavt checkpoint has it under 'bert_model'")
     sizes = [state[name] for name in (words, words.replace("word", "position"), inner)]
     if not all(isinstance(value, Tensor) and value.dim() == 2 for value in sizes):
         raise UserError("the weights hold no text encoder: its embeddings are no tables")

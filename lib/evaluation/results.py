@@ -42,7 +42,7 @@ class Outcome:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """See `lib.evaluation.generalized.all_metrics`."""
+        """The metrics of `lib.evaluation.generalized.all_metrics` at the network's size."""
         return all_metrics(self.counts[:, 1:], self.no_target, self.no_target_pixels)
 
     @property

@@ -21,7 +21,7 @@ def model_card(name: str, config: ModelConfig, training: dict[str, Any], results
     """The card of the model folder (or the hub's repository) `name`, as Markdown.
 
     `training` are the flags of the training run, {} if they are unknown; `results` is the result of
-    `lib.evaluation.result_files.read_evaluation`, or None; `averaged` says that the weights are an average.
+    `lib.evaluation.result_files.read_evaluation`, or None; `averaged` is true if the weights are an average.
     """
     model = NAMES.get(config.model, config.model)
     figures = figures_of(results) if results else {}

@@ -175,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
             raise   # the client disconnected or timed out
         except Exception:
             log(traceback.format_exc())
-            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, "this failed; where the server was started, it says why")
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, "this failed; the log of the server says why")
 
     def refuse_strangers(self) -> None:
         """Raises `Refusal` for a request that a page of another site may have made.
@@ -202,7 +202,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             fields = parse_qs(query, keep_blank_values=True, max_num_fields=2 * MOST_SENTENCES)
         except ValueError as error:
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"too much is asked: {error}") from error
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"the request has too many fields: {error}") from error
         sentences = [sentence.strip() for sentence in fields.get("sentence", [])]
         lengths = [len(sentence) for sentence in sentences]
         if not 1 <= len(lengths) <= MOST_SENTENCES or min(lengths) < 1 or max(lengths) > MOST_CHARACTERS:
@@ -225,7 +225,7 @@ class Handler(BaseHTTPRequestHandler):
                                                              "--data-binary @FILE sends them, and no form")
         content = self.rfile.read(int(length))
         if len(content) < int(length) or not content:
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"{len(content)} of the picture's {length} bytes came")
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"only {len(content)} of the picture's {length} bytes arrived")
         self.unread = False
         return content
 

@@ -38,7 +38,7 @@ class Disturbance:
         return self.hide_patches(image), self.replace_tokens(token_ids, token_mask), token_mask, *others
 
     def hide_patches(self, image: Tensor) -> Tensor:
-        """(B, 3, S, S') -> same, each patch of 32 × 32 pixels set to 0, the normalised mean, with probability 0.75."""
+        """Sets each patch of 32 × 32 pixels to 0, the normalised mean, with probability 0.75: (B, 3, S, S') -> same."""
         height, width = image.shape[-2:]
         grid = (len(image), 1, -(-height // PATCH_PX), -(-width // PATCH_PX))
         shown = (torch.rand(grid, device=image.device) >= PATCH_SHARE).to(image.dtype)
@@ -46,7 +46,7 @@ class Disturbance:
         return image * pixels[:, :, :height, :width]
 
     def replace_tokens(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
-        """(B, N) int64, both -> (B, N) int64: each word's token is chosen with probability 0.15; see above."""
+        """token_ids and token_mask (B, N) int64 -> (B, N) int64; each word's token is chosen with probability 0.15."""
         special = torch.zeros_like(token_ids, dtype=torch.bool)
         for token in self.kept:   # copying a tensor of them to the device would wait for it
             special |= token_ids == token

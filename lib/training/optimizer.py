@@ -56,7 +56,7 @@ def parameter_groups(model: ReferringSegmenter) -> list[dict[str, Any]]:
 
 
 def learning_rate_factor(iteration: int, total: int, warmup: int) -> float:
-    """(1 − iteration / total)^0.9, times a linear rise over the first `warmup` iterations."""
+    """The schedule: (1 − iteration / total)^0.9, times a linear rise over the first `warmup` iterations."""
     rise = min(1.0, (iteration + 1) / warmup) if warmup else 1.0
     return rise * (1 - min(iteration, total) / total) ** 0.9
 

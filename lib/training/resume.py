@@ -116,8 +116,8 @@ def refuse_changes(args: Namespace, checkpoint: dict[str, Any], path: str, world
                if stored.get(name, getattr(args, name)) != getattr(args, name) and not (name == "batch_size"
                                                                    and args.batch_size * world_size == together)]
     if checkpoint.get("annotations", annotations) != annotations:
-        changed.append("the annotation files are others")
+        changed.append("the annotation files differ")
     if changed:
         raise UserError(f"--resume {path} with other flags than the run began with: {'; '.join(changed)}. Give the "
                         f"same, or start a new run from these weights with --init_from {path}; --allow_changed_flags "
-                        "goes on with this one all the same")
+                        "resumes this one nevertheless")

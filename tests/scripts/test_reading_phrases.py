@@ -81,7 +81,7 @@ def test_the_phrases_are_heard(checkpoint, toy):
 
 def test_a_checkpoint_without_class_names_needs_them(save, toy):
     path = save(())
-    with pytest.raises(UserError, match="the checkpoint names none, as published ones do not: give class_names"):
+    with pytest.raises(UserError, match="the checkpoint names none, as original ones do not: give class_names"):
         Predictor(path, device="cpu")
     assert Predictor(path, device="cpu", class_names=["ship"]).segment(picture(toy), SENTENCE).shape == (64, 64)
 

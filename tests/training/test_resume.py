@@ -218,7 +218,7 @@ def test_going_on_with_other_data_is_refused_and_fine_tuning_named(toy, tmp_path
     train.run(arguments(toy, "--epochs", 1))
     make_toy_rrsisd(tmp_path / "other", images=20, size=64, seed=4)
     other = ("--refer_data_root", tmp_path / "other", "--resume", "checkpoints/model_last_m.pth")
-    with pytest.raises(UserError, match=r"the annotation files are others.* with --init_from checkpoints/model_last_m"):
+    with pytest.raises(UserError, match=r"the annotation files differ.* with --init_from checkpoints/model_last_m"):
         train.run(arguments(toy, *other, "--epochs", 1))
     train.run(arguments(toy, *other, "--epochs", 2, "--allow_changed_flags"))
     train.run(arguments(toy, "--init_from", "checkpoints/model_last_m.pth", "--epochs", 1, *other[:2]))
