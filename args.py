@@ -1,4 +1,4 @@
-"""Every flag of the scripts, in groups. Nothing here imports torch."""
+"""All flags of the scripts, in groups. This module does not import torch."""
 import argparse
 import re
 import sys
@@ -40,14 +40,14 @@ tokens = whole(3, 512)   # [CLS], a word and [SEP] at least
 
 
 def device(text: str) -> str:
-    """An argparse type: what the networks run on."""
+    """An argparse type: the device that networks run on."""
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
         raise argparse.ArgumentTypeError(f"'{text}' is none of cuda, cuda:N and cpu")
     return text
 
 
 def run_name(text: str) -> str:
-    """An argparse type: a name that files and folders may carry, of letters, digits and `_ . + -` and blanks."""
+    """An argparse type: a name for files and folders, of letters, digits, `_ . + -` and blanks."""
     if not re.fullmatch(r"\w[\w .+-]*", text) or len(text.encode()) > 100:
         raise argparse.ArgumentTypeError(f"'{text[:40]}' is no name for files: give at most 100 letters, digits, _, ., "
                                          "+, - and blanks, a letter or digit first")
@@ -63,43 +63,45 @@ def heads(text: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says a mistake in one line."""
+    """Reports a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
+        """Prints the message in one line and exits with status 2."""
         self.exit(2, printable(" ".join(f"{self.prog}: {message} (see {self.prog} --help)".splitlines())) + "\n")
 
 
 @dataclass
 class Start:
-    """What is read of a start in a `run.json`."""
+    """The fields that are read of a start in a `run.json`."""
 
     flags: dict[str, Any]
 
 
 @dataclass
 class RunJson:
-    """What is read of a `run.json`, the record of a training run."""
+    """The fields that are read of a `run.json`, the record of a training run."""
 
     starts: Annotated[list[Start], Range(1)]
 
 
-NOT_REPLAYED = ("given", "config", "local_rank")   # of the flags in a record: no flag, and what belongs to one start
+NOT_REPLAYED = ("given", "config", "local_rank")   # entries of a record that are no flags or belong to one start
 
 
 class RecipeParser(Parser):
     """Fills in the model's recipe and checks flags against each other.
 
-    The namespace gains `given`, the names of the flags that stood on the command line, or were replayed by `--config`:
-    a checkpoint's own settings may be repeated there but not contradicted.
+    The namespace gets `given`, the names of the flags on the command line or replayed by `--config`. Such flags may
+    repeat a checkpoint's settings but not contradict them.
     """
 
     def parse_known_args(self, args: Sequence[str] | None = None,
                          namespace: argparse.Namespace | None = None) -> tuple[argparse.Namespace, list[str]]:
+        """As `ArgumentParser.parse_known_args`, with `--config` replayed and the recipe filled in."""
         unset = object()
         words = list(sys.argv[1:] if args is None else args)
         known = [action.dest for action in self._actions if action.dest != "help"]
         namespace, rest = super().parse_known_args(words, argparse.Namespace(**dict.fromkeys(known, unset)))
-        if (config := getattr(namespace, "config", unset)) is not unset:   # its flags come first: the last one counts
+        if (config := getattr(namespace, "config", unset)) is not unset:   # its flags come first: the last ones count
             words = self.replayed(config) + words
             namespace, rest = super().parse_known_args(words, argparse.Namespace(**dict.fromkeys(known, unset)))
         given = {name for name in known if getattr(namespace, name) is not unset}
@@ -110,10 +112,10 @@ class RecipeParser(Parser):
         return namespace, rest
 
     def replayed(self, path: str) -> list[str]:
-        """The flags with which the run of a `run.json` began, as words of a command line.
+        """The flags of the first start in a `run.json`, as words of a command line.
 
-        What followed from its model's recipe and was not given follows from the recipe again, so that the command line
-        may name another model; but not if the recipe has changed since, or the file was edited.
+        Values that follow from the model's recipe are left out, so that the command line may name another model. They
+        are included if the recipe has changed since, or if the file was edited.
         """
         try:
             content = read_json(path)
@@ -142,7 +144,7 @@ class RecipeParser(Parser):
         return [] if value is None else [f"{action.option_strings[-1]}={value}"]
 
     def fill_in(self, args: argparse.Namespace) -> None:
-        """The recipe for what was not given; then what must fit together."""
+        """Sets flags that are not given to the recipe's values, and checks flags that must fit each other."""
         if args.dataset is None:
             args.dataset = DEFAULT_DATASETS[args.model]
         names = self.names_of_datasets(args)
@@ -151,7 +153,7 @@ class RecipeParser(Parser):
         for name, value in {**recipe.flags, **MODELS[args.model], "max_tokens": longest}.items():
             if getattr(args, name, "not a flag of this script") is None:
                 setattr(args, name, value)
-        if args.ema is True and "epochs" in vars(args):   # given without a value, in a training
+        if args.ema is True and "epochs" in vars(args):   # --ema without a value, in train.py
             args.ema = EMA_DECAY
         if PARTS["cross_scale"][args.cross_scale].fixed_size and args.img_size % STRIDE:
             nearest = max(1, round(args.img_size / STRIDE)) * STRIDE
@@ -168,7 +170,7 @@ class RecipeParser(Parser):
             self.error(str(error))
 
     def describe_recipe(self, recipe: Recipe, args: argparse.Namespace) -> str:
-        """The lines of `--show_recipe`: where the recipe is from, and each of its flags with its value."""
+        """The lines of `--show_recipe`: the origin of the recipe, and each of its flags with its value."""
         lines = [f"{args.model} on {args.dataset}, Swin {args.swin_type}: {recipe.source}"]
         flags = {action.dest: flag for action in self._actions for flag in action.option_strings[:2]
                  if not flag.startswith("--no-") and flag.startswith("--")}
@@ -197,7 +199,7 @@ def defaults(name: str) -> str:
                      for value, names in models.items())
 
 
-# The flags of the original scripts, which had one parser: each script accepts all of them and lists those it reads.
+# The flags of the original scripts, which share one parser. Each script accepts all of them and lists those it reads.
 PUBLISHED = {
     "--amsgrad", "--batch-size", "--bert_tokenizer", "--ck_bert", "--dataset", "--ddp_trained_weights", "--device",
     "--epochs", "--fusion_drop", "--img_size", "--local_rank", "--lr", "--mha", "--model", "--model_id", "--output-dir",
@@ -207,13 +209,13 @@ PUBLISHED = {
 
 
 class Group:
-    """A group of flags of a parser. In one that is not `shown`, only published flags are accepted, and not listed."""
+    """A group of flags. A group that is not `shown` accepts the original flags only, and does not list them."""
 
     def __init__(self, parser: argparse.ArgumentParser, title: str, shown: bool):
         self.shown, self.target = shown, parser.add_argument_group(title) if shown else parser
 
     def add(self, *names: str, **settings: Any) -> None:
-        """As `ArgumentParser.add_argument`."""
+        """Adds a flag, as `ArgumentParser.add_argument` does."""
         if self.shown:
             self.target.add_argument(*names, **settings)
         elif PUBLISHED.intersection(names):
@@ -221,7 +223,7 @@ class Group:
 
 
 def add_network(group: Group) -> None:
-    """What the network is, and what it starts from."""
+    """The network's flags: its parts, sizes and initial weights."""
     group.add("--model", default="rmsin", choices=MODELS, help="default: rmsin")
     group.add("--swin_type", default="base", choices=sorted(SWIN_VARIANTS), help="default: base")
     group.add("--window12", action="store_true",
@@ -255,7 +257,7 @@ def add_network(group: Group) -> None:
 
 
 def add_data(group: Group) -> None:
-    """Where samples come from."""
+    """The flags of the data sets and loaders."""
     group.add("--refer_data_root", default="./refer/data/", metavar="FOLDER",
               help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
     names = "\n".join(textwrap.wrap(", ".join(DATASETS), 80))
@@ -281,7 +283,7 @@ def add_data(group: Group) -> None:
 
 
 def add_training(group: Group) -> None:
-    """The recipe of a training run."""
+    """The flags of the training recipe."""
     group.add("--show_recipe", action="store_true",
               help="print what these flags stand for with this --model, --dataset and --swin_type, and end")
     group.add("--epochs", type=positive, metavar="N", help=f"default: {defaults('epochs')}")
@@ -326,7 +328,7 @@ def add_training(group: Group) -> None:
 
 
 def add_saving(group: Group) -> None:
-    """What a training run leaves behind, and how it goes on."""
+    """The flags of a training run: its name, files and record."""
     group.add("--model_id", default=None, type=run_name, metavar="NAME",
               help="names the checkpoints and the folder models/NAME\n"
                    "(default: RMSIN for rmsin, lavt for lavt and lavt_one, else the model's name)")
@@ -349,7 +351,7 @@ def add_saving(group: Group) -> None:
 
 
 def add_run(group: Group) -> None:
-    """What training and evaluation have in common."""
+    """The flags that training and evaluation share."""
     group.add("--seed", default=2401, type=count, help="default: 2401")
     group.add("--resume", default="", metavar="FILE|FOLDER|auto",
               help="checkpoint, or a folder of tools/export.py. train.py: go on from it, or with auto from this\n"
@@ -377,7 +379,7 @@ def add_run(group: Group) -> None:
 
 
 def add_speed(group: Group) -> None:
-    """What makes GPUs faster, or not: to be measured there."""
+    """The flags that may make a GPU faster, which has to be measured there."""
     group.add("--compile", action="store_true",
               help="compile the network with torch.compile: a slow start, then faster on GPUs")
     group.add("--channels_last", action="store_true",
@@ -385,12 +387,12 @@ def add_speed(group: Group) -> None:
 
 
 def add_inference(group: Group) -> None:
-    """What inference alone takes."""
+    """The flags of inference alone."""
     group.add("--fuse", action="store_true", help="fold BatchNorms into the convolutions before them: faster")
 
 
 def add_evaluation(group: Group) -> None:
-    """What test.py reports."""
+    """The flags of test.py's outputs."""
     group.add("--split", default="test", help="what test.py evaluates (default: test)")
     group.add("--ddp_trained_weights", action="store_true",
               help="accepted as published: the prefixes that this told test.py about are found without it")
@@ -420,11 +422,11 @@ GROUPS = {"network": add_network, "data": add_data, "training recipe": add_train
           "run": add_run, "speed": add_speed, "inference": add_inference, "evaluation": add_evaluation}
 TRAINING = ("network", "data", "training recipe", "training run", "run", "speed")   # train.py's groups
 EVALUATION = ("network", "data", "run", "speed", "inference", "evaluation")         # test.py's
-INFERENCE = ("network", "run", "inference")                                # of what reads no data set
+INFERENCE = ("network", "run", "inference")                                # for scripts that read no data set
 
 
 def get_parser(*groups: str) -> RecipeParser:
-    """The parser with these groups of flags, names of `GROUPS`; with all of them if none is named."""
+    """The parser with the named groups of `GROUPS`, or with all groups if none is named."""
     parser = RecipeParser(description="Referring image segmentation: RMSIN and LAVT",
                           formatter_class=argparse.RawTextHelpFormatter)
     for title, add in GROUPS.items():

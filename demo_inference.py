@@ -51,7 +51,7 @@ def parser() -> RecipeParser:
 
 
 def find_images(paths: list[str]) -> list[Path]:
-    """The files named and those in folders named, by name. Raises `UserError` for a folder without images."""
+    """The named files and the images in named folders, sorted. Raises `UserError` for a folder without images."""
     known = Image.registered_extensions()
     files: list[Path] = []
     for path in map(Path, paths):
@@ -67,13 +67,13 @@ def find_images(paths: list[str]) -> list[Path]:
 
 
 def name_outputs(images: list[Path], sentences: list[str]) -> dict[tuple[Path, str], str]:
-    """A file name for each pair, from the image's name and the sentence's words; no two alike."""
+    """A unique file name for each pair, from the image's name and the sentence's words."""
     names: dict[tuple[Path, str], str] = {}
     for image in images:
         for sentence in sentences:
             words = re.sub(r"[^\w]+", "-", sentence.lower()).strip("-")[:60].encode()[:100].decode(errors="ignore")
             stem = image.stem.encode(errors="surrogateescape")[:100].decode(errors="ignore")
-            name = base = f"{stem}-{words or 'sentence'}"   # short of the 255 bytes that file systems take
+            name = base = f"{stem}-{words or 'sentence'}"   # shorter than the 255 bytes that file systems allow
             number = 1
             while name in names.values():
                 name = f"{base}-{(number := number + 1)}"
@@ -82,14 +82,14 @@ def name_outputs(images: list[Path], sentences: list[str]) -> dict[tuple[Path, s
 
 
 def segment(predictor: Predictor, image: Image.Image, args: argparse.Namespace) -> list[Segmentation]:
-    """A mask for each sentence; in tiles if `--tile` is given, else of the whole image at once."""
+    """A mask for each sentence, computed in tiles with `--tile`, else on the whole image at once."""
     tile_px = args.tile or max(image.size)
     bar = (lambda tiles: utils.progress(tiles, "tiles")) if args.tile else iter
     return predictor.segment_scene(image, args.sentence, tile_px, args.overlap, args.threshold, bar)
 
 
 def describe(found: Segmentation) -> dict[str, Any]:
-    """What --json says of a mask: sizes in pixels, `box` as [x, y, width, height], `polygons` as in lib/pictures."""
+    """A mask's entry in --json, in pixels; `box` is [x, y, width, height], `polygons` as in lib.report.pictures."""
     rle = encode_mask(found.mask)
     return {"size": rle["size"], "area": int(found.mask.sum()), "box": coco_mask.toBbox(rle).tolist(),
             "mean_probability": round(found.mean_probability, 4), "segmentation": rle,
@@ -97,7 +97,7 @@ def describe(found: Segmentation) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """All pairs of images and sentences; `main` says its user errors. An image that cannot be read stops no other."""
+    """Segments all pairs; `main` reports errors. An image that cannot be read does not stop the others."""
     images, folder = find_images(args.image), Path(args.out)
     names = name_outputs(images, list(dict.fromkeys(args.sentence)))
     device = distributed.init_processes(args.device, args.local_rank)
@@ -138,6 +138,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Parses the command line, segments, and reports errors in one line."""
     args = parser().parse_args()
     with distributed.user_errors("demo_inference.py"):
         run(args)

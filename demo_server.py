@@ -17,6 +17,7 @@ def parser() -> RecipeParser:
 
 
 def main() -> None:
+    """Parses the command line and serves the page until Ctrl-C."""
     args = parser().parse_args()
     with distributed.user_errors("demo_server.py"):
         device = distributed.init_processes(args.device, args.local_rank)

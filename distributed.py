@@ -1,4 +1,4 @@
-"""The processes of a run: how they find each other, talk, stop together, and how one that fails ends."""
+"""The processes of a run: their connection, communication, common stop, and their end after a failure."""
 import json
 import multiprocessing
 import os
@@ -25,15 +25,16 @@ from utils import MachineError, UserError, log, printable, rank, standard_output
 T = TypeVar("T")
 
 
-# Ends
+# Failures
 
 @contextmanager
 def user_errors(program: str) -> Iterator[None]:
-    """Turns a `UserError` into one line on stderr and exit status 2, a `MachineError` into one and status 1.
+    """A context that turns a `UserError` into one line on stderr and exit status 2, a `MachineError` into status 1.
 
-    Other exceptions are bugs: a traceback, status 1. Meanwhile there is a standard output (see `utils`).
-    Among several processes the one that failed first speaks first, and its words are what the launcher repeats at
-    the end. The others, whom the launcher then ends or who lose the connection, speak only if they still run later.
+    Other exceptions are bugs and give a traceback and status 1. Standard output exists inside (see `utils`).
+    Among several processes the one that fails first prints its message first, and the launcher repeats this message at
+    the end. The other processes, which the launcher ends or which lose the connection, print theirs only if they still
+    run after a delay.
     """
     number = int(os.environ.get("RANK", 0))
     signature = f" [process {number}]" if number > 0 else ""
@@ -44,9 +45,9 @@ def user_errors(program: str) -> Iterator[None]:
         _leave(1, printable(f"{program}: {' '.join(str(error).splitlines())}{signature}"))
     except UserError as error:
         message = str(error).strip().splitlines()[-1] if "Original Traceback" in str(error) else str(error)
-        message = message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")  # from a loader's worker
+        message = message.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")  # a worker's prefix
         if number > 0:
-            _let_the_first_one_speak(2)  # all processes meet most errors
+            _let_the_first_one_speak(2)  # most errors occur on all processes
         _leave(2, printable(f"{program}: {' '.join(message.splitlines())}{signature}"))
     except Exception as error:
         if not dist.is_initialized():
@@ -59,27 +60,27 @@ def user_errors(program: str) -> Iterator[None]:
 
 
 def _lost_a_process(error: Exception) -> bool:
-    """Whether a collective failed because a process at its other end is gone."""
+    """Whether a collective failed because another process is gone."""
     lost = ("closed by peer", "reset by peer", "Broken pipe", "Socket closed", "Timed out", "Connection refused")
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError)
                                                  and any(words in str(error) for words in lost))
 
 
 def _let_the_first_one_speak(status: int) -> None:
-    """Waits a little; if the launcher ends this process meanwhile, it has nothing to add."""
+    """Waits for the first process's message; if the launcher ends this process meanwhile, it exits silently."""
     time.sleep(3)
     if stop_requested():
         _leave(status, "", is_cause=False)
 
 
 def _leave(status: int, message: str, is_cause: bool = True) -> NoReturn:
-    """Says why and ends this process; without waiting for anything if other processes may wait for it in turn."""
-    with suppress(OSError):   # the terminal may be gone
+    """Prints the message and ends this process, at once if other processes may wait for it in turn."""
+    with suppress(OSError):   # the terminal may be closed
         if message:
             print(message, file=sys.stderr, flush=True)
     if not dist.is_initialized():
         sys.exit(status)
-    if is_cause and "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun shows what is in it last
+    if is_cause and "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun shows this file's message at the end
         report = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(report))
     for worker in multiprocessing.active_children():
@@ -87,14 +88,14 @@ def _leave(status: int, message: str, is_cause: bool = True) -> NoReturn:
     os._exit(status)
 
 
-# Beginnings, and what is said
+# Start and communication
 
 def init_processes(device: str | None, local_rank: int, timeout_s: float = 600) -> torch.device:
-    """Joins the processes that a launcher started, if one did, and chooses this one's device.
+    """Joins the process group of a launcher, if there is one, and chooses this process's device.
 
-    `torchrun` and `torch.distributed.launch` announce themselves by the variables RANK, WORLD_SIZE and LOCAL_RANK
-    (older launchers pass `--local_rank`, the fallback here). NCCL connects GPUs, Gloo CPUs. A process that waits
-    longer than `timeout_s` for another one gives up. Raises `UserError` for a GPU that is not there.
+    `torchrun` and `torch.distributed.launch` set the variables RANK, WORLD_SIZE and LOCAL_RANK; older launchers pass
+    `--local_rank`, the fallback. NCCL connects GPUs, Gloo connects CPUs. A process that waits for another one longer
+    than `timeout_s` gives up. Raises `UserError` for a GPU that does not exist.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", local_rank))
     if device is None:
@@ -115,10 +116,10 @@ def init_processes(device: str | None, local_rank: int, timeout_s: float = 600) 
 
 
 def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
-    """A store for the processes of this start, this process's number and how many there are.
+    """A store for the processes of this start, this process's rank, and the number of processes.
 
-    torchrun keeps its store over restarts, and Gloo would find in it the addresses of processes that are gone. So
-    the first process makes up a new name and gives it to each other one that shows, by its answer, to be alive.
+    torchrun keeps its store over restarts, and Gloo would find the addresses of ended processes in it. The first
+    process therefore invents a new prefix and gives it to each other process that proves by its answer to be alive.
     """
     store, number, processes = next(dist.rendezvous("env://", timeout=timeout))
     if number > 0:
@@ -131,7 +132,7 @@ def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
     give_up = time.monotonic() + timeout.total_seconds()
     while missing:
         for other in missing:
-            if store.check([f"asks/{other}"]):   # perhaps by one that is gone
+            if store.check([f"asks/{other}"]):   # possibly written by a process that has ended
                 store.set(f"name/{store.get(f'asks/{other}').decode()}", name)
         missing = {other for other in missing if not store.check([f"{name}/{other}"])}
         if time.monotonic() > give_up:
@@ -142,25 +143,25 @@ def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
 
 
 def was_restarted() -> bool:
-    """Whether torchrun started this process again after a failure (`--max-restarts`) or a change of machines."""
+    """Whether torchrun restarted this process after a failure (`--max-restarts`) or a change of machines."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def leave_at_once() -> NoReturn:
-    """Ends a script that has done its work; Python would take a second more to free what was imported."""
+    """Ends a finished script at once; Python would need another second to free the imported packages."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(0)
 
 
 def end_processes() -> None:
-    """Leaves the process group, if there is one."""
+    """Destroys the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def from_first_process(make: Callable[[], T]) -> T:
-    """`make()`, called by the first process only and sent to the others (plain picklable data)."""
+    """The result of `make()`, called by the first process only and sent to the others (plain picklable data)."""
     if world_size() == 1:
         return make()
     box = [make() if rank() == 0 else None]
@@ -191,10 +192,10 @@ def gather_objects(value: T) -> list[T]:
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model as a training step calls it: with several processes, gradients and BatchNorm are synchronised."""
+    """The module that a training step calls: with several processes, it synchronises gradients and BatchNorm."""
     if world_size() == 1:
         return model
-    # The router's depthwise weights have an axis of length 1, whose stride means nothing.
+    # The router's depthwise weights have an axis of length 1, whose stride has no meaning.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     if device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -205,7 +206,7 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def share_buffers(model: nn.Module) -> None:
-    """Gives the buffers of the first process's model to all others."""
+    """Copies the buffers of the first process's model to all others."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
@@ -213,20 +214,20 @@ def share_buffers(model: nn.Module) -> None:
 
 # Signals
 
-EXIT_REQUEUE = 75  # exit status of a run that a signal stopped and that can go on: sysexits' "try again"
+EXIT_REQUEUE = 75  # exit status of a run that a signal stopped and that can be resumed: "try again" in sysexits
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-PATIENCE_S = 25  # for other processes to agree on stopping; launchers kill after 30
+PATIENCE_S = 25  # time for all processes to agree on stopping; launchers kill after 30 s
 _signals: list[int] = []
 _agreed = threading.Event()
 
 
 def watch_signals() -> None:
-    """From now on SIGTERM, SIGINT, SIGUSR1 and SIGHUP only leave a note; a second one acts as it would have.
+    """Makes SIGTERM, SIGINT, SIGUSR1 and SIGHUP only request a stop; a second signal has its default effect.
 
-    A signal that is ignored, as SIGHUP is under nohup, stays so.
+    Ignored signals, such as SIGHUP under nohup, stay ignored.
 
-    One process of several also ends when it could not come to terms with the others for `PATIENCE_S` after the
-    signal: one of them may be gone, and a collective would wait for it.
+    A process of several ends itself if it cannot agree on stopping with the others within `PATIENCE_S` after the
+    signal, because one of them may be gone, and a collective would wait for it.
     """
     def note(number: int, frame: Any) -> None:
         _signals.append(number)
@@ -237,7 +238,7 @@ def watch_signals() -> None:
     for watched in heeded:
         signal.signal(watched, note)
     if world_size() > 1:
-        # The main thread cannot see a signal while it waits inside a collective; this pipe gets it at once.
+        # The main thread cannot handle a signal while it waits inside a collective; this pipe receives it at once.
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -253,7 +254,7 @@ def _leave_unless_agreed(signals: int) -> None:
 
 
 def stop_requested() -> bool:
-    """Whether this process has got a signal to stop."""
+    """Whether this process has received a signal to stop."""
     return bool(_signals)
 
 
@@ -261,7 +262,7 @@ _control_group: Any = None
 
 
 def any_process(condition: bool) -> bool:
-    """Whether the condition holds on any process; the same answer on all. Goes over the CPU, no GPU waits for it."""
+    """Whether the condition holds on any process, agreed by all through their CPUs, so that no GPU waits."""
     global _control_group
     if world_size() == 1:
         return condition
@@ -273,7 +274,7 @@ def any_process(condition: bool) -> bool:
 
 
 def agree_to_stop() -> bool:
-    """Whether any process has got a signal to stop; the same answer on all."""
+    """Whether any process has received a signal to stop; all processes get the same answer."""
     stop = any_process(stop_requested())
     if stop:
         _agreed.set()

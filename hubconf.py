@@ -1,4 +1,4 @@
-"""Entry points of `torch.hub.load(REPOSITORY, …)`; source="local" takes a checkout."""
+"""Entry points of `torch.hub.load(REPOSITORY, …)`; with source="local" REPOSITORY is a checkout."""
 from typing import Any
 
 dependencies = ["torch", "torchvision", "transformers", "tokenizers", "safetensors", "pycocotools"]

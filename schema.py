@@ -1,4 +1,4 @@
-"""What data from files may be, stated as dataclasses: a field is checked because it is declared.
+"""Schemas of data from files, declared as dataclasses whose fields are checked.
 
     @dataclass
     class Box:
@@ -9,8 +9,8 @@
 
 Types of fields: int, float (finite), str (valid Unicode), bool, None, Any, Literal, unions, list[…], tuple[…],
 dict[…], other dataclasses, and `Annotated` with a `Range` or a `Rule`. A field with a default may be missing. A
-`__post_init__` may raise `ValueError` for fields that contradict each other. Undeclared fields pass, unless the class
-says `closed = True`. Nothing is converted: the data stay the dicts and lists that they are.
+`__post_init__` may raise `ValueError` for fields that contradict each other. Undeclared fields are allowed, unless the
+class sets `closed = True`. Nothing is converted: the data remain dicts and lists.
 """
 import dataclasses
 import math
@@ -26,12 +26,13 @@ from utils import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds, both included: of a number, or of the length of a text or a list."""
+    """Inclusive bounds of a number, or of the length of a text or a list."""
 
     low: float = -math.inf
     high: float = math.inf
 
     def holds(self, value: Any) -> bool:
+        """Whether a number, or the length of a text or a list, lies within the bounds."""
         return self.low <= (value if isinstance(value, int | float) else len(value)) <= self.high
 
     def __str__(self) -> str:
@@ -40,7 +41,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Rule:
-    """Any other condition, with the words that follow "must be a text, "."""
+    """Any other condition; `words` follow "must be a text, " in messages."""
 
     holds: Callable[[Any], bool]
     words: str
@@ -51,7 +52,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Fault:
-    """Where in the data something is wrong, as names and indices from the top, and what: "must be …, but is …"."""
+    """A fault in the data: its place, as names and indices from the top, and its problem, "must be …, but is …"."""
 
     path: tuple[str | int, ...]
     problem: str
@@ -61,25 +62,25 @@ class Fault:
         return f"{place} {self.problem}".strip()
 
 
-# Of a ref, a sentence, an image …
+# The id of a ref, a sentence, an image …
 Id = Annotated[int, Rule(lambda number: abs(number) < 2**63, "of 64 bits")] | Annotated[str, Range(0, 1000)]
 _MISSING = object()
 
 
 def check(kind: Any, data: Any, source: str) -> None:
-    """Raises `UserError` naming the `source` and the first fault if `data` is not of that kind."""
+    """Raises `UserError` naming `source` and the first fault if `data` does not fit the type `kind`."""
     if found := faults(kind, data):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise UserError(f"{source}: {found[0]}{more}")
 
 
 def faults(kind: Any, data: Any) -> Sequence[Fault]:
-    """All that is wrong with `data`; empty if it is of that kind."""
+    """All faults of `data`; empty if it fits the type `kind`."""
     return _finder(kind)(data)
 
 
 def shown(value: Any) -> str:
-    """A value of any type and size in a few characters."""
+    """A value of any type and size in a few characters, for messages."""
     try:
         return "missing" if value is _MISSING else reprlib.repr(value)
     except ValueError:   # a whole number of thousands of digits
@@ -87,7 +88,7 @@ def shown(value: Any) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text has no lone surrogate, which no file and no tokenizer takes."""
+    """Whether a text has no lone surrogate, which neither files nor tokenizers accept."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -106,7 +107,7 @@ _SCALARS: dict[Any, tuple[Callable[[Any], bool], str]] = {
 
 
 def words(kind: Any) -> str:
-    """What `kind` requires, to follow "must be"."""
+    """The requirement of `kind` in words that follow "must be"."""
     if kind in _SCALARS:
         return _SCALARS[kind][1]
     origin, parts = get_origin(kind), get_args(kind)
@@ -125,7 +126,7 @@ def words(kind: Any) -> str:
 
 @cache
 def _finder(kind: Any) -> Finder:
-    """The function that finds the faults of a value; () for none, at the least cost."""
+    """The function that finds the faults of a value of this type; it returns () quickly if there are none."""
     origin, parts = get_origin(kind), get_args(kind)
     if kind in _SCALARS:
         return _single(_SCALARS[kind][0], words(kind))
@@ -138,7 +139,7 @@ def _finder(kind: Any) -> Finder:
         return _single(lambda value: any(not option(value) for option in options), words(kind))
     if origin is Annotated:
         base, right = _finder(parts[0]), lambda value: all(condition.holds(value) for condition in parts[1:])
-        if parts[0] in _SCALARS:   # then its words say it all
+        if parts[0] in _SCALARS:   # its words include the conditions
             return _single(lambda value: not base(value) and right(value), words(kind))
         return _first_then(base, _single(right, words(kind)))
     if origin is dict:

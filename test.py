@@ -1,8 +1,8 @@
-"""Evaluates a checkpoint on one split: the field's metrics; on request results as JSON, predictions, a report."""
+"""Evaluates a checkpoint on one split: metrics and, on request, results as JSON, predictions and a report."""
 from args import EVALUATION, get_parser
 from utils import importing_much
 
-if __name__ == "__main__":   # a mistyped flag and --help are answered before the imports, which take seconds
+if __name__ == "__main__":   # wrong flags and --help are answered before the slow imports
     ARGS = get_parser(*EVALUATION).parse_args()
 
 with importing_much():
@@ -21,7 +21,7 @@ with importing_much():
 
 
 def run(args: Namespace) -> None:
-    """The whole evaluation; `main` says its user errors."""
+    """Runs the whole evaluation; `main` reports its errors."""
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
     set_up(device, args)
     make_folders(args)
@@ -52,7 +52,7 @@ def run(args: Namespace) -> None:
 
 
 def main(args: Namespace) -> None:
-    """Runs, and says a user's mistake in one line."""
+    """Runs the evaluation and reports errors in one line."""
     with distributed.user_errors("test.py"):
         run(args)
 

@@ -1,8 +1,8 @@
-"""Trains a network. One process or many: plain `python train.py`, `torchrun` or `torch.distributed.launch`."""
+"""Trains a network in one process or several, by `python train.py`, `torchrun` or `torch.distributed.launch`."""
 from args import TRAINING, get_parser
 from utils import importing_much
 
-if __name__ == "__main__":   # a mistyped flag and --help are answered before the imports, which take seconds
+if __name__ == "__main__":   # wrong flags and --help are answered before the slow imports
     ARGS = get_parser(*TRAINING).parse_args()
 
 with importing_much():
@@ -40,14 +40,14 @@ with importing_much():
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; it was saved."""
+    """A signal stopped the run, which is saved."""
 
 
 def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) -> dict[str, float]:
-    """The rest of an epoch from where the state's progress stands, which moves along; returns the epoch's figures.
+    """Trains from the state's progress to the end of the epoch, and returns the epoch's figures.
 
-    A loss or gradient that is not finite on any process stops all of them before the update (`UserError`), or
-    is skipped, up to `--skip_nonfinite` times. A signal ends it after the update at hand, saved (`Interrupted`).
+    A loss or gradient that is not finite on any process stops all processes before the update (`UserError`), or is
+    skipped up to `--skip_nonfinite` times. After a signal the run is saved at the next update (`Interrupted`).
     """
     updater, progress, device = state.updater, state.progress, state.device
     updater.model.train()
@@ -67,7 +67,7 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
             if updated and state.average:
                 state.average.update(state.model)
         guard.unseen.append(batch["index"])
-        progress.empty_masks += int((~batch["target"].numpy().any(axis=(1, 2))).sum())   # the host's own copy
+        progress.empty_masks += int((~batch["target"].numpy().any(axis=(1, 2))).sum())   # from the copy on the host
         progress.step += 1
         progress.seconds = time.perf_counter() - start
         if not updated:
@@ -83,7 +83,7 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
                 f"lr {state.schedule.get_last_lr()[0]:.3g} "
                 f"{progress.step * global_batch / progress.seconds:.1f} images/s, "
                 f"{duration(progress.seconds_left(len(batches), args.epochs))} of training left")
-            gc.collect()   # what the last steps left; see utils.rare_garbage_collection
+            gc.collect()   # see utils.rare_garbage_collection
         if due and (interrupted or not last):
             state.save()
         if interrupted:
@@ -95,8 +95,8 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
 
 
 def validate(state: TrainingState, batches: DataLoader, model: nn.Module) -> dict[str, Any]:
-    """Metrics on all sentences of the val split; every process works on its share and gets the whole result."""
-    distributed.share_buffers(model)   # running statistics of unsynchronised BatchNorm differ between processes
+    """Metrics on all sentences of the val split; each process evaluates a share and gets the whole result."""
+    distributed.share_buffers(model)   # without SyncBatchNorm running statistics differ between processes
     readable = log_problems(utils.progress(batches, "val"), [])
     watched = itertools.takewhile(lambda _: not distributed.stop_requested(), readable)
     rows = distributed.gather_rows(evaluate(model, watched, state.device, state.args.amp)).cpu().numpy()
@@ -108,14 +108,14 @@ def validate(state: TrainingState, batches: DataLoader, model: nn.Module) -> dic
 
 
 def run(args: Namespace) -> None:
-    """The whole training run; `main` says its user errors."""
+    """Runs the whole training; `main` reports its errors."""
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
     set_up(device, args)
     seed_everything(args.seed, args.deterministic)
     distributed.watch_signals()
 
     output, asked = Path(args.output_dir), args.resume
-    for folder in (output, Path("models")):   # both are written to, so both are tried before any work
+    for folder in (output, Path("models")):   # both must be writable before any work starts
         hold(folder, args.model_id)
     record = RunRecord(Path("models") / args.model_id, args, device, args.tensorboard, args.wandb)
     refs = read_refs(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
@@ -152,15 +152,15 @@ def run(args: Namespace) -> None:
             try:
                 figures = train_one_epoch(state, train_batches, args)
             except MachineError as error:
-                if utils.world_size() > 1:   # the others wait in the middle of a step
+                if utils.world_size() > 1:   # the other processes wait in the middle of a step
                     raise
                 state.save_between_updates()
                 raise MachineError(f"{error}. The run is saved; --resume auto goes on") from error
-            state.save()   # so that nothing that validation meets costs the epoch
+            state.save()   # an error in validation must not lose the epoch
             metrics = validate(state, val_batches, model)
             averaged = validate(state, val_batches, average.network) if average else {}
             if distributed.agree_to_stop():
-                raise Interrupted   # validation starts again when the run goes on
+                raise Interrupted   # a resumed run repeats the validation
             if not metrics:
                 raise UserError("no image of the val split could be read; tools/check_dataset.py says what is wrong")
             log(format_all(metrics))
@@ -180,7 +180,7 @@ def run(args: Namespace) -> None:
 
 
 def main(args: Namespace) -> None:
-    """Runs, says a user's mistake in one line, and leaves with the status for "try again" when interrupted."""
+    """Runs the training, reports errors in one line, and exits with the status "try again" when interrupted."""
     with distributed.user_errors("train.py"):
         try:
             run(args)

@@ -1,4 +1,4 @@
-"""Joint transforms of image and mask, and the image's way to the network's input."""
+"""Joint transforms of image and mask, and the preparation of the network's inputs."""
 from functools import cache, lru_cache
 
 import numpy as np
@@ -11,11 +11,11 @@ from torchvision.transforms import functional as TF
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BOX_SIDE_PX = 32
-BOXES = (20, 60)  # fewest and most black squares on one image
+BOXES = (20, 60)  # smallest and largest number of black squares on an image
 
 
 def resize(image: Image.Image, mask: np.ndarray, size_px: int) -> tuple[Tensor, Tensor]:
-    """Both to size_px × size_px, image bilinear, mask nearest, each from its own size.
+    """Resizes both to size_px × size_px, the image bilinearly, the mask by nearest neighbour, each from its own size.
 
     image RGB, mask (H, W) uint8 of 0 and 1 -> image (3, S, S) uint8, mask (S, S) uint8.
     """
@@ -29,15 +29,15 @@ def resize_image(image: Image.Image, size_px: int) -> Tensor:
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> Tensor:
-    """A mask (H, W) uint8 of 0 and 1 by nearest neighbour: -> (height, width) uint8."""
-    # Only the pixels that stay are touched, column by column as masks lie in memory.
+    """Resizes a mask (H, W) uint8 of 0 and 1 by nearest neighbour: -> (height, width) uint8."""
+    # Only the selected pixels are read, column by column as masks are stored in memory.
     rows, columns = nearest(mask.shape[0], height), nearest(mask.shape[1], width)
     return torch.from_numpy(np.ascontiguousarray(mask.T[columns][:, rows].T))
 
 
 @lru_cache(maxsize=64)
 def nearest(length: int, size: int) -> np.ndarray:
-    """Which of `length` pixels Pillow's nearest takes for each of `size`: (size,) int32."""
+    """The index, among `length` pixels, that Pillow's nearest neighbour selects for each of `size`: (size,) int32."""
     ramp = Image.fromarray(np.arange(length, dtype=np.int32)[:, None])
     return np.asarray(ramp.resize((1, size), Image.Resampling.NEAREST))[:, 0]
 
@@ -57,10 +57,10 @@ def image_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def network_inputs(batch: dict[str, Tensor], device: torch.device) -> tuple[Tensor, ...]:
-    """What the network is called with, on `device`, of a batch of samples (see `data.dataset`).
+    """The network's arguments, on `device`, from a batch of samples (see `data.dataset`).
 
-    -> image (B, 3, S, S) float32, normalised; token ids and token mask (B, N) int64; of samples that have them phrase
-    masks (B, 2, N) int64, too.
+    -> image (B, 3, S, S) float32, normalised; token ids and token mask (B, N) int64; phrase masks (B, 2, N) int64 if
+    the samples have them.
     """
     image, *words = (batch[name].to(device, non_blocking=True)
                      for name in ("image", "token_ids", "token_mask", "phrase_masks") if name in batch)
@@ -70,8 +70,8 @@ def network_inputs(batch: dict[str, Tensor], device: torch.device) -> tuple[Tens
 def add_random_boxes(image: Image.Image, generator: torch.Generator) -> Image.Image:
     """A copy with 20 to 60 black squares of 32 px (RMSIN's augmentation, before resizing).
 
-    Both corners' coordinates are drawn from the image's *width* less 32, as published; what falls below a
-    wide image is cut.
+    As in the original code, both coordinates of a corner are drawn from the image's *width* less 32; the parts of
+    squares below a wide image are cut.
     """
     image = image.copy()
     count = int(torch.randint(BOXES[0], BOXES[1] + 1, (), generator=generator))

@@ -1,4 +1,4 @@
-"""What every script needs: user errors, seeds, memory, log lines, files. Imports nothing else of the project."""
+"""Errors, log lines, files and machine data for every script. This module imports no other of the project."""
 import atexit
 import gc
 import hashlib
@@ -26,48 +26,48 @@ T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: scripts print it on one line and exit with status 2."""
+    """A mistake in the user's input: scripts print it in one line and exit with status 2."""
 
 
 class MachineError(RuntimeError):
-    """Something outside the program failed: scripts print it on one line and exit with status 1."""
+    """A failure outside the program: scripts print it in one line and exit with status 1."""
 
 
 def rank() -> int:
-    """This process's number among all of the run, 0 without distributed training."""
+    """The rank of this process in the run, 0 without distributed training."""
     return _process_group().get_rank() if _process_group() else 0
 
 
 def world_size() -> int:
-    """Number of processes of the run, 1 without distributed training."""
+    """The number of processes of the run, 1 without distributed training."""
     return _process_group().get_world_size() if _process_group() else 1
 
 
 def _process_group() -> ModuleType | None:
-    """torch.distributed if a process group was made; this module does not import torch, which takes seconds."""
+    """torch.distributed if a process group exists; this module does not import torch, which takes seconds."""
     distributed = sys.modules.get("torch.distributed")
     return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
 
 
-# Garbage: Python's collector stops the program when it likes, on each process at another step.
+# Garbage collection: Python's collector would pause each process at another training step.
 
 @contextmanager
 def importing_much() -> Iterator[None]:
-    """For imports of large packages: looking for garbage among all that they make, and keep, takes long, also later."""
+    """A context for imports of large packages, whose objects the garbage collector need not scan, now or later."""
     gc.disable()
     try:
         yield
     except KeyboardInterrupt:
-        raise SystemExit(130) from None   # nothing has begun that a traceback could tell of
+        raise SystemExit(130) from None   # no work has begun, so a traceback is useless
     finally:
         gc.enable()
         gc.freeze()
-        atexit.register(gc.unfreeze)   # some of them complain if what they made is not freed at the end
+        atexit.register(gc.unfreeze)   # some packages complain if their objects are not freed at exit
 
 
 @contextmanager
 def rare_garbage_collection() -> Iterator[None]:
-    """Meanwhile only `gc.collect()` collects, and does not look at what is there already: data and network."""
+    """A context in which only `gc.collect()` collects, and skips the existing objects: data and network."""
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -80,20 +80,20 @@ def rare_garbage_collection() -> Iterator[None]:
 
 # Log lines
 
-# What could move a terminal's cursor, hide or reorder text there, or cannot be written as UTF-8.
+# Characters that move a terminal's cursor, hide or reorder its text, or cannot be encoded in UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """The text with control characters as escapes, `\\x1b` for one: sentences and names come from files."""
+    """The text with control characters escaped, for example `\\x1b`, because sentences and names come from files."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class _Output:
-    """Standard output that never ends a run: what cannot be written to a full disk or a closed pipe is lost."""
+    """Standard output that never ends a run: text for a full disk or a closed pipe is lost."""
 
     def write(self, text: str) -> None:
-        with suppress(OSError, ValueError):   # ValueError: it is closed
+        with suppress(OSError, ValueError):   # a closed stream raises ValueError
             try:
                 sys.stdout.write(text)
             except UnicodeEncodeError:
@@ -119,15 +119,16 @@ _output = _Output()
 
 @contextmanager
 def standard_output() -> Iterator[None]:
-    """Meanwhile there is a standard output, if only one that leads nowhere; at the end what it did not take is lost.
+    """A context in which standard output exists; text that cannot be written to it at the end is lost.
 
-    A program may be started without one (`>&-`): the next file that it opened would take its place.
+    A program may be started without one (`>&-`); the next file that it opens would take its place. The null device
+    takes it instead.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)   # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)   # it gets the lowest free number
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     try:
@@ -135,25 +136,25 @@ def standard_output() -> Iterator[None]:
     finally:
         try:
             sys.stdout.flush()
-        except (OSError, ValueError):   # or Python would try once more, and change the exit status
+        except (OSError, ValueError):   # Python would try once more and change the exit status
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def log(message: str, any_process: bool = False) -> None:
-    """Prints one line above a progress bar if one is shown; from the first process only, or from any."""
+    """Prints one line, above a progress bar if there is one, from the first process or, if `any_process`, from each."""
     if rank() == 0 or any_process:
         tqdm.write(printable(message), file=_output)
         _output.flush()
 
 
 def progress(batches: Iterable[T], description: str) -> Iterable[T]:
-    """`batches`, with a bar on the terminal of the first process; nothing when the output goes to a file."""
+    """`batches` with a progress bar on the first process's terminal; no bar if the output goes to a file."""
     hidden = rank() > 0 or not sys.stdout.isatty()
     return tqdm(batches, desc=description, disable=hidden, leave=False, dynamic_ncols=True, file=_output)
 
 
 def duration(seconds: float) -> str:
-    """A duration for people, in its two largest units: '40 s', '6 min 20 s', '3 h 5 min', '2 d 4 h'."""
+    """A duration in its two largest units: '40 s', '6 min 20 s', '3 h 5 min', '2 d 4 h'."""
     whole = round(seconds)
     units = (("d", whole // 86400), ("h", whole // 3600 % 24), ("min", whole // 60 % 60), ("s", whole % 60))
     first = next((place for place, (_, count) in enumerate(units) if count), 3)
@@ -161,7 +162,7 @@ def duration(seconds: float) -> str:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Renames what an earlier run left at `path`, if anything, by the time of its last change; returns the new name."""
+    """Renames `path`, left by an earlier run, by the time of its last change; returns the new name, or None."""
     if rank() > 0 or not path.exists():
         return None
     written = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
@@ -169,12 +170,12 @@ def set_aside(path: Path) -> Path | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes plain data as JSON, whole or not at all. Raises `UserError` if that is not possible."""
+    """Writes plain data as JSON, atomically. Raises `UserError` if the file cannot be written."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `path` in UTF-8, whole or not at all. Raises `UserError` if that is not possible."""
+    """Writes `path` in UTF-8, atomically. Raises `UserError` if the file cannot be written."""
     if path.is_dir():
         raise UserError(f"{path} cannot be written: it is a folder")
     temporary = path.with_name(path.name + ".tmp")
@@ -183,13 +184,13 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        with suppress(OSError):   # it may never have come to be
+        with suppress(OSError):   # it may not exist
             temporary.unlink()
         raise UserError(f"{path} cannot be written: {error}") from error
 
 
 def read_json(path: str | Path) -> Any:
-    """What a JSON file holds. Raises `UserError` if it cannot be read, or is no JSON."""
+    """The contents of a JSON file. Raises `UserError` if it cannot be read or is no JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError as error:
@@ -199,7 +200,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes `folder` if need be. Raises `UserError` if nothing can be written there: before work that would be lost."""
+    """Makes `folder` if it does not exist. Raises `UserError` if it is not writable, before any work is lost."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -217,7 +218,7 @@ def sha256_of(path: str | Path) -> str:
 
 @cache
 def processor() -> tuple[str, frozenset[str]]:
-    """This machine's processor: its name, and Linux's flags for what it can do (elsewhere none)."""
+    """This machine's processor: its name, and Linux's feature flags (no flags on other systems)."""
     lines: dict[str, str] = {}
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -228,7 +229,7 @@ def processor() -> tuple[str, frozenset[str]]:
 
 
 INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16",
-                "asimd": "NEON", "sve": "SVE", "bf16": "BF16"}   # by Linux's flags; what speed depends on
+                "asimd": "NEON", "sve": "SVE", "bf16": "BF16"}   # by Linux's flags; those that speed depends on
 
 
 def describe_cpu() -> str:
@@ -239,7 +240,7 @@ def describe_cpu() -> str:
 
 
 def describe_run(device: "torch.device") -> dict[str, Any]:
-    """What figures depend on besides code, data and flags: package versions, the device, the number of processes."""
+    """The environment that results depend on: package versions, the device, the number of processes."""
     import torch
     packages = ("torch", "torchvision", "transformers", "tokenizers", "pycocotools", "numpy", "Pillow")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else describe_cpu()
@@ -248,7 +249,7 @@ def describe_run(device: "torch.device") -> dict[str, Any]:
 
 
 def peak_memory_mib(device: "torch.device") -> int:
-    """Most memory held at once, in MiB: of the GPU, or of this process when it runs on the CPU."""
+    """The peak memory in MiB, of the GPU or, on the CPU, of this process."""
     if device.type == "cuda":
         import torch
         return torch.cuda.max_memory_allocated(device) >> 20

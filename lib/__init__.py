@@ -1,1 +1,1 @@
-"""The networks, their losses, their evaluation and their checkpoints."""
+"""The networks, their training, evaluation, checkpoints and use."""

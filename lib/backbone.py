@@ -1,4 +1,4 @@
-"""The language-aware backbone: four Swin stages with pixel-word attention woven in (LAVT, section 3; RMSIN, "CSIE").
+"""The language-aware backbone: four Swin stages with pixel-word attention (LAVT, section 3; RMSIN, "CSIE").
 
 Shapes: B batch, H W a stage's map, C its width, N words, L width of the text encoder.
 """
@@ -13,14 +13,14 @@ from lib.windows import padded_size, shift_mask
 
 
 class Stage(nn.Module):
-    """Swin blocks, then language (and, in RMSIN, intra-scale) features gated into the map.
+    """Swin blocks, followed by language (and, in RMSIN, intra-scale) features that are gated into the map.
 
     LAVT:   x ← x + gate(f)·f,                     f = PWAM(x, words)
     RMSIN:  x ← x + gate(f)·f + visual_gate(v)·v,  v = IntraScale(x), the same x as before
     FIANet: x ← x + c·(gate(f)·f + o·a),           o, a, c as in ObjectPositionAlignment
 
-    Nothing reads x after the last stage. Its gates and its other branches exist because the original
-    checkpoints hold them, but they are not computed and take no gradient.
+    x is not used after the last stage. The last stage's gates and other branches exist because the original
+    checkpoints contain them, but they are not computed and get no gradient.
     """
 
     def __init__(self, blocks: list[SwinBlock], fusion: nn.Module, intra_scale: nn.Module | None,
@@ -43,7 +43,7 @@ class Stage(nn.Module):
                 phrases: Phrases | None = None) -> tuple[Tensor, Tensor | None]:
         """x (B, H, W, C), words (B, N, L), word_mask (B, N) -> fused features (B, H, W, C), next x or None
 
-        `phrases` are given to networks that read them.
+        `phrases` are None for networks that do not read them.
         """
         height, width = x.shape[1:3]
         mask = shift_mask(*padded_size(height, width, self.window), self.window, like=x)
@@ -66,9 +66,9 @@ class Stage(nn.Module):
         return updated
 
     def init_weights(self) -> None:
-        """Swin's initialisation of Swin's and the gates' linear layers; PWAM keeps PyTorch's default.
+        """Applies Swin's initialisation to the linear layers of Swin and of the gates; PWAM keeps PyTorch's default.
 
-        (PWAM's projections are convolutions in the original code, whose initialisation leaves those alone.)
+        PWAM's projections are convolutions in the original code, which its initialisation does not change.
         """
         for part in (self.blocks, self.language_gate, self.visual_gate, self.downsample):
             if part is not None:
@@ -76,10 +76,10 @@ class Stage(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Image and words to four language-aware maps, at 1/4, 1/8, 1/16 and 1/32 of the image.
+    """Computes four language-aware maps, at 1/4, 1/8, 1/16 and 1/32 of the image's size.
 
-    `widths`, `depths` and `heads` have four entries, one a stage; `make_stage(blocks, number)` makes stage `number`
-    (0 to 3) around its Swin blocks. Drop path grows linearly from 0 to `drop_path` over all blocks.
+    `widths`, `depths` and `heads` have one entry for each of the four stages; `make_stage(blocks, number)` makes stage
+    `number` (0 to 3) around its Swin blocks. Drop path grows linearly from 0 to `drop_path` over all blocks.
     """
 
     def __init__(self, widths: list[int], depths: list[int], heads: list[int], window: int, drop_path: float,

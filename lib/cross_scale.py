@@ -1,4 +1,4 @@
-"""The four stages exchange what they saw: the frame of CIM and of TMEM, and CIM's block (RMSIN, CVPR 2024, "CIM").
+"""Interaction of the four stages: the frame of CIM and of TMEM, and CIM's block (RMSIN, CVPR 2024, "CIM").
 
 Shapes: B batch, D sum of the four stage widths, E = D / 4 embedding, g side of the coarsest map, G = g² its
 tokens, A = G + G1 + G2 tokens at its three scales (225 + 64 + 25 at 480 px), h heads, N words, L width of the text
@@ -32,7 +32,7 @@ class FeedForward(nn.Module):
 
 
 class IntraFeedForward(nn.Module):
-    """A residual feed-forward inside each stage's share of the channels, nothing across: (B, E, g, g) -> same."""
+    """A residual feed-forward within each stage's share of the channels: (B, E, g, g) -> same."""
 
     def __init__(self, widths: list[int]):
         super().__init__()
@@ -48,9 +48,8 @@ class IntraFeedForward(nn.Module):
 class CrossScaleAttention(nn.Module):
     """Attention over the tokens of the map and of two coarser versions of it: (B, E, g, g) -> same.
 
-    A linear layer over the token axis brings A tokens back to G; its shape (G, A) ties the module to one
-    image size. Two steps read a tensor in another shape *without* transposing it. They are what the
-    published weights were trained with, so they stay.
+    A linear layer over the token axis maps A tokens back to G; its shape (G, A) ties the module to one image size. Two
+    steps view a tensor in another shape *without* transposing it, because the original weights were trained so.
     """
 
     def __init__(self, width: int, side: int):
@@ -71,7 +70,7 @@ class CrossScaleAttention(nn.Module):
         self.conv_out = nn.Conv2d(width, width, 1)
 
     def scales(self, z: Tensor) -> list[Tensor]:
-        """The map itself, at a half and at a third of its size: (B, E, g, g) -> three maps"""
+        """The map itself, and at a half and a third of its size: (B, E, g, g) -> three maps."""
         z = self.bn_in(z)
         return [z, self.down2(z), self.down3(z)]
 
@@ -84,10 +83,10 @@ class CrossScaleAttention(nn.Module):
         query, key, value = qkv.split([KEY_WIDTH, KEY_WIDTH, VALUE_WIDTH], dim=-1)
         attended = F.scaled_dot_product_attention(query, key, value)                        # (B, h, A, 64)
 
-        # (B, A, 512) read as (B, 512, A), not transposed.
+        # (B, A, 512) viewed as (B, 512, A), not transposed.
         attended = attended.transpose(1, 2).reshape(batch, HEADS * VALUE_WIDTH, -1)
         attended = self.token_project(attended)                                             # (B, 512, G)
-        # (B, h, G, 64) read as (B, 512, g, g), not transposed.
+        # (B, h, G, 64) viewed as (B, 512, g, g), not transposed.
         local = value[:, :, :side * side].reshape(batch, HEADS * VALUE_WIDTH, side, side)
         local = self.value_conv(F.hardswish(local)).flatten(2)                              # (B, 512, G)
 
@@ -108,7 +107,7 @@ class CrossScaleBlock(nn.Module):
         self.feed_forward = FeedForward(embedding, 2 * embedding)
 
     def forward(self, z: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """The words are not read."""
+        """z (B, E, g, g) -> same; the words are not used."""
         z = z + self.attention1(z)
         z = z + self.intra(z)
         z = z + self.attention2(z)
@@ -126,7 +125,7 @@ class ScaleFusion(nn.Module):
 
     def forward(self, own: Tensor, shared: Tensor) -> Tensor:
         size = own.shape[-2:]
-        # Not F.hardsigmoid: its gradient is rounded to float32 even in float64.
+        # F.hardsigmoid would round its gradient to float32 even in float64.
         gate = F.relu6(self.global_gate(shared) + 3) / 6
         gate = F.interpolate(gate, size, mode="bilinear", align_corners=False)
         shift = F.interpolate(self.global_embedding(shared), size, mode="bilinear", align_corners=False)
@@ -136,8 +135,8 @@ class ScaleFusion(nn.Module):
 class CrossScale(nn.Module):
     """Pools the four maps to the coarsest, lets them interact, and fuses the result into each of them.
 
-    `widths` are the stages' widths; `make_block(quarters)`, of a quarter of each, makes what interacts:
-    `block(z, words, word_mask)`, z (B, E, g, g') -> same.
+    `widths` are the stages' widths; `make_block(quarters)` receives a quarter of each width and returns the module in
+    which they interact, `block(z, words, word_mask)` with z (B, E, g, g') -> same.
     """
 
     def __init__(self, widths: list[int], make_block: Callable[[list[int]], nn.Module]):
@@ -160,9 +159,9 @@ class CrossScale(nn.Module):
 
 
 def cim(widths: list[int], side: int, text_width: int, blocks: int) -> CrossScale:
-    """RMSIN's module, of one block that reads no words.
+    """RMSIN's cross-scale module with one block that does not use the words.
 
-    `side` is the coarsest map's side, image size / 32. Other sizes do not fit the weights; `lib.model` refuses them.
+    `side` is the coarsest map's side, image size / 32. Other sizes do not fit the weights; `lib.model` rejects them.
     """
     module = CrossScale(widths, lambda quarters: CrossScaleBlock(quarters, side))
-    return module.apply(init_swin_weights)   # the original keeps CIM inside the backbone, whose initialiser reaches it
+    return module.apply(init_swin_weights)   # CIM is inside the backbone in the original code, and initialised with it

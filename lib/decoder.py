@@ -1,4 +1,4 @@
-"""The top-down decoder: from the coarsest map up, each level joined by its finer map (LAVT, "Segmentation").
+"""The top-down decoder, whose levels join the coarser map with the next finer one (LAVT, "Segmentation").
 
 Shapes: B batch, C_i H_i W_i the maps of the stages, finest first, M = C_4 / 2 hidden width.
 """
@@ -15,7 +15,7 @@ def plain_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class Level(nn.Module):
-    """Up to the finer map's size, joined with it, two convolutions: (B, C, h, w), (B, C', H, W) -> (B, M, H, W)."""
+    """Joins an upsampled map with a finer one in two convolutions: (B, C, h, w), (B, C', H, W) -> (B, M, H, W)."""
 
     def __init__(self, coarse_width: int, fine_width: int, hidden: int, second_conv: Callable[[int, int], nn.Module]):
         super().__init__()
@@ -31,7 +31,7 @@ class Level(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Four maps (B, C_i, H_i, W_i), finest first -> logits (B, 2, H_1, W_1).
+    """Decodes four maps (B, C_i, H_i, W_i), finest first, to logits (B, 2, H_1, W_1).
 
     `second_conv(in, out)` makes the second convolution of each level: plain in LAVT, rotated (ARC) in RMSIN.
     """

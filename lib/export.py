@@ -1,4 +1,4 @@
-"""The network as one file that other programs run: ONNX, or a program of torch.export.
+"""Export of the network to one file that other programs run: ONNX, or a program of torch.export.
 
 Shapes: B batch, S the image's side in pixels, N tokens.
 """
@@ -22,9 +22,9 @@ from transforms import IMAGENET_MEAN, IMAGENET_STD
 from utils import MachineError, UserError
 
 INPUTS, OUTPUT = ("image", "token_ids", "token_mask", "phrase_masks"), "logits"
-BATCH = "batch"   # the name of its size, if that is left open
-PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}   # that a form needs besides
-TOLERANCE = 1e-4   # of a file's logits, relative to the network's largest one
+BATCH = "batch"   # the name of the batch dimension where it is left open
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}   # packages that a form needs
+TOLERANCE = 1e-4   # of a file's logits, relative to the network's largest logit
 LARGEST_ONNX = 2**31 - 2**24   # bytes of weights: a Protocol Buffers file has at most 2 GiB
 
 Inputs = tuple[Tensor, ...]
@@ -32,11 +32,11 @@ Run = Callable[[Inputs], Tensor]
 
 
 def export_graph(model: ReferringSegmenter, config: ModelConfig, tokenizer: Tokenizer, form: str, path: Path) -> str:
-    """Writes `model` to `path` as 'onnx' or 'torch'; returns a line on the file.
+    """Writes `model` to `path` as 'onnx' or 'torch'; returns a line on the file for the log.
 
-    The model is in evaluation mode and on the CPU; its parameters take no gradients from then on. The file gets its
-    name after it has computed what the network does, on inputs that it was not traced on. Raises `UserError` if the
-    form's packages are missing or the file cannot be written, `MachineError` if it computes something else.
+    The model must be in evaluation mode and on the CPU; its parameters require no gradients afterwards. The file is
+    written under another name and renamed once its logits agree with the network's on new inputs. Raises `UserError` if
+    the form's packages are missing or the file cannot be written, `MachineError` if the logits differ.
     """
     if missing := [name for name in PACKAGES[form] if find_spec(name) is None]:
         raise UserError(f"--to {form} needs packages that are not installed: pip install {' '.join(missing)}")
@@ -45,7 +45,7 @@ def export_graph(model: ReferringSegmenter, config: ModelConfig, tokenizer: Toke
     size = sum(value.nbytes for value in model.state_dict().values())
     if form == "onnx" and size > LARGEST_ONNX:
         raise UserError(f"--to onnx: {size >> 20} MiB of weights are more than an ONNX file holds; use --to torch")
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")   # PyTorch looks at the suffix
+    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")   # PyTorch checks the suffix
     any_batch = takes_any_batch(model, form)
     texts = {"description": describe(model, config, any_batch), "tokenizer": tokenizer.to_str()}
     try:
@@ -54,7 +54,7 @@ def export_graph(model: ReferringSegmenter, config: ModelConfig, tokenizer: Toke
             write, load = FORMS[form]
             write(program, texts, temporary)
             difference = largest_error(model, load(temporary), config, (1, 3) if any_batch else (1, 1))
-        if not difference <= TOLERANCE:   # NaN is not
+        if not difference <= TOLERANCE:   # also true for NaN
             raise MachineError(f"--to {form}: what was written computes other logits than the network, by "
                                f"{difference:.1e} of the largest one, more than {TOLERANCE:.0e}; {path} was not "
                                "written")
@@ -69,16 +69,16 @@ def export_graph(model: ReferringSegmenter, config: ModelConfig, tokenizer: Toke
 
 
 def takes_any_batch(model: ReferringSegmenter, form: str) -> bool:
-    """Whether a graph of the network leaves the batch's size open.
+    """Whether the exported graph accepts any batch size.
 
-    ARC convolves the samples of a batch as groups, and the number of groups is fixed in ONNX.
+    ARC convolves the samples of a batch as groups, whose number is fixed in ONNX.
     """
     return form == "torch" or not any(isinstance(module, AdaptiveRotatedConv) for module in model.modules())
 
 
-@torch.no_grad()   # with gradients, attention is traced in another memory layout, which ONNX's exporter trips over
+@torch.no_grad()   # with gradients, attention is traced in another memory layout, which ONNX's exporter rejects
 def trace(model: ReferringSegmenter, config: ModelConfig, any_batch: bool) -> ExportedProgram:
-    """The network as a graph: on two samples if their number is left open, else on one."""
+    """Traces the network as a graph, on two samples if the batch size is left open, else on one."""
     inputs = random_inputs(model, config, batch=1 + any_batch, seed=0)
     batch = Dim(BATCH, min=1)
     shapes = tuple({0: batch} for _ in inputs) if any_batch else None
@@ -86,12 +86,12 @@ def trace(model: ReferringSegmenter, config: ModelConfig, any_batch: bool) -> Ex
 
 
 def input_names(model: ReferringSegmenter) -> tuple[str, ...]:
-    """The names of the arguments of `model.forward` that it reads."""
+    """The names of the arguments of `model.forward` that the network uses."""
     return INPUTS if getattr(model, "reads_phrases", False) else INPUTS[:3]
 
 
 def random_inputs(model: ReferringSegmenter, config: ModelConfig, batch: int, seed: int) -> Inputs:
-    """Arguments of `model.forward`: noise for pictures, sentences of random words and of all lengths."""
+    """Random arguments of `model.forward`: noise as images, sentences of random words and lengths."""
     generator = torch.Generator().manual_seed(seed)
     length = torch.randint(2, config.max_tokens + 1, (batch, 1), generator=generator)
     length[-1] = config.max_tokens
@@ -99,24 +99,24 @@ def random_inputs(model: ReferringSegmenter, config: ModelConfig, batch: int, se
     vocabulary = model.text_encoder.config.vocab_size
     words = torch.randint(1, max(2, vocabulary), token_mask.shape, generator=generator)
     phrases = torch.randint(0, 2, (batch, 2, config.max_tokens), generator=generator) * token_mask[:, None]
-    phrases[0, 0] = 0   # a sentence may name no object that the data set knows
+    phrases[0, 0] = 0   # a sentence may contain no class name of the data set
     image = torch.randn(batch, 3, config.img_size, config.img_size, generator=generator)
     return (image, words.clamp(max=vocabulary - 1) * token_mask, token_mask, phrases)[:len(input_names(model))]
 
 
 @torch.no_grad()
 def largest_error(model: ReferringSegmenter, run: Run, config: ModelConfig, batches: Sequence[int]) -> float:
-    """The largest difference from the network's logits, relative to its largest one, on random batches."""
+    """The largest difference from the network's logits, relative to the largest logit, on random batches."""
     errors = []
-    for seed, batch in enumerate(batches, start=1):   # 0 is what was traced
+    for seed, batch in enumerate(batches, start=1):   # seed 0 was traced
         inputs = random_inputs(model, config, batch, seed)
         expected = model(*inputs)
         errors.append((run(inputs) - expected).abs().max() / expected.abs().max())
-    return float(torch.stack(errors).max())   # NaN if any is
+    return float(torch.stack(errors).max())   # NaN if any is NaN
 
 
 def describe(model: ReferringSegmenter, config: ModelConfig, any_batch: bool) -> str:
-    """What a program needs to know to feed the graph and read its answer, as JSON."""
+    """The graph's inputs, output and settings as JSON, for programs that run it."""
     batch, side, tokens = BATCH if any_batch else 1, config.img_size, config.max_tokens
     inputs = {
         "image": {"shape": [batch, 3, side, side], "dtype": "float32", "colours": "RGB",
@@ -134,9 +134,10 @@ def describe(model: ReferringSegmenter, config: ModelConfig, any_batch: bool) ->
 
 @torch.no_grad()
 def write_onnx(program: ExportedProgram, texts: dict[str, str], path: Path) -> None:
+    """Writes a graph as ONNX, with `texts` as its metadata."""
     from onnxscript.optimizer import fold_constants
     names = INPUTS[:len(program.graph_signature.user_inputs)]
-    shapes = tuple({0: BATCH} for _ in names) if program.range_constraints else None   # to name what is left open
+    shapes = tuple({0: BATCH} for _ in names) if program.range_constraints else None   # names of the open dimensions
     # Of the exporter's clean-up only what ONNX Runtime lacks: the rest takes long and makes nothing faster there.
     graph = torch.onnx.export(program, dynamo=True, input_names=names, output_names=[OUTPUT], dynamic_shapes=shapes,
                               verbose=False, optimize=False)
@@ -147,6 +148,7 @@ def write_onnx(program: ExportedProgram, texts: dict[str, str], path: Path) -> N
 
 
 def load_onnx(path: Path) -> Run:
+    """A function that runs the graph in an ONNX file."""
     from onnxruntime import InferenceSession
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
 
@@ -158,10 +160,12 @@ def load_onnx(path: Path) -> Run:
 
 
 def write_torch(program: ExportedProgram, texts: dict[str, str], path: Path) -> None:
+    """Writes a program of torch.export, with `texts` as extra files."""
     torch.export.save(program, path, extra_files={f"{name}.json": text for name, text in texts.items()})
 
 
 def load_torch(path: Path) -> Run:
+    """A function that runs the graph in a file of torch.export."""
     network = torch.export.load(path).module()
     return lambda inputs: network(*inputs)
 
@@ -172,7 +176,7 @@ FORMS: dict[str, tuple[Writer, Callable[[Path], Run]]] = {
 
 
 class quiet(warnings.catch_warnings):
-    """Meanwhile the exporters do not speak of what they do: what matters of it is checked."""
+    """A context that silences the exporters' messages, since the result is checked."""
 
     def __enter__(self) -> Any:
         entered = super().__enter__()

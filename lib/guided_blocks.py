@@ -5,17 +5,17 @@ Shapes: B batch, H W a map, C its width, N words, L width of the text encoder.
 import torch
 from torch import Tensor, nn
 
-DEPTHS, HEADS = (1, 3), (8, 16)   # of the blocks on the last but one and on the last map
+DEPTHS, HEADS = (1, 3), (8, 16)   # of the blocks on the last two maps
 
 
 class GuidedBlocks(nn.Module):
-    """Transformer blocks on the tokens of a map and one more, the sentence's mean, which they may all read.
+    """Transformer blocks on the tokens of a map and one guide token, the mean of the sentence's words.
 
-    The paper lets the two maps exchange these guide tokens afterwards; in the code that circulates the exchange has
-    no effect, since the tokens are then dropped, so it is not here.
+    In the paper the two maps exchange their guide tokens afterwards. In the original code the exchange has no effect,
+    because the tokens are then dropped, so this module leaves it out.
     """
 
-    optimizer_group = "decoder"   # where the original keeps them
+    optimizer_group = "decoder"   # where the original code has them
 
     def __init__(self, widths: list[int], side: int, text_width: int, blocks: int):
         # Not at the file's head: timm takes half a second, and no other network needs it.
@@ -28,7 +28,7 @@ class GuidedBlocks(nn.Module):
             for width, depth, heads in zip(widths[-2:], DEPTHS, HEADS, strict=True))
 
     def forward(self, features: list[Tensor], words: Tensor, word_mask: Tensor) -> list[Tensor]:
-        """Four maps (B, C, H, W), finest first, words (B, N, L) -> four maps; padding counts in the mean."""
+        """Four maps (B, C, H, W), finest first, words (B, N, L) -> four maps. The mean includes padding."""
         mean = words.mean(dim=1)
         enhanced = [self.enhance(feature, guide(mean), blocks)
                     for feature, guide, blocks in zip(features[-2:], self.guides, self.blocks, strict=True)]

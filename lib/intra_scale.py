@@ -1,6 +1,6 @@
 """RMSIN's intra-scale interaction: a spatial weight from several receptive fields (RMSIN, CVPR 2024, "IIM").
 
-Shapes: B batch, H W the map, C channels. The published name of the branch is `visual_residual`.
+Shapes: B batch, H W the map, C channels. The original code calls the branch `visual_residual`.
 """
 from torch import Tensor, nn
 
@@ -45,7 +45,7 @@ class Round(nn.Module):
 
 
 class IntraScale(nn.Module):
-    """Weights each pixel by what its neighbourhood looks like at two depths: (B, H, W, C) -> (B, H, W, C)."""
+    """Weights each pixel by a sigmoid of its neighbourhood, after two rounds: (B, H, W, C) -> (B, H, W, C)."""
 
     def __init__(self):
         super().__init__()

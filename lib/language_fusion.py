@@ -10,9 +10,9 @@ PADDING_SCORE = -1e4  # added to the scores of padding tokens
 
 
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Each channel of each sample normalised over its pixels, without scale or shift: (B, P, C) -> same.
+    """Normalises each channel of each sample over its pixels, without scale or shift: (B, P, C) -> same.
 
-    Computed in at least float32: where a channel is flat, float16 cannot hold the gradient.
+    It is computed in at least float32, because float16 cannot represent the gradient of a constant channel.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     centred = wide - wide.mean(dim=1, keepdim=True)
@@ -21,10 +21,10 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 class WordAttention(nn.Module):
-    """Language features for every pixel: what the words that it attends to say, projected and normalised.
+    """Language features for every pixel: the values of the words that it attends to, projected and normalised.
 
-    Where the mask is 0 throughout, the features are 0. The original's 1 × 1 convolutions are linear layers here: the
-    same numbers, without transposing the map.
+    If the mask is 0 throughout, the features are 0. Linear layers replace the 1 × 1 convolutions of the original code:
+    they give the same numbers without transposing the map.
     """
 
     def __init__(self, width: int, text_width: int, heads: int = 1):
@@ -33,7 +33,7 @@ class WordAttention(nn.Module):
         self.add_projections(width, text_width)
 
     def add_projections(self, width: int, text_width: int) -> None:
-        """Registers the projections, in the order that the optimiser's state in a checkpoint has."""
+        """Registers the projections in the order of the optimiser's state in a checkpoint."""
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(text_width, width)
         self.value = nn.Linear(text_width, width)
@@ -50,10 +50,10 @@ class WordAttention(nn.Module):
         return instance_norm(self.language_project(mix.transpose(1, 2).flatten(2)))
 
     def shares(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """How much each pixel attends to each word: arguments of `forward` -> (B, h, P, N), summing to 1 over N."""
+        """The attention of each pixel to each word: arguments of `forward` -> (B, h, P, N), summing to 1 over N."""
         query = self.split_heads(instance_norm(self.query(x)))
         key = self.split_heads(self.key(words) * word_mask[..., None])
-        scores = query @ key.transpose(-2, -1) * x.shape[-1] ** -0.5                    # of the full C, also with heads
+        scores = query @ key.transpose(-2, -1) * x.shape[-1] ** -0.5                    # the full C, also with heads
         padding = (1.0 - word_mask.to(scores.dtype)) * PADDING_SCORE                    # (B, N)
         return (scores + padding[:, None, None]).softmax(dim=-1)
 
@@ -63,7 +63,7 @@ class WordAttention(nn.Module):
 
 
 class PixelWordAttention(WordAttention):
-    """The attention's language features joined with the pixel's own by a product (LAVT, "PWAM")."""
+    """Multiplies the language features of `WordAttention` with the pixel's own features (LAVT, "PWAM")."""
 
     def __init__(self, width: int, text_width: int, heads: int = 1, dropout: float = 0.0):
         super().__init__(width, text_width, heads)
@@ -82,7 +82,7 @@ class PixelWordAttention(WordAttention):
 
 
 class Gate(nn.Sequential):
-    """How much of a branch enters the stage's features: linear, ReLU, linear, tanh (LAVT, "Language pathway")."""
+    """The gate of a branch: linear, ReLU, linear, tanh (LAVT, "Language pathway")."""
 
     def __init__(self, width: int):
         super().__init__(nn.Linear(width, width, bias=False), nn.ReLU(),

@@ -8,7 +8,7 @@ CLASS_WEIGHTS = (0.9, 1.1)  # background, object
 
 def weighted_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean over pixels, weighted by class. logits (B, 2, S, S'), target (B, S, S') int64 of 0 and 1 -> scalar."""
-    # Filled in on the device: a tensor made of Python's numbers would be copied there, which waits for the device.
+    # The tensor is filled on the device: copying one from the host would wait for the device.
     weight = torch.cat([logits.new_full((1,), number) for number in CLASS_WEIGHTS])
     return F.cross_entropy(logits, target, weight=weight)
 
@@ -16,7 +16,7 @@ def weighted_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def dice(logits: Tensor, target: Tensor, smooth: float = 1e-6) -> Tensor:
     """1 − Dice coefficient of each sample and class, *summed* over both as in RMSIN; arguments as above."""
     probability = logits.softmax(dim=1).flatten(2)                                       # (B, 2, S·S')
-    classes = torch.arange(logits.shape[1], device=target.device)   # F.one_hot would look at the target's values
+    classes = torch.arange(logits.shape[1], device=target.device)   # F.one_hot would read the target's values
     truth = (target[:, None] == classes[:, None, None]).flatten(2).to(probability.dtype)
     overlap = (probability * truth).sum(-1)
     return (1 - (2 * overlap + smooth) / (probability.sum(-1) + truth.sum(-1) + smooth)).sum()

@@ -1,4 +1,4 @@
-"""The whole network: words and pixels in, the logits of the object meant out (the overview figure of both papers).
+"""The whole network, from image and tokens to the logits of the referred object (the overview figure of both papers).
 
 Shapes: B batch, S S' the image's height and width, N tokens, L width of the text encoder.
 """
@@ -14,11 +14,11 @@ from utils import UserError
 
 
 class ReferringSegmenter(nn.Module):
-    """The frame of every model; which one it is follows from its parts (`lib.segmentation.MODELS`).
+    """The frame of every model; the parts determine which model it is (`lib.segmentation.MODELS`).
 
-    `cross_scale(features, words, word_mask)`, if there is one, lets the four maps interact before the decoder reads
-    them. `image_size` is the side in pixels that the network was built for, or None if it takes any size, as LAVT
-    does. A network that `reads_phrases`, as FIANet does, needs masks of the sentence's phrases with every call.
+    `cross_scale(features, words, word_mask)`, if present, lets the four maps interact before the decoder reads them.
+    `image_size` is the side in pixels that the network is built for, or None if it takes any size, as LAVT does. A
+    network with `reads_phrases`, such as FIANet, needs masks of the sentence's phrases at every call.
     """
 
     def __init__(self, text_encoder: TextEncoder, backbone: Backbone, decoder: Decoder,
@@ -33,9 +33,9 @@ class ReferringSegmenter(nn.Module):
 
     def read(self, token_ids: Tensor, token_mask: Tensor,
              phrase_masks: Tensor | None) -> tuple[Tensor, Phrases | None]:
-        """The words (B, N, L) and, if the network reads them, the phrases: arguments of `forward`.
+        """Encodes the words (B, N, L) and, if the network reads them, the phrases: arguments of `forward`.
 
-        A phrase is the whole sentence read under the mask of the phrase. The three readings of FIANet share one pass.
+        A phrase is the whole sentence encoded under the mask of the phrase. FIANet encodes all three in one batch.
         """
         if not self.reads_phrases:
             return self.text_encoder(token_ids, token_mask), None
@@ -63,10 +63,11 @@ class ReferringSegmenter(nn.Module):
         """Logits of background (class 0) and the referred object (class 1).
 
         image (B, 3, S, S') float, normalised with ImageNet's mean and standard deviation; token_ids and
-        token_mask (B, N) int64, mask 1 for real tokens; phrase_masks (B, 2, N) int64, 1 for the tokens that name the
-        object and for those that say where it is, all 0 where none does, read only by a network that `reads_phrases`
-        -> (B, 2, S, S') float. Raises `UserError` when an RMSIN is given another size than it was built for, and when
-        phrase masks are missing.
+        token_mask (B, N) int64, mask 1 for real tokens; phrase_masks (B, 2, N) int64, 1 for the tokens of the object's
+        name and of its position, all 0 without such tokens, used only by a network with `reads_phrases`
+        -> (B, 2, S, S') float.
+
+        Raises `UserError` if the image has another size than RMSIN is built for, or if phrase masks are missing.
         """
         logits = self.decoder(self.encode(image, token_ids, token_mask, phrase_masks))
         return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=True)

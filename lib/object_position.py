@@ -1,7 +1,7 @@
 """FIANet's object-position alignment and its channel weights (Lei et al., TGRS 2024, "FIAM").
 
-Shapes: B batch, H W a stage's map, C its width, N words, L width of the text encoder. A sentence's two phrases, the
-words of the object and those of its position, are two readings of the same N tokens under masks of their own.
+Shapes: B batch, H W a stage's map, C its width, N words, L width of the text encoder. The two
+phrases of a sentence, object and position, are encodings of the same N tokens under two masks.
 """
 import torch
 from torch import Tensor, nn
@@ -9,21 +9,21 @@ from torch import Tensor, nn
 from lib.language_fusion import Gate, WordAttention
 from lib.swin import init_swin_weights
 
-REDUCTION = 8   # of the channels, inside their weights
+REDUCTION = 8   # of the channels, between the two layers of their weights
 Phrases = tuple[Tensor, Tensor]   # words (B, 2, N, L) and masks (B, 2, N) of 0 and 1: object first, then position
 
 
 class ObjectPositionAlignment(nn.Module):
-    """What a stage adds to its map: c · (language + gate(o)·o·a).
+    """Computes the update of a stage's map, c · (language + gate(o)·o·a).
 
-    o are the features of the object's words, a is where the words of position point to, c weighs the channels.
+    o are the features of the object's words, a is the map of the position's words, and c weights the channels.
     """
 
     def __init__(self, width: int, text_width: int, heads: int = 1):
         super().__init__()
         self.object_attention = WordAttention(width, text_width, heads)
         self.object_gate = Gate(width)
-        # In every original checkpoint, though nothing reads it.
+        # Every original checkpoint contains it, although nothing uses it.
         self.unused_embedding = nn.Linear(width, width, bias=False).requires_grad_(False)
         self.position_attention = WordAttention(width, text_width, heads)
         self.position_conv = nn.Conv2d(2, 1, 3, padding=1, bias=False)
@@ -43,6 +43,6 @@ class ObjectPositionAlignment(nn.Module):
         return weights * (language + found * self.position_map(place))
 
     def position_map(self, place: Tensor) -> Tensor:
-        """Where the features of the position's words point to: (B, H, W, C) -> (B, H, W, 1) in 0 … 1."""
+        """The spatial map of the features of the position's words: (B, H, W, C) -> (B, H, W, 1) in 0 … 1."""
         summary = torch.stack([place.mean(dim=-1), place.amax(dim=-1)], dim=1)               # (B, 2, H, W)
         return self.position_conv(summary).sigmoid().permute(0, 2, 3, 1)

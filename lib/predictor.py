@@ -1,4 +1,4 @@
-"""A trained network as a library: an image and a sentence in, the mask of the object meant out.
+"""A trained network as a library: it segments the object in an image that a sentence refers to.
 
     from lib.predictor import Predictor
     mask = Predictor("checkpoint.pth").segment("photo.jpg", "the ship on the left")
@@ -31,30 +31,30 @@ Progress = Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]]
 
 
 class ReadingWarning(UserWarning):
-    """The network does not get all of a sentence: its vocabulary lacks words, or the sentence is too long."""
+    """The network does not receive all of a sentence: its vocabulary lacks a word, or the sentence is too long."""
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A mask (H, W) bool, and the mean probability inside it, 0 if it is empty."""
+    """A mask (H, W) bool, and the mean probability inside it (0 for an empty mask)."""
 
     mask: np.ndarray
     mean_probability: float
 
 
 class Predictor:
-    """Segments images with the network of a checkpoint, a file or a model folder.
+    """Segments images with the network of a checkpoint, which is a file or a model folder.
 
-    An image is a path, a Pillow image of any mode, or an array (H, W), (H, W, 3) or (H, W, 4), uint8 as it is and
-    other numbers stretched to 8 bits (see `lib.report.pictures`). It may have any size: it is resized to what the
-    network takes, and the answer back. A sentence with too many words, or words that the network does not know, gets
-    an answer and a `ReadingWarning`.
+    An image is a path, a Pillow image of any mode, or an array (H, W), (H, W, 3) or (H, W, 4); arrays of other types
+    than uint8 are stretched to 8 bits (see `lib.report.pictures`). An image of any size is resized to the network's
+    input size, and the mask back to the image's. If a sentence has too many words, or words that the network does not
+    know, it is segmented with a `ReadingWarning`.
 
-    `device` is 'cuda', 'cpu' or the like (default: a GPU if there is one); `amp` the precision as in args.py;
-    `fast` folds BatchNorms into convolutions. A published checkpoint does not describe itself: give `args`, what
-    `args.get_parser().parse_args([…])` makes of its flags; for a network that reads phrases also `class_names`, those
-    that it looks for in sentences (`refer.categories.CLASS_NAMES`). Raises `UserError` if the checkpoint cannot be
-    used.
+    `device` is 'cuda', 'cpu' or the like (default: a GPU if there is one); `amp` is the precision as in args.py;
+    `fast` folds BatchNorms into convolutions. An original checkpoint does not describe itself and needs `args`, the
+    result of `args.get_parser().parse_args([…])` for its flags. A network that reads phrases also needs `class_names`,
+    the names that it looks for in sentences (`refer.categories.CLASS_NAMES`). Raises `UserError` if the checkpoint
+    cannot be used.
     """
 
     def __init__(self, checkpoint: str | Path, *, device: str | torch.device | None = None, amp: str = "off",
@@ -74,19 +74,19 @@ class Predictor:
     def from_pretrained(cls, source: str | Path, **options: Any) -> "Predictor":
         """A predictor from a checkpoint, a model folder, or a repository USER/NAME of the Hugging Face hub.
 
-        What this machine's cache of the hub has is not asked for again. Raises `UserError` if it cannot be had.
+        A repository in this machine's cache is not fetched again. Raises `UserError` if it cannot be fetched.
         """
         return cls(source if Path(source).exists() else fetch_folder(str(source)), **options)
 
     def segment(self, image: Picture, sentence: str, threshold: float = 0.5) -> np.ndarray:
-        """The mask of the object meant: (H, W) bool, where its probability is above the threshold (0 to 1)."""
+        """The mask of the referred object: (H, W) bool, where its probability is above `threshold` (0 to 1)."""
         return self.probabilities(image, [sentence])[0] > threshold
 
     def segment_batch(self, images: Sequence[Picture], sentences: Sequence[str], threshold: float = 0.5,
                       batch_size: int = 8) -> list[np.ndarray]:
-        """`segment` of each pair of an image and a sentence, `batch_size` pairs at a time.
+        """`segment` for pairs of an image and a sentence, `batch_size` pairs at a time.
 
-        Raises `ValueError` if there are not as many sentences as images.
+        Raises `ValueError` if the numbers of images and sentences differ.
         """
         if len(images) != len(sentences):
             raise ValueError(f"{len(images)} images but {len(sentences)} sentences: give one sentence an image")
@@ -100,7 +100,7 @@ class Predictor:
         return masks
 
     def probabilities(self, image: Picture, sentences: Sequence[str]) -> np.ndarray:
-        """The probability of the object that each sentence means, at each pixel: (n, H, W) float32, 0 to 1."""
+        """The probability of each sentence's object at each pixel: (n, H, W) float32, 0 to 1."""
         self.warn_of(sentences)
         picture = open_picture(image)
         margins = self.margins([picture] * len(sentences), sentences)
@@ -108,14 +108,14 @@ class Predictor:
 
     def segment_scene(self, image: Picture, sentences: Sequence[str], tile_px: int, overlap: float = 0.25,
                       threshold: float = 0.5, progress: Progress = iter) -> list[Segmentation]:
-        """The mask that each sentence means, found tile by tile: for scenes much larger than training images.
+        """The mask of each sentence's object, computed tile by tile for scenes much larger than training images.
 
-        Tiles are `tile_px` wide and high and share `overlap` (0 to 0.9) of their side with their neighbours; where
-        they do, their logits are averaged, those nearer to a tile's middle counting more. What a sentence says of
-        places ("on the left") holds within a tile. `progress` may wrap the list of tiles' corners in a bar. An image
-        no larger than a tile is one tile. Besides image and masks, memory holds one row of tiles.
+        Tiles are `tile_px` wide and high and share `overlap` (0 to 0.9) of their side with their neighbours. Logits of
+        overlapping tiles are averaged with weights that rise towards a tile's middle. Positions in a sentence ("on the
+        left") are relative to a tile. `progress` may wrap the list of tiles' corners in a progress bar. An image no
+        larger than a tile is one tile. Besides image and masks, memory holds one row of tiles.
 
-        Raises `ValueError` for another overlap.
+        Raises `ValueError` for another `overlap`.
         """
         self.warn_of(sentences)
         picture = open_picture(image, any_size=True)
@@ -129,14 +129,14 @@ class Predictor:
 
     def bands(self, picture: Image.Image, sentences: Sequence[str], tile_px: int, overlap: float,
               progress: Progress = iter) -> Iterator[tuple[int, np.ndarray]]:
-        """`segment_scene`'s probabilities from top to bottom: the first row's number, (n, rows, W) float32."""
+        """Yields bands of `segment_scene`'s probabilities from top to bottom: first row, (n, rows, W) float32."""
         if not 0 <= overlap <= 0.9:
             raise ValueError(f"an overlap of {overlap} is not between 0 and 0.9")
         stride = max(1, round(tile_px * (1 - overlap)))
         tops, lefts = (starts(length, tile_px, stride) for length in (picture.height, picture.width))
         height, width = min(tile_px, picture.height), min(tile_px, picture.width)
         weight = tent(height)[:, None] * tent(width)
-        margin_sum = torch.zeros(len(sentences), height, picture.width)   # of the rows that a row of tiles covers
+        margin_sum = torch.zeros(len(sentences), height, picture.width)   # over the rows that a row of tiles covers
         weight_sum = torch.zeros(height, picture.width)
         for top, left in progress([(top, left) for top in tops for left in lefts]):
             tile = picture.crop((left, top, left + width, top + height))
@@ -144,7 +144,7 @@ class Predictor:
             columns = slice(left, left + width)
             margin_sum[:, :, columns] += weight * resized(margins, (height, width))
             weight_sum[:, columns] += weight
-            if left == lefts[-1]:   # the row is done, and so are the pixels above the next one
+            if left == lefts[-1]:   # the pixels above the next row of tiles are complete
                 below = next((other for other in tops if other > top), top + height)
                 done = below - top
                 yield top, torch.sigmoid(margin_sum[:, :done] / weight_sum[:done]).numpy()
@@ -152,14 +152,14 @@ class Predictor:
                 weight_sum = torch.cat([weight_sum[done:], torch.zeros_like(weight_sum[:done])])
 
     def warn_of(self, sentences: Sequence[str]) -> None:
-        """Issues a `ReadingWarning` for each thing in a sentence that the network does not get as it was written."""
+        """Issues a `ReadingWarning` for each part of a sentence that the network does not receive as written."""
         for sentence in dict.fromkeys(sentences):
             for problem in reading_problems(self.tokenizer, sentence, self.max_tokens):
                 warnings.warn(f"'{sentence}': {problem}", ReadingWarning, stacklevel=3)
 
     @torch.inference_mode()
     def margins(self, pictures: Sequence[Image.Image], sentences: Sequence[str]) -> Tensor:
-        """By how much the object's logit exceeds the background's, at the network's size: (B, S, S) float32, CPU."""
+        """The object's logit less the background's, at the network's size: (B, S, S) float32 on the CPU."""
         small = {id(picture): resize_image(picture, self.size_px) for picture in pictures}
         image = torch.stack([small[id(picture)] for picture in pictures]).to(self.device)
         words = (torch.from_numpy(read).to(self.device)
@@ -170,28 +170,28 @@ class Predictor:
 
 
 def open_picture(image: Picture, any_size: bool = False) -> Image.Image:
-    """An RGB image of any of these kinds. Raises `UserError` for an unreadable file, `ValueError` for a wrong array."""
+    """`image` as an RGB image. Raises `UserError` for an unreadable file, `ValueError` for a wrong array."""
     if isinstance(image, Image.Image):
         return image if image.mode == "RGB" else to_rgb(image)
     return array_to_picture(image) if isinstance(image, np.ndarray) else read_picture(image, any_size)
 
 
 def resized(margins: Tensor, size: tuple[int, int]) -> Tensor:
-    """(n, S, S) -> (n, *size), bilinear"""
+    """Bilinear resizing: (n, S, S) -> (n, *size)."""
     return F.interpolate(margins[:, None], size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def probability(margin: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, S, S) -> (H, W): what the softmax over both resized logits gives the object."""
+    """(1, S, S) -> (H, W): the object's probability, the softmax of both resized logits."""
     return torch.sigmoid(resized(margin, size))[0]
 
 
 def starts(length: int, tile: int, stride: int) -> list[int]:
-    """Where tiles begin so that they cover `length` and none reaches beyond it, unless one is more than enough."""
+    """The starts of tiles that cover `length` without reaching beyond it; 0 alone if a tile is longer."""
     return [*range(0, length - tile, stride), length - tile] if length > tile else [0]
 
 
 def tent(length: int) -> Tensor:
-    """Weights (length,) that rise from the ends to the middle, nowhere 0."""
+    """Positive weights (length,) that rise from the ends to the middle."""
     ramp = torch.arange(1, length + 1, dtype=torch.float32)
     return torch.minimum(ramp, ramp.flip(0)) / length

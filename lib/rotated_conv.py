@@ -45,7 +45,7 @@ def rotation_basis(entries: tuple[tuple[int, ...], ...]) -> Tensor:
 
 
 class Router(nn.Module):
-    """From the map, how strongly each kernel counts and how far it turns.
+    """Predicts the scale and the rotation of each kernel from the map.
 
     (B, I, H, W) -> scale (B, K) in 0 … 1, angle_rad (B, K) in −40° … 40°
     """
@@ -68,7 +68,7 @@ class Router(nn.Module):
 
 
 class AdaptiveRotatedConv(nn.Module):
-    """A 3 × 3 convolution, padding 1, whose kernel is turned and scaled for each sample by what it shows.
+    """A 3 × 3 convolution, padding 1, whose kernel is rotated and scaled for each sample by the `Router`.
 
     (B, I, H, W) -> (B, O, H, W). At angle 0 and scale 1 it is a plain convolution. It has no bias.
     """
@@ -83,7 +83,7 @@ class AdaptiveRotatedConv(nn.Module):
         self.register_buffer("rotation_basis", basis, persistent=False)   # (2, 4, 9, 9)
 
     def rotation(self, angle_rad: Tensor) -> Tensor:
-        """The matrices that turn a flattened kernel: (B, K) -> (B, K, 9, 9)."""
+        """The matrices that rotate a flattened kernel: (B, K) -> (B, K, 9, 9)."""
         cos, sin = angle_rad.cos(), angle_rad.sin()
         terms = torch.stack([torch.ones_like(cos), cos, sin, cos * sin], dim=-1)   # (B, K, 4)
         positive, negative = torch.einsum("bkt,stij->sbkij", terms, self.rotation_basis.to(terms.dtype))
@@ -92,7 +92,7 @@ class AdaptiveRotatedConv(nn.Module):
     def rotated_weight(self, scale: Tensor, angle_rad: Tensor) -> Tensor:
         """Each sample's own kernel, Σ over K of scale · rotated weight: (B, K), (B, K) -> (B, O, I, 3, 3).
 
-        In the weight's own precision also under autocast: an angle rounded to bfloat16 turns the whole kernel.
+        It is computed in the weight's precision even under autocast, since rounding an angle rotates the whole kernel.
         """
         with torch.autocast(self.weight.device.type, enabled=False):
             scale, angle_rad = scale.to(self.weight.dtype), angle_rad.to(self.weight.dtype)

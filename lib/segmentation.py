@@ -1,6 +1,6 @@
-"""Tables of models, Swin variants and parts; the settings of a network; the one builder.
+"""Tables of models, Swin variants and parts; the settings of a network; the function that builds it.
 
-Nothing here imports torch before a network is built, so that flags, and a mistake in one, are answered at once.
+This module imports torch only when a network is built, so that the scripts answer --help and wrong flags at once.
 """
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from lib.model import ReferringSegmenter
     from lib.swin import SwinBlock
 
-LARGEST_IMAGE_PX = 4096  # side that a network may be built for
+LARGEST_IMAGE_PX = 4096  # largest side of a network's input
 STRIDE = 32  # pixels of the image per token of the coarsest map
 
 
 @dataclass(frozen=True)
 class SwinVariant:
-    """A row of the table: width of the first stage, blocks and heads of each stage, window, drop path's rate."""
+    """A row of the table: width of the first stage, blocks and heads of each stage, window, drop path rate."""
 
     width: int
     depths: tuple[int, ...]
@@ -39,7 +39,7 @@ class SwinVariant:
 
 
 SWIN_VARIANTS = {
-    "nano": SwinVariant(32, (2, 2, 2, 2), (1, 2, 4, 8), window=4, drop_path=0.0),  # for the demo and the tests
+    "nano": SwinVariant(32, (2, 2, 2, 2), (1, 2, 4, 8), window=4, drop_path=0.0),  # for demo and tests
     "tiny": SwinVariant(96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "small": SwinVariant(96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "base": SwinVariant(128, (2, 2, 18, 2), (4, 8, 16, 32)),
@@ -49,9 +49,9 @@ SWIN_VARIANTS = {
 
 @dataclass(frozen=True)
 class Part:
-    """A row of `PARTS`: a class (or a function that makes a module) of a file of lib/, as FILE:NAME; None for no part.
+    """A row of `PARTS`. Its `source`, FILE:NAME, is a class or a factory function in lib/; None stands for no part.
 
-    The weights of a `fixed_size` part belong to one size of image, a multiple of `STRIDE`. A network with a part that
+    The weights of a `fixed_size` part fit one image size, a multiple of `STRIDE`. A network with a part that
     `reads_phrases` needs the masks of each sentence's phrases.
     """
 
@@ -60,14 +60,14 @@ class Part:
     reads_phrases: bool = False
 
     def load(self) -> Callable[..., Any]:
-        """What makes the module; for no part, what makes None."""
+        """The class or function that makes the module; without a part, a function that returns None."""
         if self.source is None:
             return lambda *_: None
         file, name = self.source.split(":")
         return getattr(import_module(f"lib.{file}"), name)
 
 
-# What may stand in each place of the network. A place is also a flag, whose choices are the names in its row.
+# The parts available for each place of the network. A place is also a flag, whose choices are the parts' names.
 PARTS: dict[str, dict[str, Part]] = {
     "fusion": {
         "pwam": Part("language_fusion:PixelWordAttention"),
@@ -98,7 +98,7 @@ ENTRIES = {"fusion": r"backbone\.stages\.\d+\.fusion\.", "cross_scale": r"cross_
            "intra_scale": r"backbone\.stages\.\d+\.(intra_scale|visual_gate)\.",
            "decoder_conv": r"decoder\.levels\.\d+\.conv2\."}
 
-# The parts of each model. `lavt` and `lavt_one` are one network; their original checkpoints differ in their layout.
+# The parts of each model. `lavt` and `lavt_one` are the same network; their original checkpoints have two layouts.
 LAVT = {"fusion": "pwam", "intra_scale": "none", "alignment": "none", "cross_scale": "none", "decoder_conv": "plain"}
 MODELS: dict[str, dict[str, str]] = {
     "rmsin": {**LAVT, "intra_scale": "iim", "cross_scale": "cim", "decoder_conv": "arc"},
@@ -109,9 +109,9 @@ MODELS: dict[str, dict[str, str]] = {
 }
 
 NUM_TMEM = 3   # blocks, as for RRSIS-D
-MAX_TOKENS = {"fianet": 22}   # of a sentence, where a model's original takes other than 20
+MAX_TOKENS = {"fianet": 22}   # of a sentence, for models whose original code has other than 20
 
-FLAGS = {"window": "window12", "fusion_heads": "mha", "text": "ck_bert"}   # of fields that have another name
+FLAGS = {"window": "window12", "fusion_heads": "mha", "text": "ck_bert"}   # for fields with another name
 
 
 Heads = Annotated[int, Range(1, 1024)]
@@ -119,12 +119,12 @@ Heads = Annotated[int, Range(1, 1024)]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that it takes to build a network again, as plain data; a checkpoint carries it.
+    """All settings that are needed to build a network, as plain data; a checkpoint contains them.
 
-    `text` is the text encoder's configuration as `BertConfig.to_diff_dict` gives it (`bert.TextSettings` says what may
-    stand there). `class_names` are those that a network that reads phrases looks for in sentences (`bert.phrases`). A
-    part that is not named is the model's. Each other field has a flag (see `flag_of`), which a run that goes on may not
-    change.
+    `text` is the text encoder's configuration from `BertConfig.to_diff_dict` (`bert.TextSettings` is its schema).
+    `class_names` are the names that a network with `reads_phrases` looks for in sentences (`bert.phrases`). A part that
+    is '' becomes the model's default. Every other field has a flag (see `flag_of`), which must not change in a resumed
+    run.
     """
 
     # A type checker cannot read the names of a table in `Literal`; schema.py does, when a checkpoint is checked.
@@ -143,7 +143,7 @@ class ModelConfig:
     alignment: Literal[("", *PARTS["alignment"])] = ""  # type: ignore[valid-type]
     num_tmem: Annotated[int, Range(1, 64)] = NUM_TMEM   # blocks of TMEM; other networks have none
     class_names: tuple[Annotated[str, Range(1, 200)], ...] = ()
-    closed: ClassVar[bool] = True   # see schema.py: a setting that is not known may change the network
+    closed: ClassVar[bool] = True   # see schema.py: an unknown setting might change the network
 
     def __post_init__(self) -> None:
         for place, name in MODELS[self.model].items():
@@ -152,16 +152,16 @@ class ModelConfig:
 
     @classmethod
     def from_args(cls, args: Namespace) -> ModelConfig:
-        """What the flags ask for; reads the text encoder's config.json when `--ck_bert` is a folder.
+        """The settings that the flags describe, with the text encoder's configuration from `--ck_bert`.
 
-        Raises `UserError` for a text encoder that cannot be found.
+        Raises `UserError` if the text encoder cannot be found.
         """
         from bert import load_text_config
         return cls(**settings_of(args), text=load_text_config(args.ck_bert).to_diff_dict())
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict`. Raises `UserError` for what describes no network."""
+        """The inverse of `to_dict`. Raises `UserError` if `values` describes no network."""
         from bert import text_config
         check(cls, values, "the checkpoint's config")
         text_config(values["text"], "the checkpoint's config, text")
@@ -169,7 +169,7 @@ class ModelConfig:
                       "class_names": tuple(values.get("class_names", ()))})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data only, fit for a checkpoint or JSON."""
+        """The settings as plain data, for a checkpoint or JSON."""
         return {**asdict(self), "fusion_heads": list(self.fusion_heads), "class_names": list(self.class_names)}
 
     def part(self, place: str) -> Part:
@@ -183,7 +183,7 @@ class ModelConfig:
 
 
 def flag_of(field: str) -> str:
-    """The name in the namespace of flags of a field of `ModelConfig`."""
+    """The name of the flag, in the namespace, that sets a field of `ModelConfig`."""
     return FLAGS.get(field, field)
 
 
@@ -192,7 +192,7 @@ NETWORK_FLAGS = tuple(flag_of(field.name) for field in fields(ModelConfig)
 
 
 def settings_of(args: Namespace) -> dict[str, Any]:
-    """The fields of `ModelConfig` that the flags name, all but `text` and `class_names`."""
+    """The fields of `ModelConfig` that the flags set, which are all but `text` and `class_names`."""
     return {"model": args.model, "swin_type": args.swin_type, "window": window_of(args), "img_size": args.img_size,
             "fusion_heads": fusion_heads(args.mha), "fusion_drop": args.fusion_drop,
             "max_tokens": getattr(args, "max_tokens", 20), "num_tmem": args.num_tmem or NUM_TMEM,
@@ -207,7 +207,7 @@ def window_of(args: Namespace) -> int:
 
 
 def fusion_heads(mha: str) -> tuple[int, ...]:
-    """PWAM's heads in the four stages, from `--mha`: '' is one each, 'a-b-c-d' one number a stage."""
+    """PWAM's heads in the four stages, from `--mha`: '' means one each, 'a-b-c-d' one number for each stage."""
     return tuple(int(number) for number in mha.split("-")) if mha else (1, 1, 1, 1)
 
 

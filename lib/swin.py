@@ -15,7 +15,7 @@ from lib.windows import join_windows, padded_size, relative_position_index, spli
 
 
 class PatchEmbed(nn.Module):
-    """4 × 4 pixels become one token: convolution, then LayerNorm. (B, 3, S, S') -> (B, ⌈S/4⌉, ⌈S'/4⌉, C)."""
+    """Embeds each 4 × 4 pixels as one token by a convolution and LayerNorm. (B, 3, S, S') -> (B, ⌈S/4⌉, ⌈S'/4⌉, C)."""
 
     patch = 4
 
@@ -31,7 +31,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """2 × 2 tokens become one of twice the width. (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 2C)."""
+    """Merges 2 × 2 tokens into one of twice the width. (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 2C)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -48,8 +48,8 @@ class PatchMerging(nn.Module):
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows, shifted or not, with a relative position bias (equation 4).
 
-    The map is zero-padded to whole windows *before* the cyclic shift, and the window never shrinks to
-    the map; padding tokens take part as keys, as in the semantic-segmentation Swin.
+    The map is zero-padded to whole windows *before* the cyclic shift, and the window never shrinks to the map. Padding
+    tokens take part as keys, as in Swin for semantic segmentation.
     """
 
     relative_position_index: Tensor
@@ -64,7 +64,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
 
     def position_bias(self) -> Tensor:
-        """(h, w², w²)"""
+        """The relative position bias of each pair of tokens, (h, w², w²)."""
         area = self.window ** 2
         bias = self.relative_position_bias_table.index_select(0, self.relative_position_index.flatten())
         return bias.view(area, area, self.heads).permute(2, 0, 1)
@@ -97,7 +97,7 @@ class WindowAttention(nn.Module):
 
 
 class Mlp(nn.Sequential):
-    """To four times the width and back, GELU in between: (…, C) -> same."""
+    """Linear layers to four times the width and back, with GELU between them: (…, C) -> same."""
 
     def __init__(self, width: int):
         super().__init__(OrderedDict(fc1=nn.Linear(width, 4 * width), act=nn.GELU(), fc2=nn.Linear(4 * width, width)))
@@ -106,7 +106,7 @@ class Mlp(nn.Sequential):
 class SwinBlock(nn.Module):
     """Window attention and MLP, each a pre-norm residual branch under drop path: (B, H, W, C) -> same (equation 3).
 
-    `mask` is that of shifted windows, (n, w², w²).
+    `mask` is the mask of shifted windows, (n, w², w²).
     """
 
     def __init__(self, width: int, heads: int, window: int, shifted: bool, drop_path: float):

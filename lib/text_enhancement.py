@@ -19,7 +19,7 @@ class TextBlock(nn.Module):
         self.attention = WordAttention(width, text_width)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.mlp.apply(init_swin_weights)   # as inside the backbone, where the original keeps TMEM
+        self.mlp.apply(init_swin_weights)   # TMEM is inside the backbone in the original code, and initialised with it
 
     def forward(self, tokens: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         tokens = tokens + self.attention(self.norm1(tokens), words, word_mask)
@@ -27,7 +27,7 @@ class TextBlock(nn.Module):
 
 
 class TextBlocks(nn.ModuleList):
-    """The blocks one after the other, on a map's tokens."""
+    """A sequence of blocks on a map's tokens."""
 
     def forward(self, z: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """z (B, E, g, g'), words (B, N, L), word_mask (B, N) -> (B, E, g, g')"""
@@ -38,5 +38,5 @@ class TextBlocks(nn.ModuleList):
 
 
 def tmem(widths: list[int], side: int, text_width: int, blocks: int) -> CrossScale:
-    """FIANet's module; nothing in it depends on the `side` of the coarsest map."""
+    """FIANet's cross-scale module, which does not depend on the `side` of the coarsest map."""
     return CrossScale(widths, lambda quarters: TextBlocks(TextBlock(sum(quarters), text_width) for _ in range(blocks)))

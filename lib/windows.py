@@ -1,4 +1,4 @@
-"""Swin's windows: a map cut into them and joined again, the mask of shifted ones (Liu et al., ICCV 2021, section 3.2).
+"""Swin's windows: splitting and joining of a map, the mask of shifted windows (Liu et al., ICCV 2021, section 3.2).
 
 Shapes: B batch, H W a map padded to whole windows, C channels, w window side, n windows of a map. Maps are
 channels-last, (B, H, W, C).
@@ -29,9 +29,9 @@ def padded_size(height: int, width: int, window: int) -> tuple[int, int]:
 
 
 def shift_mask(height: int, width: int, window: int, like: Tensor) -> Tensor:
-    """What keeps shifted windows from mixing opposite edges: (n, w², w²), 0 or −100, of `like`'s dtype and device.
+    """The mask that keeps shifted windows from mixing opposite edges: (n, w², w²), 0 or −100, typed like `like`.
 
-    Each side has three bands: all but the last window, the last window less the shift, the shift; tokens of
+    Each side has three bands: all but the last window, the last window less the shift, and the shift. Tokens of
     different bands do not attend to each other.
     """
     def band(length: int) -> Tensor:
@@ -45,7 +45,7 @@ def shift_mask(height: int, width: int, window: int, like: Tensor) -> Tensor:
 
 
 def relative_position_index(window: int) -> Tensor:
-    """Row of the bias table for each pair of tokens of a window: (w², w²) int64 in 0 … (2w − 1)² − 1."""
+    """The row of the bias table for each pair of tokens of a window: (w², w²) int64 in 0 … (2w − 1)² − 1."""
     row, column = torch.arange(window * window).div(window, rounding_mode="floor"), \
         torch.arange(window * window) % window
     row_offset = row[:, None] - row[None, :] + window - 1

@@ -51,13 +51,13 @@ class PackedPointwise(PackedLinear):
 
 
 def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether `module` is a 1 × 1 convolution of more than one channel (one channel is not faster)."""
+    """Whether `module` is a 1 × 1 convolution of several channels (for one, products are no faster)."""
     return (type(module) is nn.Conv2d and module.kernel_size == module.stride == (1, 1) and module.groups == 1
             and module.in_channels > 1)
 
 
 def pack_products(model: nn.Module) -> None:
-    """Replaces 1 × 1 convolutions and linear layers in place; a linear layer takes in the activation that follows it."""
+    """Replaces 1 × 1 convolutions and linear layers in place; a linear layer absorbs the activation after it."""
     for parent in list(model.modules()):
         children = list(parent.named_children())
         for i, (name, child) in enumerate(children):

@@ -66,7 +66,7 @@ def read_safetensors(path: str | Path) -> State:
         raise UserError(f"checkpoint {path} is damaged: {problem}")
     try:
         return load_file(path)
-    except Exception as error:   # its own errors, KeyError for an unknown type, OSError
+    except Exception as error:   # its own error, KeyError for an unknown type, or OSError
         raise UserError(f"checkpoint {path} is damaged or not a safetensors file ({_first_line(error)}); fetch it "
                         "again") from error
 
@@ -85,7 +85,7 @@ def peek(path: str | Path, entry: str) -> Any:
 def _problem(path: Path) -> str:
     """The damage found in a file's bytes before any of them are interpreted; '' if there is none."""
     try:
-        is_archive, size = zipfile.is_zipfile(path), path.stat().st_size   # the format of PyTorch before 1.6 is no archive
+        is_archive, size = zipfile.is_zipfile(path), path.stat().st_size   # before PyTorch 1.6 it was no archive
         digests = read_digests(path)
         if digests and sha256_of(path) not in digests:
             return (f"its SHA-256 is not the one in {digest_file(path)}; fetch or train it again (if you replaced the "

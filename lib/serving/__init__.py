@@ -1,4 +1,4 @@
-"""A network behind a page on this machine."""
+"""A local web page for a network."""
 from lib.serving.server import PageServer
 
 __all__ = ["PageServer"]

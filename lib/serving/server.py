@@ -1,12 +1,13 @@
-"""A page to try a network on, for the browsers of this machine: a picture and sentences in, probabilities out.
+"""A web page, for browsers on this machine only, that segments a picture by sentences.
 
-`GET /` is the page, which needs nothing else. `POST /segment?sentence=TEXT&sentence=TEXT`, with the bytes of a picture
-file as its body, answers with JSON: width and height of the picture in pixels, seconds, and `masks`, of each sentence
-`sentence`, `notes` (what the network does not get of it) and `probabilities`, a PNG in base64: its 8-bit value v says
-that the probability is above v / 256 and at most (v + 1) / 256. With `&picture` also `picture`, a JPEG in base64, for
-files that browsers do not show. Every refusal is JSON, too: `error` says why.
+`GET /` returns the page, which is self-contained. `POST /segment?sentence=TEXT&sentence=TEXT`, with the bytes of a
+picture file as its body, returns JSON: width and height of the picture in pixels, seconds, and `masks`. Each mask has
+`sentence`, `notes` (parts of the sentence that the network does not receive) and `probabilities`, a PNG in base64 whose
+8-bit value v means a probability above v / 256 and at most (v + 1) / 256. With `&picture` the answer also has
+`picture`, a JPEG in base64, for file formats that browsers do not show. A refused request gets JSON with the reason in
+`error`.
 
-Names and paths in a request mean nothing here: no file is opened for one.
+Names and paths in a request are ignored: no file is opened for them.
 """
 import base64
 import io
@@ -33,15 +34,15 @@ from lib.predictor import Predictor, ReadingWarning
 from lib.report.pictures import read_picture
 from utils import UserError, log
 
-HOSTS = ("127.0.0.1", "localhost")   # what a browser may call this machine: other names may lead here from anywhere
+HOSTS = ("127.0.0.1", "localhost")   # accepted names of this machine: any site may let its own name lead here
 MOST_BYTES = 32 << 20                # of a picture's file
 MOST_PIXELS = 50_000_000             # of a picture
 MOST_SENTENCES, MOST_CHARACTERS = 16, 1000
-MOST_REQUESTS = 64                   # at work or waiting; each may hold MOST_BYTES
-SILENCE_S, FAREWELL_S = 30, 10       # how long a client may say nothing; how long one that was refused may go on
+MOST_REQUESTS = 64                   # being processed or waiting; each may hold MOST_BYTES
+SILENCE_S, FAREWELL_S = 30, 10       # time that a client may be silent, or go on sending after a refusal
 PREVIEW_PX = 2048                    # longest side of `picture`
 
-HEADERS = {   # of every answer; the page may load and contact nothing but this server
+HEADERS = {   # of every response; the page may load from and contact this server only
     "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src blob: data:; base-uri 'none'; "
                                "style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'none'; "
@@ -49,7 +50,7 @@ HEADERS = {   # of every answer; the page may load and contact nothing but this 
 
 
 class Refusal(Exception):
-    """A request that is not answered with masks: an HTTP status, and why in one sentence."""
+    """A request that is refused with an HTTP status and a reason in one sentence."""
 
     def __init__(self, status: HTTPStatus, reason: str):
         super().__init__(reason)
@@ -57,14 +58,14 @@ class Refusal(Exception):
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves the page at 127.0.0.1, and applies `predictor` to one request after another, in the order they came.
+    """Serves the page at 127.0.0.1 and applies `predictor` to one request at a time, in the order of arrival.
 
-    `name` is what the page calls the network. Port 0 takes any free one; `server_port` says which. Raises `UserError`
-    if the port cannot be had.
+    The page shows `name` as the network's name. Port 0 selects a free port, which is in `server_port`. Raises
+    `UserError` if the port cannot be used.
     """
 
     daemon_threads = True
-    request_queue_size = 2 * MOST_REQUESTS   # connections that nobody has looked at yet
+    request_queue_size = 2 * MOST_REQUESTS   # connections that are not accepted yet
 
     def __init__(self, predictor: Predictor, name: str, port: int):
         self.worker = ThreadPoolExecutor(max_workers=1)
@@ -78,7 +79,7 @@ class PageServer(ThreadingHTTPServer):
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place among the requests that are held in memory. Raises `Refusal` if there is none."""
+        """Reserves one of the places for requests held in memory. Raises `Refusal` if none is free."""
         if not self.places.acquire(blocking=False):
             raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"{MOST_REQUESTS} requests wait already: try again later")
         try:
@@ -87,11 +88,11 @@ class PageServer(ThreadingHTTPServer):
             self.places.release()
 
     def segment(self, content: bytes, sentences: list[str], with_picture: bool) -> dict[str, Any]:
-        """The answer to a request, when its turn has come. Raises `UserError` or `Refusal` for what cannot be done."""
+        """Waits for its turn and returns the answer. Raises `UserError` or `Refusal` if there is none."""
         return self.worker.submit(answer, self.predictor, content, sentences, with_picture).result()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is nothing to speak of; anything else is a bug here, and ends no server."""
+        """Ignores clients that disconnect, and logs any other error, which is a bug, without ending the server."""
         if not isinstance(sys.exc_info()[1], OSError):
             log(traceback.format_exc())
 
@@ -101,14 +102,14 @@ class PageServer(ThreadingHTTPServer):
 
 
 def make_page(name: str) -> bytes:
-    """The page, with what it must know written into it."""
+    """The page with its settings inserted."""
     settings = {"name": name, "mostBytes": MOST_BYTES, "mostCharacters": MOST_CHARACTERS}
-    text = json.dumps(settings).replace("<", "\\u003c")   # no text may end the script element
+    text = json.dumps(settings).replace("<", "\\u003c")   # text must not end the script element
     return Path(__file__).with_name("page.html").read_text(encoding="utf-8").replace("{{settings}}", text).encode()
 
 
 def answer(predictor: Predictor, content: bytes, sentences: list[str], with_picture: bool) -> dict[str, Any]:
-    """What `POST /segment` answers."""
+    """The answer to `POST /segment`."""
     begin = time.perf_counter()
     picture = read_picture(io.BytesIO(content), name="the file")
     if (pixels := picture.width * picture.height) > MOST_PIXELS:
@@ -124,7 +125,7 @@ def answer(predictor: Predictor, content: bytes, sentences: list[str], with_pict
 
 
 def segment(predictor: Predictor, picture: Image.Image, sentence: str) -> dict[str, Any]:
-    """One of the `masks`."""
+    """One entry of the answer's `masks`."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ReadingWarning)
         (probability,) = predictor.probabilities(picture, [sentence])
@@ -135,7 +136,7 @@ def segment(predictor: Predictor, picture: Image.Image, sentence: str) -> dict[s
 
 
 def quantise(probability: np.ndarray) -> np.ndarray:
-    """(H, W) float, 0 to 1 -> uint8 v such that the probability is above t / 256 where v ≥ t, for t = 1 … 255."""
+    """(H, W) float, 0 to 1 -> uint8 v; for t = 1 … 255 the probability is above t / 256 exactly where v ≥ t."""
     return np.clip(np.ceil(probability * 256) - 1, 0, 255).astype(np.uint8)
 
 
@@ -146,13 +147,13 @@ def encode(picture: Image.Image, kind: str, **settings: Any) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request of one client."""
+    """Handles one request of one client."""
 
-    protocol_version = "HTTP/1.1"   # clients may ask whether to send a large body
-    default_request_version = "HTTP/1.0"   # what is no request gets an answer with a head, too
+    protocol_version = "HTTP/1.1"   # lets clients ask before they send a large body
+    default_request_version = "HTTP/1.0"   # malformed requests also get a response with headers
     timeout = SILENCE_S
     server: PageServer
-    unread = False   # whether a body is on its way
+    unread = False   # whether the client may still send a body
 
     def do_GET(self) -> None:
         self.respond(self.get)
@@ -161,7 +162,7 @@ class Handler(BaseHTTPRequestHandler):
         self.respond(self.post)
 
     def respond(self, work: Callable[[], tuple[bytes, str]]) -> None:
-        """Sends what `work` gives: content and its type; or why there is none."""
+        """Sends the content and type that `work` returns, or the reason of an error."""
         self.unread = self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers
         try:
             self.refuse_strangers()
@@ -171,15 +172,15 @@ class Handler(BaseHTTPRequestHandler):
         except UserError as error:
             self.send_error(HTTPStatus.BAD_REQUEST, str(error))
         except OSError:
-            raise   # the client is gone or silent
+            raise   # the client disconnected or timed out
         except Exception:
             log(traceback.format_exc())
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, "this failed; where the server was started, it says why")
 
     def refuse_strangers(self) -> None:
-        """Raises `Refusal` for a request that another site's page may have brought about.
+        """Raises `Refusal` for a request that a page of another site may have made.
 
-        Such a page may let its own name lead to this machine, to read what is answered; then `Host` is that name.
+        Such a site may point its own name to this machine in order to read answers; `Host` is then that name.
         """
         hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin")
         name = None
@@ -212,7 +213,7 @@ class Handler(BaseHTTPRequestHandler):
         return json.dumps(found).encode(), "application/json"
 
     def read_body(self) -> bytes:
-        """The body, a picture file. Raises `Refusal` if it cannot be one, before it is read."""
+        """Reads the body, a picture file. Raises `Refusal`, before reading, if its headers rule one out."""
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()):
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "the picture's bytes are needed as body, with Content-Length")
@@ -229,7 +230,7 @@ class Handler(BaseHTTPRequestHandler):
         return content
 
     def send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
-        """One answer a connection, so that nothing of a body can be taken for the next request."""
+        """Sends a response and closes the connection, so that a body cannot be taken for the next request."""
         self.close_connection = True
         self.send_response(status)
         for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(content)),
@@ -241,12 +242,12 @@ class Handler(BaseHTTPRequestHandler):
             self.let_it_finish()
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """As JSON, also for what is no HTTP at all."""
+        """Sends an error as JSON, even for malformed HTTP."""
         content = json.dumps({"error": message or HTTPStatus(code).description}).encode()
         self.send(HTTPStatus(code), content, "application/json")
 
     def let_it_finish(self) -> None:
-        """Takes in what the client still sends: with that unread the connection would break, and the answer be lost."""
+        """Reads what the client still sends: otherwise the connection is reset and the answer lost."""
         with suppress(OSError):
             self.connection.shutdown(SHUT_WR)
             self.connection.settimeout(1)

@@ -1,1 +1,1 @@
-"""Optimiser and update step, the state of a run, its record."""
+"""Optimiser, update step, state and record of a training run."""

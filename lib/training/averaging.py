@@ -1,4 +1,4 @@
-"""An exponential moving average of a network's weights, kept beside them while they train."""
+"""An exponential moving average of a network's weights during training."""
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import chain
@@ -9,13 +9,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """A copy of `model` whose weights become a·decay + w·(1 − decay) after each update w, and w after the first one.
+    """A copy of `model` whose weights a become a·decay + w·(1 − decay) after each update w, and w after the first.
 
-    Running statistics (BatchNorm) are averaged as weights are, integer buffers copied. `network` is the copy, always in
-    evaluation mode; make it before the model is compiled or wrapped. `updates` counts the updates seen so far.
+    Running statistics (BatchNorm) are averaged like weights, integer buffers are copied. `network` is the copy, always
+    in evaluation mode; make it before the model is compiled or wrapped. `updates` counts the updates so far.
 
     `torch.optim.swa_utils.AveragedModel` has the same arithmetic, but copies its counter to the device in each step,
-    and the host waits for that.
+    for which the host waits.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -25,7 +25,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Takes in the weights of `model` after an update, without waiting for the device."""
+        """Adds the weights of `model` after an update to the average, without waiting for the device."""
         pairs = list(zip(tensors(self.network), tensors(model), strict=True))
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
         if self.updates:
@@ -37,5 +37,5 @@ class WeightAverage:
 
 
 def tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers, in the order in which modules hold them."""
+    """Parameters and buffers in the order of the modules."""
     return chain(model.parameters(), model.buffers())

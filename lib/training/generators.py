@@ -1,4 +1,4 @@
-"""Every random generator that training draws from: seeded, saved, restored."""
+"""Seeding, saving and restoring of every random generator that training draws from."""
 import os
 import random
 from typing import Any
@@ -10,10 +10,10 @@ from utils import rank
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
-    """Seeds Python, NumPy and torch; each process draws its own stream.
+    """Seeds Python, NumPy and torch, each process with a seed of its own.
 
-    `deterministic` makes torch choose algorithms that give the same bits every time. Operations that have none
-    (some on GPUs; none that this project uses on CPUs) warn.
+    `deterministic` makes torch choose algorithms that give the same bits every time. Operations without such an
+    algorithm (some on GPUs, none that this project uses on CPUs) warn.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -37,7 +37,7 @@ def generator_states(device: torch.device) -> dict[str, Any]:
 
 
 def restore_generators(states: dict[str, Any], device: torch.device) -> None:
-    """Sets every generator as `generator_states` found it."""
+    """Restores every generator from the result of `generator_states`."""
     kind, internal, gauss = states["python"]
     random.setstate((kind, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]

@@ -1,8 +1,8 @@
-"""MaskRIS's training (Lee et al., 2024) for any network: a second pass on a disturbed sample, taught by the first.
+"""MaskRIS's training (Lee et al., 2024) for any network: a second pass on a disturbed sample, distilled from the first.
 
     loss = ½ · loss(first pass, truth) + ½ · cross-entropy(second pass, softmax of the first pass's logits)
 
-The two halves are the two passes of `Updater(passes=2)`, which takes their mean. Shapes: B batch, N tokens, S S' the
+The two halves are the two passes of `Updater(passes=2)`, which averages them. Shapes: B batch, N tokens, S S' the
 image's height and width.
 """
 import torch
@@ -12,14 +12,15 @@ from torch import Tensor
 
 from utils import UserError
 
-PATCH_PX, PATCH_SHARE = 32, 0.75                        # side of an image patch, and how many are hidden
-TOKEN_SHARE, MASK_SHARE, RANDOM_SHARE = 0.15, 0.8, 0.1  # of tokens that are chosen; of these masked, and exchanged
+PATCH_PX, PATCH_SHARE = 32, 0.75                        # side of an image patch, share of hidden patches
+TOKEN_SHARE, MASK_SHARE, RANDOM_SHARE = 0.15, 0.8, 0.1  # chosen tokens; of these masked, exchanged
 
 
 class Disturbance:
-    """Hides patches of images and replaces tokens of sentences, drawn from torch's generators as dropout is.
+    """Hides patches of images and replaces tokens of sentences at random.
 
-    So a run that goes on draws what it would have drawn. Raises `UserError` for a tokenizer without [MASK].
+    The draws come from torch's generators, which a resumed run restores. Raises `UserError` for a tokenizer without
+    [MASK].
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -47,7 +48,7 @@ class Disturbance:
     def replace_tokens(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """(B, N) int64, both -> (B, N) int64: each word's token is chosen with probability 0.15; see above."""
         special = torch.zeros_like(token_ids, dtype=torch.bool)
-        for token in self.kept:   # a tensor of them would be copied to the device, which waits for it
+        for token in self.kept:   # copying a tensor of them to the device would wait for it
             special |= token_ids == token
         chosen = (torch.rand(token_ids.shape, device=token_ids.device) < TOKEN_SHARE) & (token_mask == 1) & ~special
         fate = torch.rand(token_ids.shape, device=token_ids.device)
@@ -57,5 +58,5 @@ class Disturbance:
 
 
 def taught_loss(second: Tensor, first: Tensor) -> Tensor:
-    """Mean over pixels of the second pass's cross-entropy against what the first one said; both (B, 2, S, S')."""
+    """Mean over pixels of the second pass's cross-entropy with the first pass's softmax; both (B, 2, S, S')."""
     return F.cross_entropy(second, first.detach().softmax(dim=1))

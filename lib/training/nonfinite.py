@@ -1,4 +1,4 @@
-"""What happens when a loss or a gradient is not finite: the batches are named, and left out or the run stopped."""
+"""Handling of losses and gradients that are not finite: batches are named, and skipped or the run is stopped."""
 import math
 from typing import Any
 
@@ -11,9 +11,9 @@ from utils import UserError, log
 
 
 class NonFiniteGuard:
-    """Counts updates left out for a gradient that was not finite, and stops the run after `tolerated` of them.
+    """Counts updates skipped for a gradient that is not finite, and stops the run after more than `tolerated` of them.
 
-    `unseen` gathers the samples' indices of batches whose losses were not looked at yet; `dataset.ref_of` names them.
+    `unseen` collects the samples' indices of batches whose losses are not checked yet; `dataset.ref_of` names them.
     """
 
     def __init__(self, updater: Updater, progress: Progress, tolerated: int, dataset: Any):
@@ -21,11 +21,11 @@ class NonFiniteGuard:
         self.unseen: list[torch.Tensor] = []
 
     def check(self) -> None:
-        """Looks at what was computed since the last look; raises `UserError` when too much was left out."""
+        """Checks the updates since the last check. Raises `UserError` if more than `tolerated` were skipped."""
         updater, progress, batches = self.updater, self.progress, len(self.unseen)
         bad = int(updater.bad_updates.item())
         if updater.scaler and any_process(not math.isfinite(updater.loss_sum.item())):
-            bad = self.tolerated + 1   # fp16's gradients may overflow, a loss may not
+            bad = self.tolerated + 1   # with fp16 gradients may overflow, but losses may not
         if bad:
             updater.bad_updates.zero_()
             progress.skipped += bad

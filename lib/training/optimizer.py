@@ -1,4 +1,4 @@
-"""What is trained, by which optimiser and schedule: the original recipe."""
+"""Trained parameters, optimiser and schedule, as in the original recipe."""
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,9 @@ from lib.swin import no_weight_decay
 
 
 def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropout: bool = True) -> None:
-    """Lets the first `layers` of BERT train, and the embeddings if asked for; published: 10 layers, not these.
+    """Freezes BERT but for its first `layers` and, if `embeddings`, its embeddings; the original code trains 10 layers.
 
-    `dropout` says whether BERT's dropouts are active while the network trains.
+    `dropout` switches BERT's dropouts on while the network trains.
     """
     model.text_encoder.dropout_in_training = dropout
     bert = model.text_encoder.bert
@@ -24,7 +24,7 @@ def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropou
 
 
 def recompute_activations(model: ReferringSegmenter) -> None:
-    """Lets the backward pass compute what is inside a Swin block again: only the blocks' inputs are kept for it."""
+    """Makes the backward pass recompute the activations inside Swin blocks, so that only their inputs are kept."""
     for stage in model.backbone.stages:
         blocks: Any = stage.blocks
         for block in blocks:
@@ -64,7 +64,7 @@ def learning_rate_factor(iteration: int, total: int, warmup: int) -> float:
 def make_optimizer(model: ReferringSegmenter, lr: float, weight_decay: float, total_iterations: int,
                    warmup_iterations: int = 0,
                    amsgrad: bool = False) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW over what `freeze_text` left to train, and its schedule, to be stepped every iteration."""
+    """AdamW for the parameters that are not frozen, and its schedule, which is stepped after every iteration."""
     optimizer = torch.optim.AdamW(parameter_groups(model), lr, weight_decay=weight_decay, amsgrad=amsgrad, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda iteration: learning_rate_factor(iteration, total_iterations, warmup_iterations))

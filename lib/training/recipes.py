@@ -1,7 +1,7 @@
-"""What flags stand for when they are not given: a recipe for each model and data set. Imports no torch.
+"""Default values of the training flags: a recipe for each model and data set. This module does not import torch.
 
-A row of `RECIPES` says what the original program of a model trains with on a data set; the row without a data set is
-for all others. `NANO` replaces some of it for a network that starts from random weights.
+A row of `RECIPES` has the settings with which a model's original program trains on a data set; the row for "" holds for
+all other data sets. `NANO` replaces some settings for a network that starts from random weights.
 """
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,12 +11,13 @@ from lib.segmentation import MAX_TOKENS, NUM_TMEM
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row. Its fields are flags, but for `source`, which says where the figures come from.
+    """A row of the table. Its fields are flags, except `source`, which names the origin of the figures.
 
-    `batch_size` is a process's (the originals of RMSIN and LAVT run four), `max_tokens` a sentence's with [CLS] and
-    [SEP] (a data set of longer sentences takes more, see `refer.layouts`), `dice_weight` the Dice loss's share beside
-    the cross-entropy's, `random_box_share` that of the training refs whose images get black squares, `bert_dropout`
-    whether BERT's dropouts are active, `num_tmem` the blocks of FIANet's TMEM, None for networks that have none.
+    `batch_size` is the batch of one process (the original programs of RMSIN and LAVT run four). `max_tokens` includes
+    [CLS] and [SEP]; a data set of longer sentences has more, see `refer.layouts`. `dice_weight` is the share of the
+    Dice loss, the rest is cross-entropy. `random_box_share` is the share of training refs whose images get black
+    squares. `bert_dropout` switches BERT's dropouts on. `num_tmem` is the number of blocks of FIANet's TMEM, None for
+    other networks.
     """
 
     source: str
@@ -36,7 +37,7 @@ class Recipe:
 
     @property
     def flags(self) -> dict[str, Any]:
-        """What stands for each flag, by its name in the namespace."""
+        """The value of each flag, by its name in the namespace."""
         return {name: value for name, value in asdict(self).items() if name != "source"}
 
 
@@ -50,7 +51,7 @@ _FIANET = replace(_RMSIN, source="FIANet's original program, on RRSIS-D", model_
 
 RECIPES: dict[str, dict[str, Recipe]] = {   # model: {data set, or "" for all others: recipe}
     "rmsin": {"": _RMSIN},
-    # Where BERT is part of the network, it is set to training with it; `lavt` keeps it beside, in evaluation mode.
+    # The original `lavt` keeps BERT outside the network, in evaluation mode; in other models it trains as a part.
     "lavt": {"": replace(_LAVT, bert_dropout=False)},
     "lavt_one": {"": _LAVT},
     "lgce": {"": replace(_LAVT, source="LAVT's, which LGCE takes over", model_id="lgce")},
@@ -60,15 +61,15 @@ RECIPES: dict[str, dict[str, Recipe]] = {   # model: {data set, or "" for all ot
 }
 DEFAULT_DATASETS = {"rmsin": "rrsisd", "lavt": "refcoco", "lavt_one": "refcoco", "lgce": "refsegrs", "fianet": "rrsisd"}
 
-# A nano network learns from random weights, which the original rates, chosen to fine-tune, would hardly change.
+# A nano network starts from random weights, for which the original rates, chosen for fine-tuning, are too low.
 NANO: dict[str, Any] = {"img_size": 96, "batch_size": 16, "lr": 5e-4, "warmup_iters": 100, "random_box_share": 0.0,
         "train_embeddings": True}
 
 
 def recipe_of(model: str, dataset: str, swin_type: str) -> Recipe:
-    """The recipe of a model on a data set, which may be '' for none in particular."""
+    """The recipe of a model on a data set; '' stands for any data set without a row."""
     rows = RECIPES[model]
     recipe = rows.get(dataset, rows[""])
-    if swin_type != "base":   # the file is base's
+    if swin_type != "base":   # the file fits base only
         recipe = replace(recipe, pretrained_swin_weights="")
     return replace(recipe, source=f"{recipe.source}, changed for nano", **NANO) if swin_type == "nano" else recipe

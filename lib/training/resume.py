@@ -1,4 +1,4 @@
-"""Where a training run stands, so that it can go on as if it had not been interrupted."""
+"""The choice of a checkpoint from which a run is resumed, and the checks that it is the same run."""
 import math
 from argparse import Namespace
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from lib.training.state import Progress, run_files
 from schema import Range, check, faults
 from utils import UserError, log, set_aside
 
-# Flags that change what is computed; the others (paths, workers, log lines) may differ when a run goes on.
+# Flags that change what is computed; the others (paths, workers, log lines) may differ in a resumed run.
 DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "exclude", "published_masks", "published_validation", "epochs",
             "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad", "dice_weight", "random_box_share",
             "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp", "accumulate",
@@ -23,7 +23,7 @@ DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "exclude", "published_masks", 
 
 @dataclass
 class RunState:
-    """What a checkpoint that a run goes on from holds besides the network; the fields' contents are PyTorch's."""
+    """The entries of a checkpoint that a run is resumed from, besides the network; PyTorch checks their contents."""
 
     progress: Progress
     args: dict[str, Any]
@@ -36,10 +36,10 @@ class RunState:
 
 
 def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:
-    """`--resume auto`: this run's loadable checkpoint that is furthest, and its contents; ('', {}) if there is none.
+    """`--resume auto`: this run's furthest loadable checkpoint and its contents; ('', {}) if there is none.
 
-    What is stored inside decides, not the files' times: a best checkpoint that was copied or touched is no newer. One
-    that is damaged or cannot be read is named in the log and passed over.
+    The progress stored in the files decides, not their times, since copying a best checkpoint changes its time. A
+    checkpoint that is damaged or cannot be read is named in the log and skipped.
     """
     files = [path for path in run_files(folder, model_id).values() if path.is_file()]
     for path in sorted(files, key=lambda path: progress_of(peek(path, "progress")), reverse=True):
@@ -54,19 +54,19 @@ def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:
 
 
 def progress_of(stored: Any) -> tuple[float, float]:
-    """Epoch and step of a checkpoint's `progress`, to compare; above all others if damaged, to be tried and named."""
+    """Epoch and step of a checkpoint's `progress`, as a sort key; a damaged one comes first, so that it is named."""
     return (math.inf, math.inf) if faults(Progress, stored) else (stored.get("epoch", 0), stored.get("step", 0))
 
 
 def goes_on(checkpoint: dict[str, Any]) -> bool:
-    """Whether a checkpoint holds the state of a run, and not weights alone."""
+    """Whether a run can be resumed from a checkpoint, which holds its state and not weights alone."""
     return "progress" in checkpoint and isinstance(checkpoint.get("model"), dict) and not is_official(checkpoint)
 
 
 def choose_start(resume: str, folder: Path, model_id: str, restarted: bool) -> tuple[str, dict[str, Any]]:
-    """What `--resume` stands for: a file and its contents, or ('', {}) for a new run.
+    """The file that `--resume` selects and its contents, or ('', {}) for a new run.
 
-    A run that the launcher `restarted` goes on from its own newest checkpoint, whatever it began with. Raises
+    A run that the launcher `restarted` is resumed from its own newest checkpoint, whatever it started from. Raises
     `UserError` if the file cannot be used, or if the processes do not see the same one.
     """
     path = ""
@@ -86,7 +86,7 @@ def choose_start(resume: str, folder: Path, model_id: str, restarted: bool) -> t
 
 
 def set_earlier_run_aside(resume: str, folder: Path, model_id: str) -> None:
-    """Renames the checkpoints that an earlier run of this name left, unless this run goes on with them."""
+    """Renames the checkpoints of an earlier run of this name, unless this run resumes from one of them."""
     files = list(run_files(folder, model_id).values())
     if resume == "auto" or (resume and Path(resume).resolve() in [path.resolve() for path in files]):
         return
@@ -98,12 +98,10 @@ def set_earlier_run_aside(resume: str, folder: Path, model_id: str) -> None:
 
 def refuse_changes(args: Namespace, checkpoint: dict[str, Any], path: str, world_size: int,
                    annotations: dict[str, str]) -> None:
-    """Raises `UserError` naming each flag that would make the run another one than `checkpoint`'s.
+    """Raises `UserError` naming each flag whose change would make this a different run than `checkpoint`'s.
 
-    `annotations` are the SHA-256 of this run's annotation files, by name.
-
-    Only the number of processes may change: `args.batch_size` is then set so that all of them together take
-    the same batches as before.
+    `annotations` maps the names of this run's annotation files to their SHA-256. Only the number of processes may
+    change: `args.batch_size` is then set so that all processes together have the same batches as before.
     """
     stored = {"batch_size": args.batch_size, **checkpoint["args"]}
     together = stored["batch_size"] * checkpoint["world_size"]

@@ -1,17 +1,17 @@
-"""One run at a time of one name: the second would mix its files with the first one's."""
+"""A lock that allows one run of a name at a time, since two would mix their files."""
 import fcntl
 from pathlib import Path
 from typing import BinaryIO
 
 from utils import UserError, rank
 
-_held: list[BinaryIO] = []   # open as long as the process lives; the system then lets go, whatever ends it
+_held: list[BinaryIO] = []   # they stay open until the process ends; the system then releases the locks
 
 
 def hold(folder: Path, model_id: str) -> None:
-    """Keeps other runs of this name out of `folder`, until this process ends. The first process holds for all.
+    """Locks `folder` against other runs of this name until this process ends. The first process locks for all.
 
-    Raises `UserError` if another run has it. Loader workers do not inherit the lock, so that they cannot keep it.
+    Loader workers do not inherit the lock, so they cannot outlive it. Raises `UserError` if another run holds it.
     """
     if rank() > 0:
         return

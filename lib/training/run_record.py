@@ -1,7 +1,7 @@
-"""What a training run leaves behind besides its checkpoints, in models/ID: what it was, its log, its curves.
+"""The record of a training run in models/ID, besides its checkpoints: its starts, its log, its curves.
 
-`run.json` says how each start of the run came about, `log.jsonl` holds an entry an epoch, `curves.png` draws them;
-TensorBoard and Weights & Biases get them too if asked. Only the first process writes, or imports what that needs.
+`run.json` describes each start of the run, `log.jsonl` has an entry for each epoch, and `curves.png` draws them;
+TensorBoard and Weights & Biases receive them on request. Only the first process writes and imports these packages.
 """
 import json
 import os
@@ -33,10 +33,10 @@ PICTURES = 4  # val samples shown in TensorBoard
 
 
 class RunRecord:
-    """Keeps the record of a run in `folder`, whose name is the run's.
+    """Keeps the record of a run in `folder`, which has the run's name.
 
-    Made before anything slow, to raise `UserError` if a package that `tensorboard` or `wandb` needs is missing;
-    `begin` when it is known where the run stands, as a context manager, then `epoch` after each epoch.
+    Make it before slow work: it raises `UserError` if the package of `tensorboard` or `wandb` is missing. Call `begin`,
+    a context manager, when the epoch to start with is known, and `epoch` after each epoch.
     """
 
     def __init__(self, folder: Path, args: Namespace, device: torch.device, tensorboard: bool, wandb: bool):
@@ -48,10 +48,10 @@ class RunRecord:
         self.samples: list[tuple[dict[str, Any], str]] = []
 
     def begin(self, goes_on: bool, epoch: int, val_set: Any) -> "RunRecord":
-        """Adds this start to `run.json` and opens TensorBoard and W&B at `epoch`, the one to be done next.
+        """Adds this start to `run.json` and opens TensorBoard and W&B at `epoch`, the next one.
 
-        A run that does not go on sets aside what an earlier one of its name left. `val_set` is a `data.EvalSet`, of
-        which TensorBoard shows some samples. Raises `UserError` if `run.json` cannot be written or W&B not begun.
+        A new run renames the record of an earlier run of its name. `val_set` is a `data.EvalSet`, of which TensorBoard
+        shows some samples. Raises `UserError` if `run.json` cannot be written or W&B cannot be started.
         """
         if not self.first:
             return self
@@ -71,11 +71,11 @@ class RunRecord:
                 self.online = self.wandb.init(
                     project="referring-segmentation", name=self.folder.name, config=vars(self.args),
                     dir=str(self.folder), resume="allow", id=content["wandb_id"])
-            except Exception as error:   # its errors have no common class
+            except Exception as error:   # wandb's errors have no common class
                 raise UserError(f"--wandb: {_one_line(error)}; `wandb login` once, set WANDB_MODE=offline, or leave "
                                 "the flag out") from error
         if self.tensorboard:
-            with _spared("TensorBoard"):   # an epoch that is done again replaces what was written of it
+            with _spared("TensorBoard"):   # a repeated epoch replaces its earlier entries
                 self.writer = self.tensorboard.SummaryWriter(str(self.folder / "tensorboard"), purge_step=epoch)
                 self.samples = pick_samples(val_set, PICTURES)
         return self
@@ -92,11 +92,11 @@ class RunRecord:
                 self.online.finish(exit_code=int(kind is not None))
 
     def epoch(self, entry: dict[str, Any], model: nn.Module) -> None:
-        """Records an epoch: its entry goes to `log.jsonl`, and from there everywhere.
+        """Records an epoch in `log.jsonl`, `curves.png`, TensorBoard and W&B.
 
         `entry` has `epoch`, `lr`, `loss`, `images_per_second` and `val` (see `lib.evaluation.metrics`), and `val_ema`
-        where an average of the weights is kept; `model` draws the sample pictures. What cannot be written is named in
-        the log, and ends no run.
+        if an average of the weights is kept; `model` predicts the masks of the sample pictures. A failure to write is
+        logged and does not end the run.
         """
         if not self.first:
             return
@@ -115,7 +115,7 @@ class RunRecord:
                 self.online.log(entry, step=entry["epoch"])
 
     def _earlier_starts(self) -> dict[str, Any]:
-        """What `run.json` holds; one that is damaged is set aside."""
+        """The contents of `run.json`; a damaged file is renamed."""
         path = self.folder / "run.json"
         with suppress(OSError, ValueError):
             content = json.loads(path.read_text())
@@ -126,7 +126,7 @@ class RunRecord:
         return {"starts": []}
 
     def _show_samples(self, epoch: int, model: nn.Module) -> None:
-        """The samples with the truth (left) and the model's prediction (right)."""
+        """Adds the samples with the truth (left) and the model's prediction (right) to TensorBoard."""
         if not self.samples:
             return
         predictions: list[np.ndarray] = []
@@ -141,7 +141,7 @@ class RunRecord:
 
 
 def _load(module: str, package: str) -> ModuleType:
-    """An optional package's module. Raises `UserError`, which says how to get it."""
+    """Imports a module of an optional package. Raises `UserError` with the command that installs it."""
     try:
         return import_module(module)
     except ImportError as error:
@@ -155,7 +155,7 @@ def _one_line(error: Exception) -> str:
 
 @contextmanager
 def _spared(what: str) -> Iterator[None]:
-    """Any error inside is a line in the log: a full disk or a lost connection must not end a training run."""
+    """A context that logs any error inside: a full disk or a lost connection must not end a training run."""
     try:
         yield
     except Exception as error:
@@ -163,7 +163,7 @@ def _spared(what: str) -> Iterator[None]:
 
 
 def append_json_line(path: Path, entry: dict[str, Any]) -> None:
-    """Adds one JSON object as a line of `path`, creating its folder; one that was cut off before stays by itself."""
+    """Appends a JSON object as a line to `path`, making its folder; an incomplete last line is ended first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if end := file.tell():
@@ -174,7 +174,7 @@ def append_json_line(path: Path, entry: dict[str, Any]) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log, by epoch. A line that was cut off is left out; of an epoch done again the last counts."""
+    """The entries of a log by epoch, without incomplete lines; the last entry of a repeated epoch counts."""
     entries = {}
     for line in path.read_bytes().splitlines():
         with suppress(ValueError, TypeError, KeyError):
@@ -184,7 +184,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def scalars(entry: Mapping[str, Any]) -> dict[str, float]:
-    """{name: value} of the figures of an epoch that TensorBoard draws."""
+    """{name: value} of the figures of an epoch for TensorBoard."""
     return {**{f"train/{name}": entry[name] for name in ("loss", "lr", "images_per_second")},
             **{f"{split}/{name}": entry[split][name] for split in ("val", "val_ema") if split in entry
                for name in ("mIoU", "oIoU")},
@@ -192,8 +192,8 @@ def scalars(entry: Mapping[str, Any]) -> dict[str, float]:
 
 
 def draw_curves(entries: list[dict[str, Any]], path: Path) -> None:
-    """Draws loss, learning rate and val IoU over the epochs as a PNG, whole or not at all. Raises `OSError`."""
-    # Slow to import, so not before they are needed.
+    """Draws loss, learning rate and val IoU over the epochs as a PNG, written atomically. Raises `OSError`."""
+    # These modules are slow to import.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -218,12 +218,12 @@ def draw_curves(entries: list[dict[str, Any]], path: Path) -> None:
         FigureCanvasAgg(figure).print_png(temporary)
         os.replace(temporary, path)
     finally:
-        with suppress(OSError):   # gone already if all went well
+        with suppress(OSError):   # it is renamed already on success
             temporary.unlink()
 
 
 def pick_samples(val_set: Any, number: int) -> list[tuple[dict[str, Any], str]]:
-    """Up to `number` samples of a `data.EvalSet`, evenly spread, with their sentences; not those without an image."""
+    """Up to `number` samples of a `data.EvalSet`, evenly spread, with their sentences, without unreadable images."""
     indices = np.linspace(0, len(val_set) - 1, min(number, len(val_set))).round().astype(int).tolist()
     picked = [(val_set[index], val_set.describe(index)["sentence"]) for index in indices]
     return [(sample, sentence) for sample, sentence in picked if "image" in sample]
@@ -232,7 +232,7 @@ def pick_samples(val_set: Any, number: int) -> list[tuple[dict[str, Any], str]]:
 def git_state(folder: Path) -> dict[str, Any] | None:
     """`commit`, `branch` (None if detached) and whether tracked files are `modified`, of the checkout around `folder`.
 
-    None if there is none, or no git. What the environment says of another repository does not count.
+    None without a checkout or without git. Variables GIT_* of the environment are ignored.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "--no-optional-locks", "-C", str(folder), "status", "--porcelain=v2", "--branch",

@@ -1,4 +1,4 @@
-"""The state of a training run: what changes from step to step besides the network, and what a checkpoint holds."""
+"""The state of a training run besides the network's weights, and its checkpoint."""
 from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,18 +26,18 @@ Count = Annotated[int, Range(0, 2**53)]
 
 @dataclass
 class Progress:
-    """The next thing to do is batch `step` of `epoch`; what the epoch's figures and the best epoch are so far."""
+    """The position of a run, batch `step` of `epoch` being the next, with the figures of the epoch and the best IoU."""
 
     epoch: Count = 0
     step: Count = 0
     loss_sum: float = 0.0
     empty_masks: Count = 0
     seconds: Annotated[float, Range(0)] = 0.0
-    skipped: Count = 0  # batches of the whole run left out for a loss that was not finite
+    skipped: Count = 0  # batches of the whole run skipped for a loss that is not finite
     best_oIoU: Annotated[float, Range(-1, 100)] = -1.0
 
     def seconds_left(self, batches: int, epochs: int) -> float:
-        """Until the last epoch's end at this epoch's speed so far, validation not counted."""
+        """Seconds until the end of the last epoch at this epoch's speed, without validation."""
         return ((epochs - self.epoch) * batches - self.step) * self.seconds / self.step
 
     def next_epoch(self) -> None:
@@ -45,21 +45,21 @@ class Progress:
         self.epoch, self.step, self.loss_sum, self.empty_masks, self.seconds = self.epoch + 1, 0, 0.0, 0, 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for a checkpoint."""
+        """The fields as plain data, for a checkpoint."""
         return asdict(self)
 
 
 def run_files(folder: Path, model_id: str) -> dict[str, Path]:
-    """The last and the best checkpoint of a run, there or not."""
+    """The paths of the last and the best checkpoint of a run, whether they exist or not."""
     return {kind: folder / f"model_{kind}_{model_id}.pth" for kind in ("last", "best")}
 
 
 class TrainingState:
     """Optimiser, schedule, scaler, progress and random generators of a run of `model`.
 
-    `wrapped` is the model as a training step calls it (see `distributed.wrap`), `average` that of its weights if one is
-    kept, `batches` the number of batches of an epoch in this process, `config` and `tokenizer` what describes the
-    network in a checkpoint, `annotations` the SHA-256 of each annotation file.
+    `wrapped` is the module that a training step calls (see `distributed.wrap`), `average` the average of the weights if
+    one is kept, and `batches` the number of batches of an epoch in this process. `config` and `tokenizer` describe the
+    network in a checkpoint. `annotations` maps each annotation file to its SHA-256.
     """
 
     def __init__(self, args: Namespace, model: ReferringSegmenter, wrapped: nn.Module, average: WeightAverage | None,
@@ -75,14 +75,14 @@ class TrainingState:
         self.updater = Updater(wrapped, self.optimizer, self.schedule, device, args.amp, args.accumulate,
                                args.skip_nonfinite > 0, passes=1 + args.masked_pass)
         self.disturb = Disturbance(tokenizer) if args.masked_pass else None
-        self.look_every = args.print_freq if device.type == "cuda" else 1   # at the losses: waits for a GPU
+        self.look_every = args.print_freq if device.type == "cuda" else 1   # updates from check to check of losses
         self.threads = choose_threads(device, args.deterministic)
         self.progress = Progress()
 
     def resume(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on exactly where the run that wrote `checkpoint` stood; its weights are loaded already.
+        """Restores the state in `checkpoint`, whose weights are loaded already, so that the run continues exactly.
 
-        Raises `UserError` if its optimiser or schedule belongs to a run of other parameters or another length.
+        Raises `UserError` if the optimiser or schedule belongs to a run with other parameters or of another length.
         """
         another = f"--resume: this checkpoint is of another run; --init_from {self.args.resume} starts from its weights"
         try:
@@ -90,7 +90,7 @@ class TrainingState:
             self.schedule.load_state_dict(checkpoint["lr_scheduler"])
             if self.updater.scaler and checkpoint.get("scaler"):
                 self.updater.scaler.load_state_dict(checkpoint["scaler"])
-            if self.average and checkpoint.get("ema"):   # without, it begins with the weights as they are
+            if self.average and checkpoint.get("ema"):   # without it, the average starts from the current weights
                 self.average.network.load_state_dict(checkpoint["ema"])
                 self.average.updates = self.schedule.last_epoch
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
@@ -100,7 +100,7 @@ class TrainingState:
         if left > 0 and self.schedule.last_epoch >= self.iterations:
             raise UserError(f"{another} (its schedule of {self.iterations} iterations is at its end, so the {left} "
                             "batches that are left would train at lr 0)")
-        # The best epoch counts if its file is there: a run may end between two files, or go on in another folder.
+        # The best epoch counts only with its file: a run may end between two files, or be resumed in another folder.
         same_data = checkpoint.get("annotations", self.annotations) == self.annotations
         self.progress.best_oIoU = min(self.progress.best_oIoU, self.best_on_disk()) if same_data else -1.0
         if world_size() == checkpoint["world_size"]:
@@ -109,18 +109,18 @@ class TrainingState:
             f"{self.progress.best_oIoU:.2f}")
 
     def best_on_disk(self) -> float:
-        """The overall IoU of the best checkpoint that is there, -1 without one."""
+        """The overall IoU of the best checkpoint on disk, -1 without one."""
         stored = peek(self.files["best"], "progress")
         return -1.0 if faults(Progress, stored) else stored.get("best_oIoU", -1.0)
 
     def save_between_updates(self) -> None:
-        """As `save`, where a batch failed to come: batches that wait for their update are done again."""
+        """As `save`, after a batch could not be loaded: the batches without an update so far are repeated."""
         self.progress.step -= self.updater.waiting
         self.progress.loss_sum = self.updater.loss_sum.item()
         self.save()
 
     def save(self, *kinds: str) -> None:
-        """Writes the state as the run's checkpoint of each kind, "last" unless said; every process takes part."""
+        """Writes the state as the run's checkpoint of each kind, by default "last"; every process must call it."""
         generators = gather_objects(generator_states(self.device))
         if rank() > 0:
             return

@@ -1,8 +1,8 @@
-"""How many threads train on a CPU, chosen anew while the run goes on.
+"""Adaptive number of threads for training on a CPU.
 
-The threads of an operation wait for the slowest of them. Beside another busy program one of them often has no core,
-and the others spin until it gets one: two threads on two cores then kept a third of their speed, where one thread,
-which needs no other, has 60 % of it. How busy the machine is changes, so the number of threads does too.
+The threads of an operation wait for the slowest of them. Beside another busy program one of them often has no core, and
+the others spin until it gets one: two threads on two cores then keep a third of their speed, while one thread keeps
+60 %. The load of a machine changes, so the number of threads is adapted during the run.
 """
 import os
 import time
@@ -13,27 +13,27 @@ import torch
 
 from utils import log
 
-WINDOW_S = 2.0     # over which speed is measured
+WINDOW_S = 2.0     # duration of a measurement of speed
 PATIENCE_S = 30.0  # between two trials
 
 
 class ThreadCount:
-    """Keeps torch's number of threads at what trains fastest: all of them, or as many as there are free cores.
+    """Sets torch's number of threads to the faster choice: all threads, or as many as there are free cores.
 
-    A trial of another number lasts one window, and the number stays if the steps were faster. Fewer threads are tried
-    when this process got less processor time than its threads could use, all of them again after `PATIENCE_S`.
+    A trial of another number lasts one window, and the number is kept if the steps are faster. Fewer threads are tried
+    when this process gets less processor time than its threads could use, and all threads again after `PATIENCE_S`.
     """
 
     def __init__(self, threads: int):
         self.full = self.now = threads
-        self.before: tuple[int, float] | None = None   # during a trial: threads and steps a second until then
-        self.next_trial_s = 0.0                        # of training time
+        self.before: tuple[int, float] | None = None   # during a trial: threads and steps a second before it
+        self.next_trial_s = 0.0                        # in training time
         self.trained_s = self.seconds = self.cpu_seconds = 0.0
         self.steps = 0
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Times the training step inside; afterwards the number of threads may be another one."""
+        """Times the training step inside, and may change the number of threads afterwards."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.add(time.perf_counter() - wall, time.process_time() - cpu)
@@ -49,7 +49,7 @@ class ThreadCount:
             self.steps, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
 
     def end_window(self, speed: float, cores: float) -> None:
-        """Ends a trial, or begins one where it promises something; `cores` is how many this process had."""
+        """Ends a trial, or begins one if it is promising; `cores` is the number of cores that this process had."""
         if self.before:
             threads, earlier_speed = self.before
             self.before = None
@@ -72,7 +72,7 @@ class ThreadCount:
 
 
 class FixedThreads:
-    """Leaves the number of threads alone."""
+    """Keeps the number of threads fixed."""
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -80,7 +80,9 @@ class FixedThreads:
 
 
 def choose_threads(device: torch.device, deterministic: bool) -> ThreadCount | FixedThreads:
-    """What watches over the number of threads; nothing does on GPUs, if `OMP_NUM_THREADS` is set, or if the same
-    command must give the same bits, which depend on the number of threads."""
+    """The controller of the number of threads: `ThreadCount` on a CPU, else `FixedThreads`.
+
+    The number is also fixed if `OMP_NUM_THREADS` is set, or if the run is deterministic, because results depend on it.
+    """
     adapts = device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ and not deterministic
     return ThreadCount(torch.get_num_threads()) if adapts else FixedThreads()

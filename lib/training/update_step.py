@@ -1,7 +1,7 @@
 """One optimiser update from one or several batches, in the chosen precision, without waiting for the device.
 
-Reading a number from a GPU stops the program until the GPU has done all its work. So whether a gradient was finite
-stays on the device: a bad update is left out there, and read later.
+Reading a number from a GPU blocks the program until the GPU has finished its work. The flag for a gradient that is not
+finite therefore stays on the device, where it skips the update, and is read later.
 """
 from typing import Any
 
@@ -15,10 +15,10 @@ from lib.accelerate import autocast
 class Updater:
     """Takes the mean gradient of `accumulate` batches of `passes` passes each, then steps optimizer and schedule.
 
-    A pass is a call of `forward` and one of `backward`; each frees what it kept before the next one begins. An update
-    whose gradient is not finite leaves the weights as they are. So do all after it, unless `skip_bad`: the caller reads
-    `bad_updates` now and then and stops. After the all-reduce all processes see the same gradient, so they agree. With
-    fp16 such updates are part of how the loss is scaled, and do not count.
+    A pass is a call of `forward` and one of `backward`, which frees the activations before the next pass begins. An
+    update whose gradient is not finite leaves the weights unchanged, and so do all later ones unless `skip_bad` is set:
+    the caller reads `bad_updates` from time to time and stops the run. All processes agree, because they see the same
+    gradient after the all-reduce. With fp16 such updates are a part of loss scaling and are not counted.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer,
@@ -28,15 +28,15 @@ class Updater:
         self.device, self.amp, self.accumulate, self.skip_bad = device, amp, accumulate, skip_bad
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.passes = passes                                            # of a batch
+        self.passes = passes                                            # per batch
         self.passes_done = 0                                            # since the last update
         self.bad_updates = torch.zeros((), device=device)
-        self.buffers: list[Tensor] = []                                 # before the first of these batches
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # of batches in updates that were done
+        self.buffers: list[Tensor] = []                                 # values before the first of these batches
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # over batches whose update was made
 
     @property
     def waiting(self) -> int:
-        """Batches that were done since the last update."""
+        """The number of batches since the last update."""
         return self.passes_done // self.passes
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -44,14 +44,14 @@ class Updater:
         if self.passes_done == 0:
             self.batch_losses = torch.zeros_like(self.loss_sum)
             self.buffers = [buffer.clone() for buffer in self.model.buffers()] if self.skip_bad else []
-        if isinstance(self.model, DistributedDataParallel):  # one all-reduce an update
+        if isinstance(self.model, DistributedDataParallel):  # one all-reduce per update
             self.model.require_backward_grad_sync = self.passes_done + 1 == self.accumulate * self.passes
         with autocast(self.device, self.amp):
             logits = self.model(*inputs)
         return logits.float() if self.amp != "off" else logits
 
     def backward(self, loss: Tensor) -> bool:
-        """Adds a pass's gradient and, after the last pass of `accumulate` batches, updates; whether it did."""
+        """Adds the gradient of a pass; after the last pass of `accumulate` batches it updates, and returns True."""
         self.batch_losses += loss.detach() / self.passes
         self.passes_done += 1
         last = self.passes_done == self.accumulate * self.passes
@@ -62,7 +62,7 @@ class Updater:
         return last
 
     def update(self) -> None:
-        """Steps optimizer and schedule with the gradients at hand."""
+        """Steps optimizer and schedule with the accumulated gradients."""
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
