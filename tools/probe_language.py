@@ -91,9 +91,10 @@ def ious(model: ReferringSegmenter, tokenizer: Tokenizer, image: Tensor, target:
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The two tables. A row is a sample: `image_id`, `iou` {condition: percent}, `changed` {condition: bool},
-    `losses` {word: IoU that masking it costs, in points}.
+    """The two tables of some samples.
 
+    A row is a sample: `image_id`, `iou` {condition: percent}, `changed` {condition: bool}, `losses` {word: IoU that
+    masking it costs, in points}.
     -> `conditions`: mIoU, its change from the original with a 95 % interval (images drawn anew), and of how many
     samples the sentence changed; `words`: how often each occurs and its mean loss, most needed first.
     """

@@ -38,6 +38,7 @@ class GalleryPicture:
     `sample` is its index in the results' samples; `truth` and `prediction` are outlines in the JPEG's pixels, as
     `lib.report.pictures.polygons` returns them; `attention` holds small heat maps, (word, PNG), and may be empty.
     """
+
     sample: int
     jpeg: bytes
     width_px: int

@@ -131,6 +131,7 @@ def copy_of(toy, tmp_path):
     return tmp_path / "copy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_missing_image_names_the_ref(toy, tmp_path, tokenizer, workers):
     root = copy_of(toy, tmp_path)

@@ -1,5 +1,8 @@
-"""The networks compute what the original programs compute. Those made the goldens, in float64, from weights
-and inputs that `parity/fill.py` makes from names. Error = ‖ours − theirs‖ / ‖theirs‖."""
+"""The networks compute what the original programs compute.
+
+Those made the goldens, in float64, from weights and inputs that `parity/fill.py` makes from names.
+Error = ‖ours − theirs‖ / ‖theirs‖.
+"""
 import json
 from pathlib import Path
 

@@ -1,7 +1,8 @@
 """Three training steps equal those of the original programs: loss, schedule, gradients, groups, changes, statistics.
 
 They are done in float64 and without dropout and drop path, as for the goldens. Parameters are compared under their
-official names; those that are not trained here (see `NOT_TRAINED`) did not change there either."""
+official names; those that are not trained here (see `NOT_TRAINED`) did not change there either.
+"""
 import json
 import re
 from pathlib import Path

@@ -109,6 +109,7 @@ def test_every_sample_once_at_any_number_of_processes_and_batch_size(trained, to
         assert other["mIoU"] == reference["mIoU"]
 
 
+@pytest.mark.slow
 def test_shuffled_sentences_change_what_is_read_and_nothing_else(trained, toy):
     true, shuffled = evaluate(trained, toy, "true"), evaluate(trained, toy, "shuffled", "--shuffle_sentences")
     assert [s["sent_id"] for s in true["samples"]] == [s["sent_id"] for s in shuffled["samples"]]
@@ -216,6 +217,7 @@ def test_published_commands_stop_for_want_of_files(script, flags, parts, tmp_pat
     assert_refused(run_script(script, *flags.split(), cwd=tmp_path), *parts)
 
 
+@pytest.mark.slow
 def test_missing_weights_are_named_with_their_source(toy, tmp_path):
     assert_refused(run_script("train.py", "--refer_data_root", toy, cwd=tmp_path),
             "bert-base-uncased", "pretrained_weights/README.md")

@@ -179,6 +179,7 @@ def test_a_failing_best_checkpoint_costs_no_epoch(toy, monkeypatch):
     assert read_checkpoint("checkpoints/model_best_m.pth")["progress"]["best_oIoU"] >= 0
 
 
+@pytest.mark.slow
 def test_whatever_validation_meets_costs_no_epoch(toy, monkeypatch):
     def broken(*_) -> dict:
         raise UserError("a val image is truncated")
@@ -205,6 +206,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(toy, fol
         train.run(arguments(toy))
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_at_once_leaves_the_earlier_runs_checkpoints(toy):
     train.run(arguments(toy, "--epochs", 1))
     before = sorted(path.name for path in Path("checkpoints").iterdir())

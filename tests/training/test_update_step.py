@@ -61,6 +61,7 @@ def test_an_update_that_is_not_finite_changes_nothing(nano, skip_bad):
     assert moved == skip_bad   # otherwise nothing moves until somebody looked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_lower_precision_moves_float32_weights_much_the_same_way(nano, amp):
     inputs, moves = make_inputs(2, 96), []   # at 64 px a bfloat16 convolution of oneDNN gives NaN now and then
