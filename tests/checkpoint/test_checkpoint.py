@@ -427,7 +427,7 @@ def test_a_published_file_that_knows_its_heads_is_heard():
 
 def test_a_changed_network_has_no_published_layout(nano):
     state = {**nano().state_dict(), "decoder.attention.weight": torch.zeros(1)}
-    with pytest.raises(UserError, match=r"no name for 1 entries.* first is decoder\.attention\.weight"):
+    with pytest.raises(UserError, match=r"no name for 1 entries.* first of which is decoder\.attention\.weight"):
         to_official(state, split_text=False)
 
 
