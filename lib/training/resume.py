@@ -18,7 +18,7 @@ from utils import UserError, log, set_aside
 DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "exclude", "published_masks", "published_validation", "epochs",
             "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad", "dice_weight", "random_box_share",
             "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp", "accumulate",
-            "masked_pass")
+            "ema", "masked_pass")
 
 
 @dataclass

@@ -42,6 +42,7 @@ def test_a_run_under_ddp_compiles_its_training_step_once(tmp_path):
     assert done.stdout.splitlines() == ["1 graph in 50 steps, 0 bad, trained: True"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_compiles_once_and_fills_up_smaller_batches(nano):
     network, backend = nano(img_size=32), CountingBackend()
     batches = eval_batches(32, 4, 4, 3, 1)

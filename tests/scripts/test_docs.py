@@ -59,6 +59,7 @@ def test_the_commands_of_a_page_run(page, left_by_the_quickstart):
         assert done.returncode == 0, f"{page.name}: python {shlex.join([script, *flags])}\n{done.stdout}{done.stderr}"
 
 
+@pytest.mark.slow   # blocks may read what the page's commands wrote
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_of_a_page_runs(page, left_by_the_quickstart, monkeypatch):
     monkeypatch.chdir(left_by_the_quickstart)
