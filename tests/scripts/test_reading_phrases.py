@@ -87,8 +87,8 @@ def test_a_checkpoint_without_class_names_needs_them(save, toy):
 
 
 def training_flags(toy, model: str) -> list[str]:
-    return nano_flags(toy, "--model", model, "--dataset", "rrsisd", "--epochs", 1, "--batch-size", 4, "--model_id", "new",
-                      "--masked_pass")
+    return nano_flags(toy, "--model", model, "--dataset", "rrsisd", "--epochs", 1, "--batch-size", 4,
+                      "--model_id", "new", "--masked_pass")
 
 
 def test_without_nltk_training_ends_with_what_to_install(toy, nltk_data, tmp_path, monkeypatch):
