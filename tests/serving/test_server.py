@@ -227,12 +227,18 @@ def test_the_script_serves_until_it_is_interrupted(checkpoint, tmp_path, monkeyp
     def client() -> None:
         while not (found := re.search(r"open http://127\.0\.0\.1:(\d+)/ in a browser", "".join(said))):
             time.sleep(0.02)
-        said.append(ask(SimpleNamespace(server_port=int(found[1])), "/segment?sentence=the+ship", picture()))
-        os.kill(os.getpid(), signal.SIGINT)   # as Ctrl-C
+        try:
+            said.append(ask(SimpleNamespace(server_port=int(found[1])), "/segment?sentence=the+ship", picture()))
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)   # as Ctrl-C
 
     monkeypatch.setattr(demo_server, "log", said.append)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)   # tests of training leave handlers of their own
     threading.Thread(target=client, daemon=True).start()
-    demo_server.main()
+    try:
+        demo_server.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
     (_, (status, masks), ended) = said
     assert status == 200 and masks["masks"][0]["sentence"] == "the ship" and ended == "ended"
     assert not list(tmp_path.iterdir())
