@@ -269,7 +269,7 @@ def verdict(run: Input, box: Path, allowed: tuple[int, ...], everything: bool) -
     folder = box / "work"
     folder.mkdir()
     before = contents(box, everything)
-    begun = time.monotonic()
+    begun, inherited_kib = time.monotonic(), resident_kib()   # a child's peak counts what its parent held
     if (process := os.fork()) == 0:
         child(run, folder)
     while not (ended := os.wait4(process, os.WNOHANG))[0]:
@@ -288,9 +288,14 @@ def verdict(run: Input, box: Path, allowed: tuple[int, ...], everything: bool) -
         return f"{len(said.splitlines())} lines: {said.strip()[:300]!r}"
     if status == 2 and re.search("[\x00-\x08\x0b-\x1f\x7f]", said.rstrip("\n")):
         return f"control characters: {said!r}"[:300]
-    if used.ru_maxrss > MOST_MIB * 1024:
-        return f"{used.ru_maxrss >> 10} MiB"
+    if (grown_kib := used.ru_maxrss - inherited_kib) > MOST_MIB * 1024:
+        return f"{grown_kib >> 10} MiB more"
     return "" if before == after else "changed a file outside its folder"
+
+
+def resident_kib() -> int:
+    """Memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 10
 
 
 def contents(box: Path, everything: bool) -> dict[str, tuple[int, int]]:
