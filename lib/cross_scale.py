@@ -57,10 +57,8 @@ class CrossScaleAttention(nn.Module):
         tokens, inner = side * side, HEADS * VALUE_WIDTH
         all_tokens = tokens + ((side + 1) // 2) ** 2 + ((side + 2) // 3) ** 2
         self.bn_in = nn.BatchNorm2d(width)
-        self.down2 = nn.Sequential(nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width),
-                                   nn.BatchNorm2d(width))
-        self.down3 = nn.Sequential(nn.Conv2d(width, width, 5, stride=3, padding=2, groups=width),
-                                   nn.BatchNorm2d(width))
+        self.down2 = nn.Sequential(nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width), nn.BatchNorm2d(width))
+        self.down3 = nn.Sequential(nn.Conv2d(width, width, 5, stride=3, padding=2, groups=width), nn.BatchNorm2d(width))
         self.qkv = nn.Linear(width, HEADS * (2 * KEY_WIDTH + VALUE_WIDTH), bias=False)
         self.qkv_bn = nn.BatchNorm1d(HEADS * (2 * KEY_WIDTH + VALUE_WIDTH))
         self.token_project = nn.Linear(all_tokens, tokens)
@@ -119,9 +117,8 @@ class ScaleFusion(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.local_embedding = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
-        self.global_gate = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
-        self.global_embedding = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
+        self.local_embedding, self.global_gate, self.global_embedding = (
+            nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width)) for _ in range(3))
 
     def forward(self, own: Tensor, shared: Tensor) -> Tensor:
         size = own.shape[-2:]

@@ -54,5 +54,4 @@ class IntraScale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.rounds
         a = first(x.mean(dim=-1).unsqueeze(1)).relu()   # (B, 1, H, W)
-        weight = second(a).sigmoid()
-        return x * weight.squeeze(1).unsqueeze(-1)
+        return x * second(a).sigmoid().squeeze(1).unsqueeze(-1)

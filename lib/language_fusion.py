@@ -85,5 +85,4 @@ class Gate(nn.Sequential):
     """The gate of a branch: linear, ReLU, linear, tanh (LAVT, "Language pathway")."""
 
     def __init__(self, width: int):
-        super().__init__(nn.Linear(width, width, bias=False), nn.ReLU(),
-                         nn.Linear(width, width, bias=False), nn.Tanh())
+        super().__init__(nn.Linear(width, width, bias=False), nn.ReLU(), nn.Linear(width, width, bias=False), nn.Tanh())

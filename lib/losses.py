@@ -25,6 +25,5 @@ def dice(logits: Tensor, target: Tensor, smooth: float = 1e-6) -> Tensor:
 def segmentation_loss(logits: Tensor, target: Tensor, dice_weight: float) -> Tensor:
     """(1 − dice_weight) · cross-entropy + dice_weight · Dice; the weight is 0.1 for RMSIN and 0 for LAVT."""
     cross_entropy = weighted_cross_entropy(logits, target)
-    if dice_weight == 0:
-        return cross_entropy
-    return (1 - dice_weight) * cross_entropy + dice_weight * dice(logits, target)
+    dice_loss = dice(logits, target) if dice_weight else 0.0
+    return (1 - dice_weight) * cross_entropy + dice_weight * dice_loss

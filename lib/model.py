@@ -31,8 +31,7 @@ class ReferringSegmenter(nn.Module):
         self.image_size = image_size
         self.reads_phrases = reads_phrases
 
-    def read(self, token_ids: Tensor, token_mask: Tensor,
-             phrase_masks: Tensor | None) -> tuple[Tensor, Phrases | None]:
+    def read(self, token_ids: Tensor, token_mask: Tensor, phrase_masks: Tensor | None) -> tuple[Tensor, Phrases | None]:
         """Encodes the words (B, N, L) and, if the network reads them, the phrases: arguments of `forward`.
 
         A phrase is the whole sentence encoded under the mask of the phrase. FIANet encodes all three in one batch.

@@ -101,8 +101,7 @@ class AdaptiveRotatedConv(nn.Module):
         return weight.unflatten(-1, (3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale, angle_rad = self.router(x)
-        weight = self.rotated_weight(scale, angle_rad)
+        weight = self.rotated_weight(*self.router(x))
         # One convolution for the whole batch: the samples are groups.
         batch, _, height, width = x.shape
         x = F.conv2d(x.reshape(1, -1, height, width), weight.flatten(0, 1), padding=1, groups=batch)
