@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from bert import load_tokenizer, text_config, tokenizer_from_text, words_needed
 from lib.segmentation import LARGEST_IMAGE_PX, ModelConfig, flag_of, fusion_heads, settings_of
 from schema import Range, Rule, check
-from utils import UserError
+from utils import UserError, log
 
 
 def describe_model(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -27,6 +27,7 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
         config = ModelConfig.from_dict(checkpoint["config"])
         if args:
             refuse_contradictions(args, config)
+            note_other_dataset(args, checkpoint.get("args"))
     else:
         config = ModelConfig.from_args(needed_flags(args))
         refuse_other_heads(config, checkpoint.get("args"))
@@ -85,6 +86,15 @@ def refuse_other_heads(config: ModelConfig, saved: Any) -> None:
     if "mha" in saved and fusion_heads(saved["mha"] or "") != config.fusion_heads:
         raise UserError(f"the checkpoint was trained with --mha '{saved['mha']}', the flags say "
                         f"'{'-'.join(map(str, config.fusion_heads))}': give --mha as it was trained")
+
+
+def note_other_dataset(args: Namespace, saved: Any) -> None:
+    """Logs a line if a script would read the default data set with a checkpoint that was trained on another."""
+    trained_on = saved.get("dataset") if isinstance(saved, dict) else None
+    chosen = "refer_data_root" not in args or "dataset" in args.given
+    if isinstance(trained_on, str) and not chosen and args.dataset != trained_on:
+        log(f"note: the checkpoint was trained on {trained_on}, but {args.dataset} is read, the default: give "
+            "--dataset if you mean another")
 
 
 def refuse_contradictions(args: Namespace, config: ModelConfig) -> None:

@@ -136,6 +136,14 @@ def test_a_flag_that_contradicts_the_checkpoint_is_an_error(nano, toy, flags, me
     model_settings(get_parser().parse_args(agreeing.split()), checkpoint)
 
 
+@pytest.mark.parametrize(("flags", "noted"), [("", True), ("--dataset rrsisd", False), ("--dataset risbench", False)])
+def test_the_default_dataset_is_noted_if_the_checkpoint_was_trained_on_another(nano, toy, capsys, flags, noted):
+    checkpoint = {**small_checkpoint(nano, toy, "rmsin"), "args": {"dataset": "risbench"}}
+    model_settings(get_parser().parse_args(flags.split()), checkpoint)
+    said = "the checkpoint was trained on risbench, but rrsisd is read, the default: give --dataset if you mean another"
+    assert (said in capsys.readouterr().out) == noted
+
+
 def test_loading_is_strict_and_changes_nothing_when_it_fails(nano, toy, tmp_path):
     checkpoint = small_checkpoint(nano, toy)
     state = checkpoint["model"]
