@@ -9,7 +9,7 @@ from dataclasses import field as dataclass_field
 from typing import Annotated, Any, NoReturn
 
 from schema import Id as IdField
-from schema import Rule, faults, shown, words
+from schema import Rule, finder, shown, words
 from utils import UserError
 
 Id = int | str
@@ -24,15 +24,26 @@ def stays_inside(name: str) -> bool:
     return bool(name) and "\0" not in name and not os.path.isabs(name) and ".." not in re.split(r"[/\\]", name)
 
 
+class Fields(dict[str, Any]):
+    """Names and types of the fields that an entry needs; the first is its id."""
+
+    def __init__(self, **kinds: Any):
+        super().__init__(kinds)
+        self.finders = [(name, finder(kind)) for name, kind in kinds.items()]   # found once, not for each entry
+
+    def wrong(self, entry: Entry) -> list[str]:
+        """Names of the fields that are missing or of another type."""
+        return [name for name, find in self.finders if find(entry.get(name))]
+
+
 # What the index relies on, field by field, as schema.py reads it. RRSIS-D's annotations spell their category
 # `categories_id`.
 _FileName = Annotated[str, Rule(stays_inside, "a path inside the folder of images")]
-REF_FIELDS = {"ref_id": IdField, "ann_id": IdField, "image_id": IdField, "category_id": IdField, "split": str,
-              "sentences": list}
-SENTENCE_FIELDS = {"sent_id": IdField, "raw": str, "tokens": list}
-ANNOTATION_FIELDS = {"id": IdField, "image_id": IdField}
-IMAGE_FIELDS = {"id": IdField, "file_name": _FileName}
-CATEGORY_FIELDS = {"id": IdField, "name": str}
+REF_FIELDS = Fields(ref_id=IdField, ann_id=IdField, image_id=IdField, category_id=IdField, split=str, sentences=list)
+SENTENCE_FIELDS = Fields(sent_id=IdField, raw=str, tokens=list)
+ANNOTATION_FIELDS = Fields(id=IdField, image_id=IdField)
+IMAGE_FIELDS = Fields(id=IdField, file_name=_FileName)
+CATEGORY_FIELDS = Fields(id=IdField, name=str)
 
 
 @dataclass
@@ -119,7 +130,7 @@ def make_sentence(sentence_id: Id, raw: str) -> Entry:
 
 
 def by_id(
-    entries: object, what: str, fields: Mapping[str, Any], where: str, on_fault: OnFault = refuse
+    entries: object, what: str, fields: Fields, where: str, on_fault: OnFault = refuse
 ) -> dict[Id, Entry]:
     """The entries by their id (the first of `fields`), each with all fields and of the right types.
 
@@ -142,7 +153,7 @@ def by_id(
                 f"{reprlib.repr(entry)}. {WHERE_TO_GET_IT}.",
             )
             continue
-        wrong = [field for field, kind in fields.items() if faults(kind, entry.get(field))]
+        wrong = fields.wrong(entry)
         for field in wrong:
             given = shown(entry[field]) if field in entry else "missing"
             on_fault(
