@@ -16,6 +16,7 @@ from lib.evaluation.result_files import read_results
 from lib.evaluation.tables import counts_of, format_table
 from utils import log, write_json
 
+FEW_IMAGES = 50   # with fewer, a bootstrap's interval is clearly narrower than 95 % intervals should be
 METRICS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}
 
 
@@ -37,8 +38,11 @@ def run(args: argparse.Namespace) -> None:
         log("note: the annotation files were not the same")
     pairs = pair(first, second)
     compared = compare(pairs)
-    log(f"{len(pairs)} samples of {len({sample['image_id'] for sample, _ in pairs})} images: "
-          f"{args.first} -> {args.second}")
+    images = len({sample["image_id"] for sample, _ in pairs})
+    log(f"{len(pairs)} samples of {images} images: {args.first} -> {args.second}")
+    if images < FEW_IMAGES:
+        log(f"note: {images} images are few: the intervals are narrower than they should be, and other images may well "
+            "show another difference")
     for name, entry in compared.items():
         low, high = entry["interval"] or (float("nan"), float("nan"))
         verdict = "0 is outside" if low > 0 or high < 0 else "0 is inside"

@@ -48,6 +48,12 @@ def test_a_better_model_is_told_from_luck(compare):
     assert written["mIoU"]["interval"][0] < 0 < written["mIoU"]["interval"][1] and "0 is inside" in said
 
 
+def test_few_images_are_warned_of(compare):
+    many = np.tile(BASE, 2)   # 80 images
+    assert "note: 40 images are few: the intervals are narrower" in compare(results(BASE), results(BASE))[1]
+    assert "are few" not in compare(results(many), results(many))[1]
+
+
 def test_overall_iou_of_equal_unions_is_mean_iou(compare):
     _, _, _, written = compare(results(BASE), results(BASE + np.arange(80) % 7))
     assert written["oIoU"]["difference"] == pytest.approx(written["mIoU"]["difference"])
