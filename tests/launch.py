@@ -69,6 +69,22 @@ def torchrun(script: str, *flags: object, cwd: Path, processes: int) -> subproce
                           timeout=300)
 
 
+def start_training(folder: Path, toy: Path, *flags: object, processes: int = 1, launcher: tuple = (),
+                   said_file: Path | None = None, **environment: str) -> subprocess.Popen:
+    """Starts tests/faults/instrumented_train.py in a folder of its own, with batches of 8 over all processes.
+
+    It is run alone or, in several processes, by torchrun with the flags `launcher`. The output is appended to
+    `said_file`, said.txt in the folder unless given.
+    """
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes, *launcher]
+    command = [sys.executable, *(torchrun if processes > 1 else ()), ROOT / "tests/faults/instrumented_train.py",
+               *nano_flags(toy, "--batch-size", 8 // processes, "--print-freq", 1, *flags)]
+    folder.mkdir(exist_ok=True)
+    with (said_file or folder / "said.txt").open("a") as said:
+        return subprocess.Popen(list(map(str, command)), cwd=folder, stdout=said, stderr=said, start_new_session=True,
+                                env={**os.environ, "OMP_NUM_THREADS": "1", "RUN": str(folder), **environment})
+
+
 def processes_of(folder: Path) -> list[int]:
     """Processes of a run started with RUN=FOLDER in its environment, its loaders' workers included (Linux only)."""
     found = []

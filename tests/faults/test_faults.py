@@ -4,7 +4,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
 from lib.checkpoint import read_checkpoint
 from lib.training.resume import choose_start, set_earlier_run_aside
 from refer.refer import REFER
-from tests.launch import ROOT, nano_flags, processes_of
+from tests.launch import processes_of, start_training
 from utils import UserError
 
 STEPS = 4   # batches of 8 in an epoch of the toy set
@@ -24,13 +23,8 @@ STEPS = 4   # batches of 8 in an epoch of the toy set
 
 def start(toy: Path, folder: Path, *flags: object, launcher: tuple = (), **environment: str) -> subprocess.Popen:
     """Starts training by two processes with a fault; their output goes to FOLDER/said.txt."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, *launcher,
-               ROOT / "tests/faults/instrumented_train.py",
-               *nano_flags(toy, "--batch-size", 4, "--epochs", 3, "--print-freq", 1, "--model_id", "f", *flags)]
-    folder.mkdir(exist_ok=True)
-    with (folder / "said.txt").open("a") as said:
-        return subprocess.Popen(list(map(str, command)), cwd=folder, stdout=said, stderr=said, start_new_session=True,
-                                env={**os.environ, "OMP_NUM_THREADS": "1", "RUN": str(folder), **environment})
+    return start_training(folder, toy, "--epochs", 3, "--model_id", "f", *flags, processes=2, launcher=launcher,
+                          **environment)
 
 
 def finish(process: subprocess.Popen, folder: Path) -> str:

@@ -30,7 +30,7 @@ from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.training.resume import find_checkpoint
 from lib.training.state import run_files
 from refer.plain_pickle import load_plain_pickle
-from tests.launch import ROOT, nano_flags, processes_of
+from tests.launch import processes_of, start_training
 from utils import UserError, log, write_json
 
 STEPS_AN_EPOCH = 4  # the toy set's 32 training refs in batches of 8
@@ -42,16 +42,9 @@ class Run:
     def __init__(self, folder: Path, toy: Path, *flags: object, processes: int = 1, restarts: int = 0,
                  said_file: Path | None = None, **environment: str):
         self.folder, self.said_file = folder, said_file or folder / "said.txt"
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
-                    "--max-restarts", restarts] if processes > 1 else []
-        command = [sys.executable, *launcher, ROOT / "tests/faults/instrumented_train.py",
-                   *nano_flags(toy, "--batch-size", 8 // processes, "--print-freq", 1, "--model_id", "t", "--device",
-                               "cpu", "--deterministic", *flags)]
-        folder.mkdir(exist_ok=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "RUN": str(folder), **environment}
-        with self.said_file.open("a") as said:
-            self.process = subprocess.Popen(list(map(str, command)), cwd=folder, stdout=said, stderr=said,
-                                            start_new_session=True, env=environment)
+        self.process = start_training(folder, toy, "--model_id", "t", "--device", "cpu", "--deterministic", *flags,
+                                      processes=processes, launcher=("--max-restarts", restarts),
+                                      said_file=self.said_file, **environment)
 
     @property
     def said(self) -> str:
