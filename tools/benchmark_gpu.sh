@@ -14,7 +14,7 @@ WRITER=$!
 
 BASE=(--swin_type base --window12 --img_size 480 --rounds 5 --warm_up 3 --device cuda)
 PRECISIONS=("--no-tf32" "--tf32" "--amp bf16") BATCHES=(8 16) EVALUATED=(1 16 32) WORKERS=8
-TOY=(--images 2500 --size 96 --seed 0) LARGE=(--images 40 --size 800 --seed 0)
+TOY=(--images 2400 --size 96 --seed 0) LARGE=(--images 40 --size 800 --seed 0)
 TRAINED=(--epochs 3 --workers "$WORKERS" --device cuda)
 if [ "$DRY" ]; then
     BASE=(--swin_type nano --img_size 64 --rounds 1 --warm_up 0 --device cpu --threads 1
