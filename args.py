@@ -183,7 +183,7 @@ class RecipeParser(Parser):
 
 
 def defaults(name: str) -> str:
-    """A flag's values in the recipes, for its help: '3e-05 for rmsin, fianet; 5e-05 for lavt; 0.0005 for nano'."""
+    """A flag's values in the recipes, for its help: '3e-05 for rmsin, fianet; 5e-05 for lavt; 0.00035 for nano'."""
     models: dict[Any, list[str]] = {}
     for model in MODELS:
         for dataset, recipe in RECIPES[model].items():

@@ -62,7 +62,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {   # model: {data set, or "" for all ot
 DEFAULT_DATASETS = {"rmsin": "rrsisd", "lavt": "refcoco", "lavt_one": "refcoco", "lgce": "refsegrs", "fianet": "rrsisd"}
 
 # A nano network starts from random weights, for which the original rates, chosen for fine-tuning, are too low.
-NANO: dict[str, Any] = {"img_size": 96, "batch_size": 8, "lr": 5e-4, "warmup_iters": 100, "random_box_share": 0.0,
+NANO: dict[str, Any] = {"img_size": 96, "batch_size": 8, "lr": 3.5e-4, "warmup_iters": 100, "random_box_share": 0.0,
         "train_embeddings": True}
 
 

@@ -84,7 +84,7 @@ def test_the_default_swin_file_belongs_to_base():
 @pytest.mark.parametrize(("model", "bert_dropout", "dice_weight"), [("rmsin", True, 0.1), ("lavt", False, 0.0)])
 def test_a_nano_network_learns_from_scratch_with_a_recipe_of_its_own(model, bert_dropout, dice_weight):
     args = parse(f"--model {model} --swin_type nano")
-    assert (args.img_size, args.batch_size, args.lr, args.warmup_iters) == (96, 8, 5e-4, 100)
+    assert (args.img_size, args.batch_size, args.lr, args.warmup_iters) == (96, 8, 3.5e-4, 100)
     assert (args.random_box_share, args.train_embeddings, args.pretrained_swin_weights) == (0.0, True, "")
     assert (args.bert_dropout, args.dice_weight) == (bert_dropout, dice_weight)   # the model's
     assert parse(f"--model {model} --swin_type tiny").train_embeddings is False
