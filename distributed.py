@@ -1,4 +1,5 @@
 """The processes of a run: their connection, communication, common stop, and their end after a failure."""
+import errno
 import json
 import multiprocessing
 import os
@@ -39,7 +40,7 @@ def user_errors(program: str) -> Iterator[None]:
     number = int(os.environ.get("RANK", 0))
     signature = f" [process {number}]" if number > 0 else ""
     try:
-        with standard_output():
+        with standard_output(), _impossible_paths():
             yield
     except MachineError as error:
         _leave(1, printable(f"{program}: {' '.join(str(error).splitlines())}{signature}"))
@@ -57,6 +58,17 @@ def user_errors(program: str) -> Iterator[None]:
         _let_the_first_one_speak(1)
         _leave(1, f"{program}: another process is gone; its message says why, and the last checkpoint is intact "
                   f"({str(error).strip().splitlines()[0]}){signature}", is_cause=False)
+
+
+@contextmanager
+def _impossible_paths() -> Iterator[None]:
+    """Turns the error for a path that no file system takes, which any look at the path raises, into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise UserError(f"the path {str(error.filename)[:100]}… is too long: give a shorter one") from error
 
 
 def _lost_a_process(error: Exception) -> bool:

@@ -50,7 +50,10 @@ def text_config(values: dict[str, Any], source: str) -> BertConfig:
     Raises `UserError`, which names the `source`, for values that no text encoder can have.
     """
     check(TextSettings, values, source)
-    return BertConfig(**{field.name: values[field.name] for field in fields(TextSettings) if field.name in values})
+    # JSON writes 0.0 as 0 at times; BertConfig accepts no whole number where it expects a fraction.
+    settings: dict[str, Any] = {field.name: float(values[field.name]) if isinstance(field.default, float)
+                                else values[field.name] for field in fields(TextSettings) if field.name in values}
+    return BertConfig(**settings)
 
 
 class TextEncoder(nn.Module):

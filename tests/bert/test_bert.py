@@ -141,6 +141,12 @@ def test_a_folder_without_weights_starts_from_random_ones(tmp_path):
     assert not load_text_weights(TextEncoder(load_text_config(str(tmp_path))), str(tmp_path))
 
 
+def test_a_fraction_may_be_written_as_a_whole_number(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**TEXT, "model_type": "bert", "initializer_range": 0,
+                                                      "hidden_dropout_prob": 0}))
+    assert load_text_config(str(tmp_path)).hidden_dropout_prob == 0.0
+
+
 def test_a_folder_without_what_is_needed_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"has no config\.json"):
         load_text_config(str(tmp_path))

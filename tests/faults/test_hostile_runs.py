@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import train
+from distributed import user_errors
 from lib.checkpoint import read_checkpoint
 from tests.launch import ROOT
 from tests.training.test_resume import a_folder_and_signals_of_its_own, arguments  # noqa: F401
@@ -31,6 +32,14 @@ def test_a_log_that_cannot_be_written_ends_no_run(tmp_path, stdout):
                           env={**os.environ, "PROGRAM": LOGGING})
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "done").read_text() == "saved"   # and not lines of the log
+
+
+def test_a_path_that_is_too_long_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"), user_errors("p.py"):
+        (tmp_path / ("a" * 300)).is_dir()
+    said = capsys.readouterr().err
+    assert said.startswith(f"p.py: the path {str(tmp_path)[:20]}")
+    assert said.endswith("… is too long: give a shorter one\n")
 
 
 def test_ctrl_c_during_imports_is_no_traceback(tmp_path):

@@ -74,7 +74,7 @@ def test_a_comparison_from_the_first_run_to_the_table(compare, tmp_path):
     assert third["runs"] == 1 and third["metrics"]["mIoU"]["mean"] == pytest.approx(first["metrics"]["mIoU"]["runs"][1])
 
     status, _, error, called = compare("--method", LAVT, "--seeds", "1", shared="--lr 1e-4")
-    assert status == 2 and "is of a run with other flags (lr was 0.0005, is 0.0001)" in error and not called
+    assert status == 2 and "is of a run with other flags (lr was 0.00035, is 0.0001)" in error and not called
 
 
 @pytest.mark.parametrize(("own", "shared", "message"), [
