@@ -23,14 +23,15 @@ TEXT = {"vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
         "intermediate_size": 32, "max_position_embeddings": 32}
 
 
-# The files that take longest, longest first. pytest-xdist hands out files in this order, so that both workers end at
-# about the same time; a short file at the end costs less than a long one.
+# The files that take longest, longest first, and those that train. pytest-xdist hands out files in this order, so that
+# both workers end at about the same time; a short file at the end costs less than a long one.
 LONGEST = ("network/test_training_parity.py", "network/test_parity.py", "faults/test_faults.py",
            "training/test_resume.py", "scripts/test_scripts.py", "faults/test_two_nodes.py", "scripts/test_docs.py",
-           "data/test_layouts.py", "scripts/test_docs_extending.py", "tools/test_compare_methods.py",
+           "data/test_layouts.py", "scripts/test_docs_extending.py", "scripts/test_reading_phrases.py",
+           "checkpoint/test_swin_weights.py", "tools/test_make_text_encoder.py", "tools/test_compare_methods.py",
            "tools/test_export.py", "checkpoint/test_checkpoint.py")
 # torch.export lets autograd start threads for GPUs that need not be there, and `run_script` forks, which these threads
-# do not survive: no test may follow in the same process.
+# do not survive: tests that train in forked processes stand above, and this file comes last.
 LAST = "network/test_export.py"
 
 
