@@ -62,7 +62,10 @@ def user_errors(program: str) -> Iterator[None]:
 
 @contextmanager
 def _impossible_paths() -> Iterator[None]:
-    """Turns the error for a path that no file system takes, which any look at the path raises, into a `UserError`."""
+    """Turns the error for a path that is too long for the file system into a `UserError`.
+
+    Every access to such a path raises it, so it is caught here and not at each of them.
+    """
     try:
         yield
     except OSError as error:

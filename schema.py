@@ -158,7 +158,7 @@ def finder(kind: Any) -> Finder:
         for number, (part, item) in enumerate(zip(parts, value, strict=True)) for fault in finder(part)(item)])
 
 
-# Loops, not any() and all(): a data set has millions of values, and a generator for each would double the time.
+# Loops and not any() and all(), because a data set has millions of values, and a generator for each takes its time.
 
 def _either(options: Sequence[Finder]) -> Callable[[Any], bool]:
     def holds(value: Any) -> bool:

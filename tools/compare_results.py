@@ -16,7 +16,7 @@ from lib.evaluation.result_files import read_results
 from lib.evaluation.tables import counts_of, format_table
 from utils import log, write_json
 
-FEW_IMAGES = 50   # with fewer, a bootstrap's interval is clearly narrower than 95 % intervals should be
+FEW_IMAGES = 50   # the fewer images, the more often a bootstrap's 95 % interval misses the true value
 METRICS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}
 
 
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> None:
     images = len({sample["image_id"] for sample, _ in pairs})
     log(f"{len(pairs)} samples of {images} images: {args.first} -> {args.second}")
     if images < FEW_IMAGES:
-        log(f"note: {images} images are few: the intervals are narrower than they should be, and other images may well "
-            "show another difference")
+        log(f"note: {images} images are few: the intervals are narrower than 95 % intervals should be, and other "
+            "images may well show another difference")
     for name, entry in compared.items():
         low, high = entry["interval"] or (float("nan"), float("nan"))
         verdict = "0 is outside" if low > 0 or high < 0 else "0 is inside"

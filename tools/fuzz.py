@@ -294,7 +294,7 @@ def verdict(run: Input, box: Path, allowed: tuple[int, ...], everything: bool) -
 
 
 def resident_kib() -> int:
-    """Memory that this process holds."""
+    """The memory that this process holds, in KiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 10
 
 

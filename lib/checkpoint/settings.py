@@ -89,7 +89,7 @@ def refuse_other_heads(config: ModelConfig, saved: Any) -> None:
 
 
 def note_other_dataset(args: Namespace, saved: Any) -> None:
-    """Logs a line if a script would read the default data set with a checkpoint that was trained on another."""
+    """Logs a note if the script reads its default data set, and the checkpoint was trained on another one."""
     trained_on = saved.get("dataset") if isinstance(saved, dict) else None
     chosen = "refer_data_root" not in args or "dataset" in args.given
     if isinstance(trained_on, str) and not chosen and args.dataset != trained_on:
