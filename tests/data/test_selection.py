@@ -57,7 +57,7 @@ def test_a_table_says_what_the_index_says(refer):
 def test_refs_read_apart_are_the_same_and_leave_nothing_behind(toy, refer, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     refs = read_refs(str(toy), "rrsisd", "unc")
-    assert not list(tmp_path.iterdir()) and isinstance(refs.image_of, np.memmap)
+    assert not list(tmp_path.iterdir()) and isinstance(refs.image_of.base, np.memmap)
     apart, here = (TrainSet(source, "train", tokenizer, 32, seed=1) for source in (refs, refer))
     assert all(equal_samples(apart[0, index], here[0, index]) for index in range(len(here)))
 
