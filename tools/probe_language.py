@@ -1,8 +1,8 @@
 """Tests whether a model reads: evaluates the same refs with changed sentences. What changes no result was not read.
 
 Takes test.py's flags, and --out and --samples. The sentence is shown as it is, as another ref's, with its words in
-random order, as its category alone, without words of place, without words of looks, without any word, and with one
-word masked at a time; of these the one that costs most IoU counts, and the mean loss of each word is listed.
+random order, as its category alone, without its position words, without its attribute words, without any word, and
+with one word masked at a time; of these the one that costs most IoU counts, and the mean loss of each word is listed.
 """
 import random
 import sys
@@ -32,7 +32,7 @@ from lib.model import ReferringSegmenter
 from refer.refer import REFER
 from transforms import normalize
 
-ORIGINAL, WORST_WORD = "original", "its most needed word masked"
+ORIGINAL, WORST_WORD = "original", "its most important word masked"
 SHOWN_WORDS, FEWEST_TIMES = 30, 3   # of the table of words
 
 
@@ -55,8 +55,8 @@ def variants(sample: dict[str, Any], others_sentence: str, seed: int) -> dict[st
     random.Random(f"{seed}/{sample['ref_id']}/{sample['sent_id']}").shuffle(words)
     return {ORIGINAL: sentence, "another ref's sentence": others_sentence, "words in random order": " ".join(words),
             "category alone": category_words(sample["category"]),
-            "without words of place": without_positions(sentence),
-            "without words of looks": without_attributes(sentence), "no sentence": ""}
+            "without position words": without_positions(sentence),
+            "without attribute words": without_attributes(sentence), "no sentence": ""}
 
 
 def masked(sentence: str, mask_token: str) -> dict[str, str]:
@@ -96,7 +96,7 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     A row is a sample: `image_id`, `iou` {condition: percent}, `changed` {condition: bool}, `losses` {word: IoU that
     masking it costs, in points}.
     -> `conditions`: mIoU, its change from the original with a 95 % interval (images drawn anew), and of how many
-    samples the sentence changed; `words`: how often each occurs and its mean loss, most needed first.
+    samples the sentence changed; `words`: how often each occurs and its mean loss, most important first.
     """
     images, conditions = [row["image_id"] for row in rows], []
     for name in rows[0]["iou"]:

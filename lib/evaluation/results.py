@@ -85,7 +85,7 @@ def describe(outcome: Outcome, model: str, styles: list[str]) -> str:
         lines.append(warning)
     if outcome.left_out:
         lines.append(f"{outcome.left_out} of {samples + outcome.left_out} samples were left out for their bad images: "
-                     "others' figures have them")
+                     "the figures cannot be compared with those over all samples")
     if styles:
         from lib.evaluation.tables import format_table
         lines += [format_table([(model, metrics)], style) for style in styles]

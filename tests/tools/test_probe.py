@@ -16,8 +16,8 @@ def test_the_sentences_shown():
     asked = variants(SAMPLE, "A ship", seed=1)
     assert asked[ORIGINAL] == "The large tank on the left" and asked["another ref's sentence"] == "A ship"
     assert asked["category alone"] == "storage tank" and asked["no sentence"] == ""
-    assert asked["without words of place"] == "The large tank"
-    assert asked["without words of looks"] == "The tank on the left"
+    assert asked["without position words"] == "The large tank"
+    assert asked["without attribute words"] == "The tank on the left"
     shuffled = asked["words in random order"]
     assert sorted(shuffled.split()) == sorted(SAMPLE["sentence"].split()) and shuffled != SAMPLE["sentence"]
     assert variants(SAMPLE, "A ship", seed=1) == asked != variants(SAMPLE, "A ship", seed=3)
