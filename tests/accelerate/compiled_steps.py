@@ -1,4 +1,6 @@
-"""Compiled training steps under DDP; says how often the network was compiled. A launcher starts it.
+"""Compiled training steps under DDP with averaged weights; says how often the network was compiled.
+
+A launcher starts it:
 
     compiled_steps.py STEPS
 
@@ -17,6 +19,7 @@ import distributed
 from lib.accelerate import compiled
 from lib.evaluation.metrics import evaluate
 from lib.segmentation import ModelConfig, build
+from lib.training.averaging import WeightAverage
 from lib.training.optimizer import freeze_text, make_optimizer
 from lib.training.update_step import Updater
 from tests.accelerate.test_compiling import CUDA, eval_batches
@@ -32,18 +35,22 @@ def main(steps: int) -> None:
     network = build(ModelConfig("rmsin", "nano", 4, SIZE_PX, (1, 1, 1, 1), 0.0, TEXT))
     before = torch.cat([p.detach().flatten() for p in network.parameters()])
     freeze_text(network, 2, True)
+    average = WeightAverage(network, 0.9)
     # DDP cuts the one graph between its buckets of gradients, so that their exchange overlaps the backward pass.
     trained = DistributedDataParallel(compiled(network, CUDA, backend="eager", fullgraph=True), broadcast_buffers=False)
     optimizer, schedule = make_optimizer(network, 1e-4, 0.01, steps, warmup_iterations=10)
     updater = Updater(trained, optimizer, schedule, device)
     for step in range(steps):
         if step % 25 == 0:
-            evaluate(network, eval_batches(SIZE_PX, 2, 1), device)
+            for evaluated in (network, average.network):
+                evaluate(evaluated, eval_batches(SIZE_PX, 2, 1), device)
         trained.train()
         updater.backward(updater.forward(*make_inputs(2, SIZE_PX)).square().mean())
-    after = torch.cat([p.detach().flatten() for p in network.parameters()])
+        average.update(network)
+    after, averaged = (torch.cat([p.detach().flatten() for p in each.parameters()])
+                       for each in (network, average.network))
     print(f"{counters['stats']['unique_graphs']} graph in {schedule.last_epoch} steps, {int(updater.bad_updates)} bad, "
-          f"trained: {not torch.equal(before, after)}")
+          f"trained: {not torch.equal(before, after)}, averaged: {not torch.equal(averaged, after)}")
     distributed.end_processes()
 
 

@@ -39,7 +39,7 @@ def eval_batches(side: int, *sizes: int) -> list[dict[str, torch.Tensor]]:
 def test_a_run_under_ddp_compiles_its_training_step_once(tmp_path):
     done = torchrun("tests/accelerate/compiled_steps.py", 50, cwd=tmp_path, processes=1)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["1 graph in 50 steps, 0 bad, trained: True"]
+    assert done.stdout.splitlines() == ["1 graph in 50 steps, 0 bad, trained: True, averaged: True"]
 
 
 @pytest.mark.slow
