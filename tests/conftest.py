@@ -24,22 +24,32 @@ TEXT = {"vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
 
 
 # The files that take longest, longest first, and those that train. pytest-xdist hands out files in this order, so that
-# both workers end at about the same time; a short file at the end costs less than a long one.
+# the workers end at about the same time; a short file at the end costs less than a long one.
 LONGEST = ("network/test_training_parity.py", "network/test_parity.py", "faults/test_faults.py",
            "training/test_resume.py", "scripts/test_scripts.py", "faults/test_two_nodes.py", "scripts/test_docs.py",
            "data/test_layouts.py", "scripts/test_docs_extending.py", "scripts/test_reading_phrases.py",
            "checkpoint/test_swin_weights.py", "tools/test_make_text_encoder.py", "tools/test_compare_methods.py",
            "tools/test_export.py", "checkpoint/test_checkpoint.py")
+# The goldens stay with one worker: two at a time would need more memory than many machines have.
+GOLDENS = LONGEST[:2]
 # torch.export lets autograd start threads for GPUs that need not be there, and `run_script` forks, which these threads
 # do not survive: tests that train in forked processes stand above, and this file comes last.
 LAST = "network/test_export.py"
 
 
+@pytest.hookimpl(tryfirst=True)   # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Moves the files that take longest to the front, and one to the end; within a file the order stays."""
-    order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
-    order[Path(__file__).parent / LAST] = len(LONGEST) + 1
-    items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
+    """Moves the files that take longest to the front, and one to the end; within a file the order stays.
+
+    Each file is a group, which stays with one worker (`--dist loadgroup`); the goldens are one group.
+    """
+    def name(item: pytest.Item) -> str:
+        return item.path.relative_to(Path(__file__).parent).as_posix()
+
+    order = {file: place for place, file in enumerate((*LONGEST, "any other", LAST))}
+    items.sort(key=lambda item: order.get(name(item), order["any other"]))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("goldens" if name(item) in GOLDENS else name(item)))
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,7 @@ def has_no_effect(name: str) -> bool:
     return is_ignored(name) and not name.endswith("index")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["rmsin_tiny", "lavt_tiny", "lavt_one_tiny", "lgce_base", "fianet_base"])
 def test_official_to_native_and_back_is_bit_equal(case):
     """The base cases leave out the text encoder, which takes long."""

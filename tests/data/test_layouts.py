@@ -88,6 +88,7 @@ def test_grefcocos_other_sentences_mean_several_and_nothing(roots, tokenizer, na
     assert len(empty) == 16 and not any(train[0, number]["target"].any() for number in empty)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["rrsisd", *LAYOUTS])
 @pytest.mark.parametrize("to", FORMATS)
 def test_conversion_there_and_back(roots, tokenizer, tmp_path, capsys, layout, to):

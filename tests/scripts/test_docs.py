@@ -72,5 +72,5 @@ def test_a_page_has_commands_in_marked_blocks_only_and_its_links_lead_somewhere(
     text = page.read_text()
     for found in BLOCK.finditer(text):
         assert found["language"], f"{page.name}: a block without a language is neither run nor excused: {found[0][:60]}"
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
+    for target in re.findall(r'(?:\]\(|src(?:set)?=")(?!https?://)([^)#"]+)', text):
         assert (page.parent / target).exists(), target

@@ -94,6 +94,7 @@ def waits(nano, amp: str = "off", accumulate: int = 1, tolerated: int = 0, model
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [
     {}, {"amp": "bf16", "tolerated": 1, "model": "lavt"}, {"amp": "fp16", "model": "lavt"},
     {"disturb": True, "model": "lavt"}, {"accumulate": 2, "model": "lavt"},
@@ -107,6 +108,7 @@ def test_a_step_waits_for_nothing_between_log_lines(nano, tokenizer, options):
     assert set().union(*found.values()) <= {"item", "aten._local_scalar_dense"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [
     lambda loss: loss.item(), lambda loss: bool(loss > 0), lambda loss: loss.cpu(), lambda loss: loss.to("cpu"),
     lambda loss: loss.nonzero(), lambda loss: loss.new_tensor([0.9, 1.1]), lambda loss: loss.to("meta"),
