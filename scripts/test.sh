@@ -5,5 +5,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment requirements-dev.txt
 "$PYTHON" -m ruff check .
 "$PYTHON" -m mypy
-# Three processes on two cores, since tests of failures wait for much of their time. tests/conftest.py makes the groups.
-exec "$PYTHON" -m pytest -n 3 --dist loadgroup --no-loadscope-reorder "$@"
+# Three processes on two cores, since tests of failures wait for much of their time. tests/conftest.py hands out whole files.
+exec "$PYTHON" -m pytest -n 3 --no-loadscope-reorder "$@"

@@ -37,19 +37,22 @@ GOLDENS = LONGEST[:2]
 LAST = "network/test_export.py"
 
 
-@pytest.hookimpl(tryfirst=True)   # before pytest-xdist reads the groups
+@pytest.hookimpl(optionalhook=True)   # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Hands out whole files, and the goldens as if they were one file."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class WholeFiles(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "goldens" if nodeid.split("::")[0].endswith(GOLDENS) else super()._split_scope(nodeid)
+
+    return WholeFiles(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Moves the files that take longest to the front, and one to the end; within a file the order stays.
-
-    Each file is a group, which stays with one worker (`--dist loadgroup`); the goldens are one group.
-    """
-    def name(item: pytest.Item) -> str:
-        return item.path.relative_to(Path(__file__).parent).as_posix()
-
-    order = {file: place for place, file in enumerate((*LONGEST, "any other", LAST))}
-    items.sort(key=lambda item: order.get(name(item), order["any other"]))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("goldens" if name(item) in GOLDENS else name(item)))
+    """Moves the files that take longest to the front, and one to the end; within a file the order stays."""
+    order = {Path(__file__).parent / name: place for place, name in enumerate((*LONGEST, "any other", LAST))}
+    items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")
