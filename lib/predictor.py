@@ -50,11 +50,11 @@ class Predictor:
     input size, and the mask back to the image's. If a sentence has too many words, or words that the network does not
     know, it is segmented with a `ReadingWarning`.
 
-    `device` is 'cuda', 'cpu' or the like (default: a GPU if there is one); `amp` is the precision as in args.py;
-    `fast` folds BatchNorms into convolutions. An original checkpoint does not describe itself and needs `args`, the
-    result of `args.get_parser().parse_args([…])` for its flags. A network that reads phrases also needs `class_names`,
-    the names that it looks for in sentences (`refer.categories.CLASS_NAMES`). Raises `UserError` if the checkpoint
-    cannot be used.
+    `device` is 'cuda', 'cpu' or the like (default: a GPU if there is one); `amp` is the precision as in args.py; `fast`
+    folds BatchNorms and packs weights, as `--fuse` does. An original checkpoint does not describe itself and needs
+    `args`, the result of `args.get_parser().parse_args([…])` for its flags. A network that reads phrases also needs
+    `class_names`, the names that it looks for in sentences (`refer.categories.CLASS_NAMES`). Raises `UserError` if the
+    checkpoint cannot be used.
     """
 
     def __init__(self, checkpoint: str | Path, *, device: str | torch.device | None = None, amp: str = "off",

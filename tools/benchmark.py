@@ -34,13 +34,13 @@ import utils
 from args import count, get_parser, positive
 from distributed import user_errors
 from lib.accelerate import AMP_DTYPES, set_up
-from lib.accelerate.onednn import has_bfloat16
+from lib.accelerate.onednn import has_products
 from tools.workloads import WORKLOADS
 from utils import UserError, log
 
 # FLOPs of lib.accelerate.onednn's layers, which FlopCounterMode does not know, by the shapes of their arguments.
-PACKED_FLOPS = {torch.ops.mkldnn._linear_pointwise:
-                lambda x, weight, *_, **__: 2 * weight[0] * math.prod(x)} if has_bfloat16() else {}
+ONEDNN_FLOPS = {torch.ops.mkldnn._linear_pointwise:
+                lambda x, weight, *_, **__: 2 * weight[0] * math.prod(x)} if has_products(torch.float32) else {}
 
 
 def wait(device: torch.device) -> None:
@@ -99,7 +99,7 @@ def serve(connection: Connection, args: Namespace, task: str, plain: bool) -> No
         return
     result: dict[str, Any] = {"peak_memory_mib": utils.peak_memory_mib(device)}
     if not plain and task in ("forward", "train"):
-        with FlopCounterMode(display=False, custom_mapping=PACKED_FLOPS) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ONEDNN_FLOPS) as counter:
             run()
         result |= {"gflop": counter.get_total_flops() / 1e9,
                    "matmul_gflop_per_second": matmul_flops(device, AMP_DTYPES[args.amp] or torch.float32) / 1e9}

@@ -1,9 +1,9 @@
-"""Preparation of a network for inference: BatchNorm folded into convolutions, weights stored in low precision."""
+"""Preparation of a network for inference: BatchNorm folded, weights in low precision and as oneDNN reads them."""
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
-from lib.accelerate.onednn import has_bfloat16, pack_products
+from lib.accelerate.onednn import has_products, pack_products
 from lib.accelerate.precision import AMP_DTYPES
 from lib.accelerate.winograd import WinogradConv2d
 from lib.decoder import Level
@@ -14,14 +14,15 @@ def prepare_for_inference(model: nn.Module, amp: str = "off", fold_batchnorm: bo
     """Changes `model` in place, and irreversibly, into a faster network with the same outputs; returns it.
 
     `amp` names the precision of the forward pass (see args.py), in which the weights are then stored;
-    `fold_batchnorm` folds each BatchNorm that directly follows a convolution. Load a checkpoint before, since its
-    entries no longer fit afterwards. Raises `ValueError` in training mode.
+    `fold_batchnorm` folds each BatchNorm that directly follows a convolution and, on CPUs, packs float32 weights for
+    oneDNN, too. Load a checkpoint before, since its entries no longer fit afterwards. Raises `ValueError` in training
+    mode.
     """
     if model.training:
         raise ValueError("a BatchNorm that still learns cannot be folded: call model.eval() first")
     if fold_batchnorm:
         fold_batchnorms(model)
-    store_weights_in(model, amp)
+    store_weights(model, amp, fold_batchnorm)
     return model
 
 
@@ -68,11 +69,12 @@ def fold_into_rotated(conv: AdaptiveRotatedConv, bn: nn.BatchNorm2d) -> ChannelB
     return ChannelBias(folded[0][1].detach())
 
 
-def store_weights_in(model: nn.Module, amp: str) -> None:
+def store_weights(model: nn.Module, amp: str, pack_float32: bool) -> None:
     """Stores the weights of linear and convolution layers, in place, in the precision that `amp` selects."""
-    dtype = AMP_DTYPES[amp]
-    if dtype == torch.bfloat16 and next(model.parameters()).device.type == "cpu" and has_bfloat16():
-        pack_products(model)
+    weight, dtype = next(model.parameters()), AMP_DTYPES[amp]
+    packed = dtype or (weight.dtype if pack_float32 else None)
+    if packed and weight.device.type == "cpu" and has_products(packed):
+        pack_products(model, packed)
     if dtype:
         for module in model.modules():
             if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, WinogradConv2d):   # has its own

@@ -7,6 +7,7 @@ from torch import nn
 from lib.accelerate.cross_scale import FastCrossScaleAttention
 from lib.accelerate.decoder import FastLevel
 from lib.accelerate.language_fusion import FastPixelWordAttention, FastWordAttention
+from lib.accelerate.onednn import FastLinear
 from lib.accelerate.rotated_conv import FastAdaptiveRotatedConv
 from lib.accelerate.window_attention import FastWindowAttention
 from lib.cross_scale import CrossScaleAttention
@@ -17,7 +18,7 @@ from lib.swin import WindowAttention
 
 # For each device type: class -> faster class with the same parameters. GPUs have no faster classes so far.
 FASTER: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
-    "cpu": {WindowAttention: FastWindowAttention, WordAttention: FastWordAttention,
+    "cpu": {nn.Linear: FastLinear, WindowAttention: FastWindowAttention, WordAttention: FastWordAttention,
             PixelWordAttention: FastPixelWordAttention, Level: FastLevel, AdaptiveRotatedConv: FastAdaptiveRotatedConv,
             CrossScaleAttention: FastCrossScaleAttention},
 }

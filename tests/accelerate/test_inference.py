@@ -1,13 +1,13 @@
-"""Folded BatchNorms change the numbers by rounding only, and weights kept in bfloat16 as autocast does."""
+"""Folded BatchNorms and packed products change numbers by rounding, and weights kept in bfloat16 as autocast does."""
 import pytest
 import torch
 from torch import nn
 
 from lib.accelerate import accelerate, prepare_for_inference
-from lib.accelerate.onednn import has_bfloat16, pack_products
+from lib.accelerate.onednn import PackedLinear, has_bfloat16, has_products, pack_products
 from lib.language_fusion import Gate
 from lib.swin import Mlp
-from tests.conftest import make_inputs
+from tests.conftest import inputs_for, make_inputs
 
 
 @pytest.mark.parametrize("model", ["rmsin", "lavt"])
@@ -48,31 +48,49 @@ def test_weights_kept_in_bfloat16_err_no_more_than_autocast(nano, model):
     assert (kept - exact).norm() < 1.2 * (converted - exact).norm() < 0.1 * exact.norm()
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="this CPU or PyTorch has no packed bfloat16 products")
-def test_packed_layers_compute_their_activation_too():
+PRECISIONS = [pytest.param(dtype, marks=pytest.mark.skipif(not has_products(dtype), reason="no such products here"))
+              for dtype in (torch.float32, torch.bfloat16)]
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_packed_layers_compute_their_activation_too(dtype):
     torch.manual_seed(0)
     x = torch.randn(2, 5, 16)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     for layers in (Gate(16), Mlp(16), nn.Sequential(nn.Linear(16, 3)), nn.Sequential(nn.Linear(16, 4), nn.Sigmoid())):
         expected = layers(x).detach()
-        pack_products(layers)
+        pack_products(accelerate(layers, torch.device("cpu")), dtype)
         assert not any(isinstance(layer, nn.Linear | nn.ReLU | nn.GELU | nn.Tanh) for layer in layers)
         with torch.no_grad():
-            torch.testing.assert_close(layers(x).float(), expected, rtol=2e-2, atol=2e-2)
+            torch.testing.assert_close(layers(x).float(), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.skipif(not has_bfloat16(), reason="this CPU or PyTorch has no packed bfloat16 products")
+@pytest.mark.parametrize("dtype", PRECISIONS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_packed_1_x_1_convolution_is_that_convolution(bias):
+def test_a_packed_1_x_1_convolution_is_that_convolution(bias, dtype):
     torch.manual_seed(0)
     layers, x = nn.Sequential(nn.Conv2d(8, 3, 1, bias=bias)), torch.randn(2, 8, 4, 5)
     expected = layers(x).detach()
-    pack_products(layers)
+    pack_products(layers, dtype)
     assert not isinstance(layers[0], nn.Conv2d)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     with torch.no_grad():
-        torch.testing.assert_close(layers(x).float(), expected, rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(layers(x).float(), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_without_an_amp_weights_stay(nano):
+@pytest.mark.parametrize("model", ["rmsin", "lavt", "lgce", "fianet"])
+@torch.inference_mode()
+def test_a_network_packed_in_float32_gives_the_same_logits(nano, model):
+    network = nano(model, fusion_heads=(1, 2, 2, 4))
+    inputs = inputs_for(network, 3, 64)
+    expected = network(*inputs)
+    prepare_for_inference(accelerate(network, torch.device("cpu")), fold_batchnorm=True)
+    assert any(isinstance(module, PackedLinear) for module in network.modules()) == has_products(torch.float32)
+    prepared = network(*inputs)
+    torch.testing.assert_close(prepared, expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+
+
+def test_without_an_amp_and_folding_weights_stay(nano):
     network = nano()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     for name, value in prepare_for_inference(network, "off").state_dict().items():

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from lib.accelerate import accelerate
+from lib.accelerate import accelerate, onednn
+from lib.accelerate.onednn import Product, has_products
 from lib.accelerate.swap import FASTER
 from lib.cross_scale import CrossScaleAttention
 from lib.decoder import Level
@@ -36,6 +37,7 @@ def rotated_conv(side: int) -> tuple:
 
 words = (maps(2, 30, 8), maps(2, 5, 12), (torch.arange(5) < torch.tensor([[3], [5]])).long())
 CASES = {   # of every class in the table: a module, and the arguments of its forward pass
+    "linear": lambda: (nn.Linear(8, 5), (maps(2, 3, 8),)),
     "windows": lambda: window_attention(shifted=False),
     "shifted windows": lambda: window_attention(shifted=True),
     "shifted windows without padding": lambda: window_attention(True, 8, 8),
@@ -174,3 +176,39 @@ def test_the_position_bias_cached_in_evaluation_follows_the_weights(nano):
         fresh = accelerate(nano("lavt"), CPU)
         fresh.load_state_dict(changed)
         torch.testing.assert_close(fresh(*inputs), second)
+
+
+@pytest.mark.skipif(not has_products(torch.float32), reason="this CPU or PyTorch has no such products")
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_large_product_in_float32_and_its_gradients(bias, monkeypatch):
+    """Of a map whose rows are not contiguous, multiplied by oneDNN both ways."""
+    torch.manual_seed(0)
+    plain, fast = nn.Linear(6, 10, bias=bias), nn.Linear(6, 10, bias=bias)
+    fast.load_state_dict(plain.state_dict())
+    accelerate(fast, CPU)
+    calls: list[int] = []
+    apply = Product.apply
+    monkeypatch.setattr(onednn, "LARGE", 2 * 4 * 3 * 60)
+    monkeypatch.setattr(Product, "apply", lambda *arguments: calls.append(1) or apply(*arguments))
+    results = []
+    for layer in (plain, fast):
+        x = torch.linspace(-1, 1, 2 * 6 * 4 * 3).view(2, 6, 4, 3).requires_grad_()
+        y = layer(x.permute(0, 2, 3, 1))
+        weighting = torch.linspace(-1, 1, y.numel()).view(2, 10, 4, 3).permute(0, 2, 3, 1)
+        results.append((y, *torch.autograd.grad((y * weighting).sum(), [x, *layer.parameters()])))
+    assert calls == [1]
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        fast(torch.zeros(1, 6))            # small
+        fast.double()(torch.zeros(99, 6).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        fast.float()(torch.zeros(99, 6))
+    assert calls == [1]
+
+
+def test_a_frozen_layer_passes_its_gradient_on(monkeypatch):
+    monkeypatch.setattr(onednn, "LARGE", 0)
+    layer, x = accelerate(nn.Linear(3, 2).requires_grad_(False), CPU), torch.ones(4, 3, requires_grad=True)
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(4, 3))
+    assert layer.weight.grad is None
