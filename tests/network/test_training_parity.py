@@ -15,7 +15,8 @@ from torchvision.ops import StochasticDepth
 from args import get_parser
 from bert import BertConfig
 from lib.accelerate import accelerate
-from lib.checkpoint.official_layout import IGNORED, from_official, is_ignored, official_names
+from lib.checkpoint import build_with_weights
+from lib.checkpoint.official_layout import IGNORED, is_ignored, official_names
 from lib.losses import segmentation_loss
 from lib.segmentation import NUM_TMEM, ModelConfig, build
 from lib.training.optimizer import freeze_text, make_optimizer, parameter_groups
@@ -82,11 +83,10 @@ def test_three_steps_equal_the_published_program(case):
     meta = json.loads(str(golden["meta"]))
     model_name, total = meta["model"], meta["steps_per_epoch"] * meta["epochs"]
     text = BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).to_diff_dict()
-    model = build(ModelConfig(model_name, meta["swin_type"], meta["window_size"], meta["img_size"], (1, 1, 1, 1), 0.0,
-                              text, num_tmem=meta.get("num_tmem", NUM_TMEM)))
+    config = ModelConfig(model_name, meta["swin_type"], meta["window_size"], meta["img_size"], (1, 1, 1, 1), 0.0, text,
+                         num_tmem=meta.get("num_tmem", NUM_TMEM))
     spec = json.loads((FOLDER / KEYS.get(case, f"{case}.keys.json")).read_text())
-    model.load_state_dict(from_official(fill.checkpoint(spec)))
-    model.double().train()
+    model = build_with_weights(config, fill.checkpoint(spec), case).double().train()
     if case in ACCELERATED:
         accelerate(model, torch.device("cpu"))
     for module in model.modules():
