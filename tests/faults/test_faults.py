@@ -15,7 +15,7 @@ from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
 from lib.checkpoint import read_checkpoint
 from lib.training.resume import choose_start, set_earlier_run_aside
 from refer.refer import REFER
-from tests.launch import processes_of, start_training
+from tests.launch import nano_flags, processes_of, run_script, start_training
 from utils import UserError
 
 STEPS = 4   # batches of 8 in an epoch of the toy set
@@ -25,6 +25,18 @@ def start(toy: Path, folder: Path, *flags: object, launcher: tuple = (), **envir
     """Starts training by two processes with a fault; their output goes to FOLDER/said.txt."""
     return start_training(folder, toy, "--epochs", 3, "--model_id", "f", *flags, processes=2, launcher=launcher,
                           **environment)
+
+
+def run(toy: Path, folder: Path, *flags: object, **environment: str) -> str:
+    """What `start` and `finish` do, without a launcher: the two processes are forked."""
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        done = run_script("tests/faults/instrumented_train.py", *nano_flags(
+            toy, "--batch-size", 4, "--print-freq", 1, "--epochs", 3, "--model_id", "f", *flags), cwd=folder,
+            processes=2)
+    return done.stdout + done.stderr
 
 
 def finish(process: subprocess.Popen, folder: Path) -> str:
@@ -56,7 +68,7 @@ def test_a_mistake_of_the_user_is_one_line_and_said_last(toy, tmp_path):
 
 @pytest.mark.slow
 def test_nan_on_one_process_stops_both_at_the_same_step(toy, tmp_path):
-    said = finish(start(toy, tmp_path, "--save_every", 1, FAULT="nan:1:3"), tmp_path)
+    said = run(toy, tmp_path, "--save_every", 1, FAULT="nan:1:3")
     assert re.search(r"train.py: loss or gradient is not finite in epoch 0, iteration 2, on refs \d+(, \d+){7};", said)
     checkpoint = read_checkpoint(tmp_path / "checkpoints/model_last_f.pth")
     assert checkpoint["progress"]["step"] == 2 and all(torch.isfinite(t).all() for t in checkpoint["model"].values())
@@ -67,8 +79,7 @@ def test_a_killed_process_is_started_again_and_the_run_ends_in_the_same_bits(toy
     """Of three runs by two processes, one is killed and restarted by torchrun, one stopped by a signal and resumed."""
     whole, killed, stopped = (tmp_path / name for name in ("whole", "killed", "stopped"))
     flags = ("--save_every", 1, "--deterministic", "--fusion_drop", 0.1)
-    said = finish(start(toy, whole, *flags, HASHES="hashes", LOSSES="losses"), whole)
-    assert "finished:" in said
+    assert "finished:" in run(toy, whole, *flags, HASHES="hashes", LOSSES="losses")
 
     said = finish(start(toy, killed, *flags, launcher=("--max-restarts", 1), FAULT="kill:1:6", HASHES="hashes"), killed)
     assert "started again by the launcher" in said and "going on with epoch 1, iteration 1" in said
@@ -85,9 +96,8 @@ def test_a_killed_process_is_started_again_and_the_run_ends_in_the_same_bits(toy
     logged = said.count("\nepoch ")
     progress = read_checkpoint(stopped / "checkpoints/model_last_f.pth")["progress"]
     assert progress["epoch"] * STEPS + progress["step"] >= logged   # at most the step at hand is lost
-    said = finish(start(toy, stopped, *flags, "--workers", 4, "--resume", "auto", LOSSES="losses", HASHES="hashes"),
-                  stopped)
-    assert "finished:" in said
+    assert "finished:" in run(toy, stopped, *flags, "--workers", 4, "--resume", "auto", LOSSES="losses",
+                              HASHES="hashes")
 
     hashes = {line.split()[1] for folder in (whole, killed, stopped)
               for line in (folder / "hashes").read_text().splitlines()}
