@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, so that figures do not depend on the machine's cores; a tiny toy data set."""
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from args import get_parser
 from bert import load_tokenizer
 from data.toy import make_toy_rrsisd
 from lib.checkpoint import describe_model, save_checkpoint
-from lib.segmentation import ModelConfig, build
+from lib.segmentation import SWIN_VARIANTS, ModelConfig, build
 from refer.refer import REFER
 
 torch.set_num_threads(1)
@@ -86,6 +87,17 @@ def nltk_data(tmp_path_factory) -> Path:
     write_nltk_data(folder)
     nltk.data.path[:] = [str(folder)]
     return folder
+
+
+@pytest.fixture(scope="module")
+def narrow_nano():
+    """Halves the width of nano in a module's tests and the processes forked from them.
+
+    A quarter of the weights is to be trained, saved and hashed then, and nothing that these tests are about changes.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SWIN_VARIANTS, "nano", replace(SWIN_VARIANTS["nano"], width=16))
+        yield
 
 
 def equal_samples(a: dict, b: dict) -> bool:

@@ -22,6 +22,8 @@ from tests.launch import assert_refused, nano_flags, run_script
 from tools import convert_dataset
 from utils import UserError
 
+pytestmark = pytest.mark.usefixtures("narrow_nano")
+
 SIZE = 64
 FORMATS = ("refer", "coco", "jsonl", "phrases")
 

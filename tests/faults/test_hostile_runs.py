@@ -15,7 +15,7 @@ from tests.training.test_resume import a_folder_and_signals_of_its_own, argument
 from tools.fuzz import AREAS, fuzz
 from utils import MachineError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("narrow_nano")]
 
 LOGGING = ("import sys; sys.path.insert(0, sys.argv[1])\n"
            "from distributed import user_errors; from utils import log\n"

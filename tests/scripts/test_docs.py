@@ -13,6 +13,8 @@ from data.toy import make_toy_rrsisd
 from tests.conftest import save_nano_checkpoint
 from tests.launch import ROOT, run_script
 
+pytestmark = pytest.mark.usefixtures("narrow_nano")
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?P<excuse><!-- not run: [^\n]+ -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 RUN_ELSEWHERE = {"docs/extending.md": "python"}   # tests/test_docs_extending.py

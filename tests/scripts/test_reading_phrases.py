@@ -15,6 +15,8 @@ from refer.categories import CLASS_NAMES
 from tests.launch import nano_flags, run_script
 from utils import UserError
 
+pytestmark = pytest.mark.usefixtures("narrow_nano")
+
 SENTENCE = "The ship on the left"
 
 

@@ -16,7 +16,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lib.checkpoint import read_checkpoint, save_checkpoint
-from tests.launch import ROOT, assert_refused, nano_flags, run_script, torchrun
+from tests.launch import ROOT, assert_refused, nano_flags, run_script
+
+pytestmark = pytest.mark.usefixtures("narrow_nano")
 
 
 def training_flags(toy: Path) -> list[str]:
@@ -166,8 +168,8 @@ def test_deterministic_runs_are_equal_bit_for_bit_and_a_record_is_all_that_a_sec
 
 @pytest.mark.slow
 def test_two_processes_train_together(toy, tmp_path):
-    done = torchrun("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 4, "--ema", 0.5,
-                    "--model_id", "two", cwd=tmp_path, processes=2)
+    done = run_script("train.py", *training_flags(toy), "--epochs", 2, "--batch-size", 4, "--ema", 0.5,
+                      "--model_id", "two", cwd=tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     assert "BatchNorm is not synchronised" in done.stdout and "2 process(es) on cpu" in done.stdout
     assert done.stdout.count("finished:") == 1   # one process speaks

@@ -23,6 +23,8 @@ from tests.conftest import TEXT
 from tests.launch import run_script
 from utils import MachineError, UserError, sha256_of
 
+pytestmark = pytest.mark.usefixtures("narrow_nano")
+
 
 def make_checkpoint(nano, toy, path: Path, model: str) -> Path:
     """The checkpoint of a nano network for images of 64 px with random weights, and the toy set's tokenizer."""

@@ -19,6 +19,8 @@ from lib.training.update_step import Updater
 from tests.conftest import TEXT, make_inputs
 from train import train_one_epoch
 
+pytestmark = pytest.mark.usefixtures("narrow_nano")
+
 aten = torch.ops.aten
 CPU = torch.device("cpu")
 OPERATIONS = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2}   # that are read

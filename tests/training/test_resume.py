@@ -30,6 +30,8 @@ from refer.refer import REFER
 from tests.launch import nano_flags
 from utils import UserError
 
+pytestmark = pytest.mark.usefixtures("narrow_nano")
+
 STEPS = 4  # batches of 8 in the toy set's 32 training refs
 
 
