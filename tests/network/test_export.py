@@ -12,7 +12,7 @@ MODELS = ["rmsin", "lavt_one", "lgce", "fianet"]
 @pytest.mark.parametrize("model", MODELS)
 def test_the_forward_pass_is_one_graph(nano, model, training):
     torch._dynamo.reset()
-    network = nano(model).train(training)
+    network = nano(model, num_tmem=1).train(training)
     explained = torch._dynamo.explain(network)(*inputs_for(network, 2, 64))
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
 
@@ -22,7 +22,7 @@ def test_the_forward_pass_is_one_graph(nano, model, training):
                          + [("rmsin", "tiny"), ("lavt_one", "tiny")])
 @torch.no_grad()
 def test_an_exported_network_computes_the_same_on_other_inputs(nano, model, swin_type):
-    network = nano(model, swin_type=swin_type)
+    network = nano(model, swin_type=swin_type, num_tmem=1)
     traced_on = inputs_for(network, 2, 64)
     other = tuple(x.flip(0) for x in traced_on)
     expected = network(*other)

@@ -73,7 +73,7 @@ def assert_groups(groups: list[dict], names: dict[torch.nn.Parameter, str], gold
 
 KEYS = {"rmsin_tiny_train": "rmsin_tiny.keys.json", "lavt_tiny_train": "lavt_tiny.keys.json"}
 CASES = ["rmsin_tiny_train", "lavt_tiny_train", "lgce_base_train", "fianet_base_train"]
-ACCELERATED = ["rmsin_tiny_train"]   # the other cases are of the plain network
+ACCELERATED = ["rmsin_tiny_train", "lavt_tiny_train"]   # the other cases are of the plain network
 
 
 @pytest.mark.slow

@@ -30,8 +30,9 @@ def make_checkpoint(nano, toy, path: Path, model: str) -> Path:
     """The checkpoint of a nano network for images of 64 px with random weights, and the toy set's tokenizer."""
     tokenizer = load_tokenizer(str(toy / "bert"))
     text = {**TEXT, "vocab_size": tokenizer.get_vocab_size()}
-    network = nano(model, text=text)
-    config = ModelConfig(model, "nano", 4, 64, (1, 1, 1, 1), 0.0, network.text_encoder.config.to_diff_dict())
+    network = nano(model, text=text, num_tmem=1)
+    config = ModelConfig(model, "nano", 4, 64, (1, 1, 1, 1), 0.0, network.text_encoder.config.to_diff_dict(),
+                         num_tmem=1)
     save_checkpoint(path, {"model": network.state_dict(), "args": {"dataset": "rrsisd", "lr": 5e-4, "epochs": 3,
                                                                    "ck_bert": "/home/me/secret/bert"},
                            **describe_model(config, tokenizer)})
