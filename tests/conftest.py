@@ -40,11 +40,13 @@ LAST = "network/test_export.py"
 
 @pytest.hookimpl(optionalhook=True)   # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Hands out whole files, and the goldens as if they were one file."""
+    """Hands out whole files; the goldens as if they were one file, and the last file test by test."""
     from xdist.scheduler import LoadFileScheduling
 
     class WholeFiles(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.split("::")[0].endswith(LAST):
+                return nodeid
             return "goldens" if nodeid.split("::")[0].endswith(GOLDENS) else super()._split_scope(nodeid)
 
     return WholeFiles(config, log)
