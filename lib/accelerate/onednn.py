@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-LARGE = 2 ** 24   # multiplications; below it, calling oneDNN takes longer than it saves
+# Products of fewer multiplications, or over fewer features, gain nothing by oneDNN.
+LARGE, WIDE = 2 ** 24, 96
 ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.GELU: "gelu", nn.Tanh: "tanh"}   # oneDNN's names
 
 
@@ -57,7 +58,8 @@ class FastLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         single = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        if single and x.numel() * self.out_features >= LARGE and has_products(torch.float32):
+        large = x.numel() * self.out_features >= LARGE and self.in_features >= WIDE
+        if single and large and has_products(torch.float32):
             return Product.apply(x, self.weight, self.bias)
         return super().forward(x)
 

@@ -189,6 +189,7 @@ def test_a_large_product_in_float32_and_its_gradients(bias, monkeypatch):
     calls: list[int] = []
     apply = Product.apply
     monkeypatch.setattr(onednn, "LARGE", 2 * 4 * 3 * 60)
+    monkeypatch.setattr(onednn, "WIDE", 6)
     monkeypatch.setattr(Product, "apply", lambda *arguments: calls.append(1) or apply(*arguments))
     results = []
     for layer in (plain, fast):
@@ -208,6 +209,7 @@ def test_a_large_product_in_float32_and_its_gradients(bias, monkeypatch):
 
 def test_a_frozen_layer_passes_its_gradient_on(monkeypatch):
     monkeypatch.setattr(onednn, "LARGE", 0)
+    monkeypatch.setattr(onednn, "WIDE", 0)
     layer, x = accelerate(nn.Linear(3, 2).requires_grad_(False), CPU), torch.ones(4, 3, requires_grad=True)
     layer(x).sum().backward()
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(4, 3))
