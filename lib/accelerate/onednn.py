@@ -111,7 +111,7 @@ def pack_products(model: nn.Module, dtype: torch.dtype) -> None:
         for i, (name, child) in enumerate(children):
             if is_pointwise(child):
                 setattr(parent, name, PackedPointwise(child, dtype))
-            elif isinstance(child, nn.Linear) and type(child) in (nn.Linear, FastLinear):   # no subclass of a user's
+            elif isinstance(child, nn.Linear) and type(child) in (nn.Linear, FastLinear):   # subclasses stay
                 following, after = children[i + 1] if i + 1 < len(children) else ("", None)
                 fits = isinstance(parent, nn.Sequential) and type(after) in ACTIVATIONS
                 setattr(parent, name, PackedLinear(child, dtype, ACTIVATIONS[type(after)] if fits else "none"))
