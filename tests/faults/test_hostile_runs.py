@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import train
+from data import log_problems
 from distributed import user_errors
 from lib.checkpoint import read_checkpoint
 from tests.launch import ROOT
@@ -82,6 +83,18 @@ def test_a_killed_loader_process_saves_the_run_and_is_one_line(toy, monkeypatch)
     with pytest.raises(MachineError, match=r"a loader process is gone.* The run is saved; --resume auto goes on"):
         train.run(arguments(toy, "--workers", 1))
     assert read_checkpoint("checkpoints/model_last_m.pth")["progress"]["step"] in (2, 3)   # one batch may be ready
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+                                   ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_each_sign_of_a_killed_loader_process_is_one_line(error):
+    """Which one PyTorch raises depends on what the process did when it was killed."""
+    def batches():
+        raise error
+        yield
+
+    with pytest.raises(MachineError, match="a loader process is gone"):
+        next(log_problems(batches(), []))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")   # of Pillow, for the oldest formats
