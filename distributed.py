@@ -105,18 +105,23 @@ def _leave(status: int, message: str, is_cause: bool = True) -> NoReturn:
 
 # Start and communication
 
-def init_processes(device: str | None, local_rank: int, timeout_s: float = 600) -> torch.device:
-    """Joins the process group of a launcher, if there is one, and chooses this process's device.
+def local_rank(given: int) -> int:
+    """This process's number on its machine, from 0: LOCAL_RANK, or what older launchers pass as `--local_rank`."""
+    return int(os.environ.get("LOCAL_RANK", given))
 
-    `torchrun` and `torch.distributed.launch` set the variables RANK, WORLD_SIZE and LOCAL_RANK; older launchers pass
-    `--local_rank`, the fallback. NCCL connects GPUs, Gloo connects CPUs. A process that waits for another one longer
-    than `timeout_s` gives up. Raises `UserError` for a GPU that does not exist.
+
+def init_processes(device: str | None, given: int, timeout_s: float = 600) -> torch.device:
+    """Joins the process group of a launcher, if there is one, and chooses the device of `local_rank(given)`.
+
+    `torchrun` and `torch.distributed.launch` set the variables RANK and WORLD_SIZE. NCCL connects GPUs, Gloo connects
+    CPUs. A process that waits for another one longer than `timeout_s` gives up. Raises `UserError` for a GPU that does
+    not exist.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", local_rank))
+    number = local_rank(given)
     if device is None:
-        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{number}" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" or (device.startswith("cuda") and int(os.environ.get("WORLD_SIZE", 1)) > 1):
-        device = f"cuda:{local_rank}"
+        device = f"cuda:{number}"
     chosen = torch.device(device)
     if chosen.type == "cuda":
         if (chosen.index or 0) >= torch.cuda.device_count():

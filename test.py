@@ -10,7 +10,7 @@ with importing_much():
 
     import distributed
     import utils
-    from data import EvalSet, eval_loader, log_problems, read_refs
+    from data import EvalSet, RefsReader, eval_loader, log_problems
     from lib.accelerate import WholeBatches, accelerate, compiled, prepare_for_inference, set_up
     from lib.checkpoint import restore
     from lib.evaluation.metrics import evaluate
@@ -22,6 +22,8 @@ with importing_much():
 
 def run(args: Namespace) -> None:
     """Runs the whole evaluation; `main` reports its errors."""
+    reader = RefsReader(args.refer_data_root, args.dataset, args.splitBy, args.published_masks,
+                        distributed.local_rank(args.local_rank))
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
     set_up(device, args)
     make_folders(args)
@@ -32,7 +34,7 @@ def run(args: Namespace) -> None:
     prepare_for_inference(model, args.amp, args.fuse)
     network = WholeBatches(compiled(model, device)) if args.compile else model
 
-    refs = read_refs(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
+    refs = reader.refs()
     dataset = EvalSet(refs, args.split, tokenizer, config.img_size, args.seed if args.shuffle_sentences else None,
                       skip_bad_images=args.skip_bad_images, packed=args.packed, max_tokens=config.max_tokens,
                       phrases=config.reads_phrases)

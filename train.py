@@ -21,7 +21,7 @@ with importing_much():
 
     import distributed
     import utils
-    from data import log_problems, make_loaders, read_refs
+    from data import RefsReader, log_problems, make_loaders
     from lib.accelerate import set_up
     from lib.checkpoint.starting import make_network
     from lib.evaluation.generalized import all_metrics, format_all
@@ -109,6 +109,8 @@ def validate(state: TrainingState, batches: DataLoader, model: nn.Module) -> dic
 
 def run(args: Namespace) -> None:
     """Runs the whole training; `main` reports its errors."""
+    reader = RefsReader(args.refer_data_root, args.dataset, args.splitBy, args.published_masks,
+                        distributed.local_rank(args.local_rank))
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
     set_up(device, args)
     seed_everything(args.seed, args.deterministic)
@@ -118,7 +120,7 @@ def run(args: Namespace) -> None:
     for folder in (output, Path("models")):   # both must be writable before any work starts
         hold(folder, args.model_id)
     record = RunRecord(Path("models") / args.model_id, args, device, args.tensorboard, args.wandb)
-    refs = read_refs(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
+    refs = reader.refs()
     annotations = {"/".join(Path(path).parts[-2:]): utils.sha256_of(path) for path in refs.annotation_files}
     if distributed.was_restarted():
         log("started again by the launcher")

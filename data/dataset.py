@@ -21,7 +21,7 @@ import transforms
 from bert.phrases import PhraseMarker
 from bert.tokenizer import MAX_TOKENS, tokenize_many
 from data.packed import PackedRefs
-from data.shared import shared_arrays
+from data.shared import MadeApart, save, shared_arrays
 from data.toy import is_toy
 from refer.masks import BadImage
 from refer.refer import REFER
@@ -30,12 +30,28 @@ from refer.table import RefRows, RefTable, read_arrays
 from utils import UserError, log
 
 
-def read_refs(data_root: str, datasets: str, split_by: str, published_masks: bool = False) -> RefTable:
-    """The refs of one data set or of several (see `refer.layouts.parse_datasets`), read once for all processes.
+class RefsReader:
+    """Reads the refs of one data set or of several (see `refer.layouts.parse_datasets`), once for all processes.
 
-    Every process must call this. Raises `UserError` as `REFER` does.
+    Every process makes one, before it has threads (see `MadeApart`), and the first of each machine, whose `local_rank`
+    is 0, begins to read. Every process then calls `refs`.
     """
-    return RefTable(shared_arrays(lambda: read_arrays(data_root, datasets, split_by, published_masks), apart=True))
+
+    def __init__(self, data_root: str, datasets: str, split_by: str, published_masks: bool = False,
+                 local_rank: int = 0):
+        def read() -> dict[str, np.ndarray]:
+            return read_arrays(data_root, datasets, split_by, published_masks)
+
+        self.reading = MadeApart(read, begin=local_rank == 0)
+
+    def refs(self) -> RefTable:
+        """The refs, when they are read. Raises `UserError` as `REFER` does."""
+        return RefTable(shared_arrays(self.reading.write, ready=self.reading.child > 0))
+
+
+def read_refs(data_root: str, datasets: str, split_by: str, published_masks: bool = False) -> RefTable:
+    """What a `RefsReader` reads, in a program of one process. Raises `UserError` as `REFER` does."""
+    return RefsReader(data_root, datasets, split_by, published_masks).refs()
 
 
 class RefTokens:
@@ -74,7 +90,7 @@ def tokenize_refs(tokenizer: Tokenizer, refs: RefRows, max_tokens: int = MAX_TOK
         arrays = {"token_ids": token_ids, "lengths": lengths}
         return {**arrays, "phrase_masks": mark_phrases(refs, lengths, max_tokens)} if phrases else arrays
 
-    return RefTokens(first, **shared_arrays(make))
+    return RefTokens(first, **shared_arrays(lambda folder: save(make(), folder)))
 
 
 def mark_phrases(refs: RefRows, lengths: np.ndarray, max_tokens: int) -> np.ndarray:

@@ -1,40 +1,41 @@
 """Large arrays that one process of each machine makes, and that all processes and their workers map from one file."""
-import multiprocessing
 import os
 import platform
 import shutil
+import signal
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-from distributed import gather_objects
+from distributed import STOP_SIGNALS, gather_objects
 from utils import UserError, rank
 
 Arrays = dict[str, np.ndarray]
 Make = Callable[[], Arrays]
+Write = Callable[[Path], None]   # saves arrays in a folder
 
 
-def shared_arrays(make: Make, apart: bool = False) -> Arrays:
-    """The arrays that `make()` returns, read-only, in memory that all processes of a machine share.
+def shared_arrays(write: Write, ready: bool = True) -> Arrays:
+    """The arrays that `write` saves in one process of each machine, read-only, in memory that all its processes share.
 
-    The machine's first process makes them; with `apart` a child of it does, whose end frees the memory that this took.
-    The arrays lie in a temporary folder (below TMPDIR), which is removed once all processes have mapped them. Every
-    process must call this. Raises `UserError` as `make` does, and when that folder cannot be written.
+    This is the first that is `ready`, or else the first. They lie in a temporary folder (below TMPDIR), which is
+    removed once all processes have mapped them. Every process must call this. Raises `UserError` as `write` does, and
+    when that folder cannot be written.
     """
     node = platform.node()
-    first = min(number for number, (name, _) in enumerate(gather_objects((node, rank()))) if name == node)
+    first = min((not begun, number) for number, (name, begun) in enumerate(gather_objects((node, ready)))
+                if name == node)[1]
     folder = None
     try:
         if rank() == first:
             folder = Path(tempfile.mkdtemp(prefix="refs-"))
-            if apart and "fork" in multiprocessing.get_all_start_methods():
-                _make_apart(make, folder)
-            else:
-                _save(make(), folder)
+            write(folder)
         made = gather_objects(folder)[first]
         assert made is not None
         # As plain arrays, because indexing a memmap takes three times as long.
@@ -49,38 +50,67 @@ def shared_arrays(make: Make, apart: bool = False) -> Arrays:
     return arrays
 
 
-def _save(arrays: Arrays, folder: Path) -> None:
+def save(arrays: Arrays, folder: Path) -> None:
+    """Writes each array to a file of its name."""
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
 
 
-def _make_apart(make: Make, folder: Path) -> None:
-    """Runs `make` in a child process and waits for it. Raises its UserError; RuntimeError for a bug or a crash."""
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(make, folder, sender), daemon=True)
-    child.start()
-    sender.close()
-    try:
-        kind, message = receiver.recv()
-    except EOFError:
-        kind, message = "crash", "it said nothing"
-    child.join()
-    if kind == "user error":
-        raise UserError(message)
-    if kind != "done":
-        raise RuntimeError(f"the process that reads the refs failed (exit status {child.exitcode}); it may have lacked "
-                           f"memory. {message}")
+class MadeApart:
+    """Arrays that a child process makes while this one goes on; the child's end frees the memory that this took.
+
+    Make it before this process has threads, and so before it is connected to others: a lock that another thread holds
+    at that moment would stay locked in the child for ever, which is rare, and hangs the run. Where processes cannot
+    fork, and if `begin` is false, `write` makes the arrays.
+    """
+
+    def __init__(self, make: Make, begin: bool = True):
+        self.make, self.child = make, 0
+        if begin and hasattr(os, "fork"):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self.connection, other_end = Pipe()
+            self.child = os.fork()
+            if not self.child:
+                self.connection.close()
+                _make_and_save(make, other_end)
+            other_end.close()
+
+    def write(self, folder: Path) -> None:
+        """Has the arrays saved in the folder. Raises `make`'s UserError, OSError, RuntimeError for a bug or a crash."""
+        if not self.child:
+            return save(self.make(), folder)
+        try:
+            self.connection.send(folder)
+            error = self.connection.recv()
+        except (EOFError, ConnectionError):
+            error = RuntimeError("the process that reads the refs is gone; it may have lacked memory")
+        self.connection.close()
+        os.waitpid(self.child, 0)
+        if error:
+            raise error
 
 
-def _child(make: Make, folder: Path, sender: Connection) -> None:
+def _make_and_save(make: Make, parent: Connection) -> None:
+    """What the child does: it ends without the exit handlers of its parent, and at the latest when the parent does."""
+    arrays: Arrays = {}
+    error: Exception | None = None
     try:
-        _save(make(), folder)
-        sender.send(("done", ""))
-    except UserError as error:
-        sender.send(("user error", str(error)))
-    except Exception:
-        sender.send(("bug", traceback.format_exc()))
+        for number in STOP_SIGNALS:   # they are the parent's business
+            signal.signal(number, signal.SIG_IGN)
+        try:
+            arrays = make()
+        except UserError as raised:
+            error = raised
+        except Exception:   # as text, since not every exception can be sent
+            error = RuntimeError(f"the process that reads the refs failed:\n{traceback.format_exc()}")
+        folder = parent.recv()
+        try:
+            save(arrays, folder)
+        except OSError as raised:
+            error = raised
+        parent.send(error)
+    except EOFError:   # the parent is gone
+        pass
     finally:
-        sender.close()
-        os._exit(0)   # without the exit handlers that the parent registered for itself
+        os._exit(0)

@@ -1,4 +1,5 @@
 """Starts the project's scripts as a user or a launcher does."""
+import faulthandler
 import multiprocessing
 import os
 import runpy
@@ -9,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PATIENCE_S = 300   # with a script
 
 
 def run_script(script: str, *flags: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess:
@@ -23,7 +25,8 @@ def run_script(script: str, *flags: object, cwd: Path, processes: int = 1) -> su
     def child(rank: int, outputs: list[Path]) -> None:
         for number, path in enumerate(outputs, start=1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
+        faulthandler.dump_traceback_later(PATIENCE_S - 10, file=sys.stderr)   # a process that hangs says where
         if processes > 1:
             os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes),
                               MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
@@ -38,7 +41,7 @@ def run_script(script: str, *flags: object, cwd: Path, processes: int = 1) -> su
         for process in children:
             process.start()
         for process in children:
-            process.join(300)
+            process.join(PATIENCE_S)
             process.kill()
         said = ["".join(path.read_text() for path in paths) for paths in zip(*outputs, strict=True)]
     statuses = [process.exitcode for process in children]
@@ -66,7 +69,7 @@ def torchrun(script: str, *flags: object, cwd: Path, processes: int) -> subproce
                ROOT / script, *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True,
-                          timeout=300)
+                          timeout=PATIENCE_S)
 
 
 def start_training(folder: Path, toy: Path, *flags: object, processes: int = 1, launcher: tuple = (),

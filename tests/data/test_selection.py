@@ -1,5 +1,6 @@
 """Which refs are trained on: several data sets, exclusion lists, images of test splits; how long sentences may be."""
 import json
+import os
 import pickle
 import re
 import shutil
@@ -10,7 +11,7 @@ import pytest
 
 from data import EvalSet, TrainSet, read_refs
 from data.dataset import load_image_and_mask
-from data.shared import shared_arrays
+from data.shared import MadeApart, save, shared_arrays
 from data.toy import make_toy_rrsisd
 from refer import REFER
 from refer.selection import EXCLUSIONS, read_exclusions
@@ -88,13 +89,30 @@ def test_errors_of_the_process_apart_are_said_here(toy):
     with pytest.raises(UserError, match="Missing the data root"):
         read_refs(str(toy / "none"), "rrsisd", "unc")
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        shared_arrays(lambda: {"x": np.array([1 / 0])}, apart=True)
+        shared_arrays(MadeApart(lambda: {"x": np.array([1 / 0])}).write)
+    with pytest.raises(RuntimeError, match="it may have lacked memory"):
+        shared_arrays(MadeApart(lambda: os._exit(7)).write)
+
+
+def test_the_process_apart_ends_with_this_one():
+    apart = MadeApart(lambda: {"x": np.zeros(1)})
+    apart.connection.close()
+    assert os.waitpid(apart.child, 0)[1] == 0
+
+
+def test_a_process_that_does_not_begin_makes_the_arrays_when_none_has(tmp_path):
+    here = MadeApart(lambda: {"x": np.array([os.getpid()])}, begin=False)
+    assert shared_arrays(here.write, ready=False)["x"] == os.getpid()
+    apart = MadeApart(lambda: {"x": np.array([os.getpid()])})
+    assert shared_arrays(apart.write)["x"] == apart.child
 
 
 def test_a_full_disk_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(UserError, match="name another folder in TMPDIR"):
-        shared_arrays(lambda: {"x": np.zeros(1)})
+        shared_arrays(lambda folder: save({"x": np.zeros(1)}, folder))
+    with pytest.raises(OSError, match="No such file"):
+        MadeApart(lambda: {"x": np.zeros(1)}).write(tmp_path / "none")
 
 
 # Several data sets
