@@ -93,12 +93,12 @@ def nltk_data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def narrow_nano():
-    """Halves the width of nano in a module's tests and the processes forked from them.
+    """Makes nano half as wide and five blocks deep in a module's tests and the processes forked from them.
 
-    A quarter of the weights is to be trained, saved and hashed then, and nothing that these tests are about changes.
+    A fifth of the weights is to be trained, saved and hashed then, and nothing that these tests are about changes.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SWIN_VARIANTS, "nano", replace(SWIN_VARIANTS["nano"], width=16))
+        patch.setitem(SWIN_VARIANTS, "nano", replace(SWIN_VARIANTS["nano"], width=16, depths=(2, 1, 1, 1)))
         yield
 
 

@@ -7,45 +7,75 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300   # with a script
 
 
-def run_script(script: str, *flags: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess:
-    """Does what `python SCRIPT FLAGS…` does in `cwd`, in processes that are forked, as PyTorch is loaded here already.
-
-    Several find each other by the variables that launchers set; their outputs are returned one after the other.
-    """
+def launcher_variables(processes: int) -> dict[str, str]:
+    """The variables that a launcher sets for all processes of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
 
-    def child(rank: int, outputs: list[Path]) -> None:
-        for number, path in enumerate(outputs, start=1):
+
+class Forked:
+    """What `python SCRIPT FLAGS…` does in `cwd`, in processes that are forked, as PyTorch is loaded here already.
+
+    Several processes find each other by the variables that launchers set.
+    """
+
+    def __init__(self, script: str, *flags: object, cwd: Path, processes: int = 1):
+        self.command = [script, *map(str, flags)]
+        self.folder = tempfile.TemporaryDirectory()
+        self.launcher = launcher_variables(processes)
+        self.processes = [multiprocessing.get_context("fork").Process(target=self._run, args=(rank, processes, cwd))
+                          for rank in range(processes)]
+        for process in self.processes:
+            process.start()
+
+    def _outputs(self, rank: int) -> list[Path]:
+        return [Path(self.folder.name, f"{kind}{rank}") for kind in ("stdout", "stderr")]
+
+    def _run(self, rank: int, processes: int, cwd: Path) -> None:
+        for number, path in enumerate(self._outputs(rank), start=1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
         faulthandler.dump_traceback_later(PATIENCE_S - 10, file=sys.stderr)   # a process that hangs says where
         if processes > 1:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes),
-                              MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+            os.environ.update(self.launcher, RANK=str(rank), LOCAL_RANK=str(rank))
         os.chdir(cwd)
-        sys.argv = [script, *map(str, flags)]
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+        sys.argv = self.command
+        runpy.run_path(str(ROOT / self.command[0]), run_name="__main__")
 
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = [[Path(folder, f"{kind}{rank}") for kind in ("stdout", "stderr")] for rank in range(processes)]
-        children = [multiprocessing.get_context("fork").Process(target=child, args=(rank, outputs[rank]))
-                    for rank in range(processes)]
-        for process in children:
-            process.start()
-        for process in children:
-            process.join(PATIENCE_S)
-            process.kill()
-        said = ["".join(path.read_text() for path in paths) for paths in zip(*outputs, strict=True)]
-    statuses = [process.exitcode for process in children]
-    return subprocess.CompletedProcess([script, *flags], max(statuses, key=abs), *said)
+    @property
+    def said(self) -> str:
+        """What the first process has printed so far."""
+        return "".join(path.read_text() for path in self._outputs(0) if path.exists())
+
+    def wait_for(self, words: str) -> None:
+        """Returns when the first process has printed these words; an AssertionError if it ends without them."""
+        while words not in self.said:
+            assert self.processes[0].is_alive() or words in self.said, self.said
+            time.sleep(0.02)
+
+    def finish(self) -> subprocess.CompletedProcess:
+        """Waits for the processes; their outputs one after the other, and the exit status of greatest size."""
+        with self.folder:
+            for process in self.processes:
+                process.join(PATIENCE_S)
+                process.kill()
+            outputs = zip(*map(self._outputs, range(len(self.processes))), strict=True)
+            said = ["".join(path.read_text() for path in paths) for paths in outputs]
+        statuses = [process.exitcode for process in self.processes]
+        return subprocess.CompletedProcess(self.command, max(statuses, key=abs), *said)
+
+
+def run_script(script: str, *flags: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess:
+    """Does what `python SCRIPT FLAGS…` does in `cwd`, in forked processes."""
+    return Forked(script, *flags, cwd=cwd, processes=processes).finish()
 
 
 def nano_flags(root: Path, *flags: object) -> list[str]:
@@ -61,15 +91,6 @@ def assert_refused(done: subprocess.CompletedProcess, *parts: str) -> None:
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     for part in parts:
         assert part in done.stderr, done.stderr
-
-
-def torchrun(script: str, *flags: object, cwd: Path, processes: int) -> subprocess.CompletedProcess:
-    """Runs the script in several processes under torchrun, with `cwd` as working directory."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes,
-               ROOT / script, *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True,
-                          timeout=PATIENCE_S)
 
 
 def start_training(folder: Path, toy: Path, *flags: object, processes: int = 1, launcher: tuple = (),

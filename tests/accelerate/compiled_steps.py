@@ -1,6 +1,6 @@
 """Compiled training steps under DDP with averaged weights; says how often the network was compiled.
 
-A launcher starts it:
+It is started with the variables that launchers set:
 
     compiled_steps.py STEPS
 

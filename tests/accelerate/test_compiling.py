@@ -2,13 +2,17 @@
 
 A backend that counts graphs and computes them as they are stands for the compiler, which would take minutes.
 """
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from lib.accelerate import WholeBatches, compiled
 from lib.evaluation.metrics import evaluate
 from tests.conftest import make_inputs
-from tests.launch import torchrun
+from tests.launch import PATIENCE_S, ROOT, launcher_variables
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -37,7 +41,9 @@ def eval_batches(side: int, *sizes: int) -> list[dict[str, torch.Tensor]]:
 
 @pytest.mark.slow
 def test_a_run_under_ddp_compiles_its_training_step_once(tmp_path):
-    done = torchrun("tests/accelerate/compiled_steps.py", 50, cwd=tmp_path, processes=1)
+    done = subprocess.run([sys.executable, ROOT / "tests/accelerate/compiled_steps.py", "50"], cwd=tmp_path, text=True,
+                          env={**os.environ, **launcher_variables(1), "RANK": "0", "OMP_NUM_THREADS": "1"},
+                          capture_output=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["1 graph in 50 steps, 0 bad, trained: True, averaged: True"]
 

@@ -6,6 +6,7 @@ FAULT=KIND:RANK:STEP    at that step of that process: `nan` spoils the loss, `ra
 LOSSES=FILE             appends "rank step loss" (hexadecimal float) for every step.
 HASHES=FILE             appends "rank sha256" of the final weights and statistics when the run ends.
 PATIENCE=SECONDS        how long a process waits for the others to agree on stopping.
+NARROW=1                makes nano smaller, as the fixture `narrow_nano` does.
 GAUGES=FILE             appends "step resident_kib open_files threads" for every step of the first process.
 """
 import hashlib
@@ -13,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ import distributed
 import train
 import utils
 from args import TRAINING, get_parser
+from lib.segmentation import SWIN_VARIANTS
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "hang": signal.SIGSTOP}
 _steps = 0
@@ -76,6 +79,8 @@ def end_processes() -> None:
 
 
 if __name__ == "__main__":
+    if "NARROW" in os.environ:
+        SWIN_VARIANTS["nano"] = replace(SWIN_VARIANTS["nano"], width=16, depths=(2, 1, 1, 1))
     distributed.PATIENCE_S = float(os.environ.get("PATIENCE", distributed.PATIENCE_S))
     segmentation_loss = train.segmentation_loss
     original_wrap, original_end = distributed.wrap, distributed.end_processes

@@ -12,10 +12,11 @@ import torch
 
 from bert import load_tokenizer
 from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
+from distributed import EXIT_REQUEUE
 from lib.checkpoint import read_checkpoint
 from lib.training.resume import choose_start, set_earlier_run_aside
 from refer.refer import REFER
-from tests.launch import nano_flags, processes_of, run_script, start_training
+from tests.launch import Forked, nano_flags, processes_of, start_training
 from utils import UserError
 
 STEPS = 4   # batches of 8 in an epoch of the toy set
@@ -24,18 +25,23 @@ STEPS = 4   # batches of 8 in an epoch of the toy set
 def start(toy: Path, folder: Path, *flags: object, launcher: tuple = (), **environment: str) -> subprocess.Popen:
     """Starts training by two processes with a fault; their output goes to FOLDER/said.txt."""
     return start_training(folder, toy, "--epochs", 3, "--model_id", "f", *flags, processes=2, launcher=launcher,
-                          **environment)
+                          NARROW="1", **environment)
+
+
+def fork(toy: Path, folder: Path, *flags: object, **environment: str) -> Forked:
+    """What `start` does, without a launcher: the two processes are forked."""
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"NARROW": "1", **environment}.items():
+            patch.setenv(name, value)
+        return Forked("tests/faults/instrumented_train.py", *nano_flags(
+            toy, "--batch-size", 4, "--print-freq", 1, "--epochs", 3, "--model_id", "f", *flags), cwd=folder,
+            processes=2)
 
 
 def run(toy: Path, folder: Path, *flags: object, **environment: str) -> str:
-    """What `start` and `finish` do, without a launcher: the two processes are forked."""
-    folder.mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        done = run_script("tests/faults/instrumented_train.py", *nano_flags(
-            toy, "--batch-size", 4, "--print-freq", 1, "--epochs", 3, "--model_id", "f", *flags), cwd=folder,
-            processes=2)
+    """What the two processes of `fork` print until they end."""
+    done = fork(toy, folder, *flags, **environment).finish()
     return done.stdout + done.stderr
 
 
@@ -84,19 +90,17 @@ def test_a_killed_process_is_started_again_and_the_run_ends_in_the_same_bits(toy
     said = finish(start(toy, killed, *flags, launcher=("--max-restarts", 1), FAULT="kill:1:6", HASHES="hashes"), killed)
     assert "started again by the launcher" in said and "going on with epoch 1, iteration 1" in said
 
-    process = start(toy, stopped, *flags, "--workers", 4, LOSSES="losses", HASHES="hashes")
-    end = time.monotonic() + 60
-    while "epoch 1 [2/4]" not in (stopped / "said.txt").read_text():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    both = fork(toy, stopped, *flags, "--workers", 1, LOSSES="losses", HASHES="hashes")
+    both.wait_for("epoch 1 [2/4]")
+    os.kill(both.processes[1].pid, signal.SIGTERM)   # the other one is told by this one
     begun = time.monotonic()
-    said = finish(process, stopped)
-    assert "stopped by a signal, saved" in said and time.monotonic() - begun < 20
+    done = both.finish()
+    said = done.stdout + done.stderr
+    assert done.returncode == EXIT_REQUEUE and "stopped by a signal, saved" in said and time.monotonic() - begun < 20
     logged = said.count("\nepoch ")
     progress = read_checkpoint(stopped / "checkpoints/model_last_f.pth")["progress"]
     assert progress["epoch"] * STEPS + progress["step"] >= logged   # at most the step at hand is lost
-    assert "finished:" in run(toy, stopped, *flags, "--workers", 4, "--resume", "auto", LOSSES="losses",
+    assert "finished:" in run(toy, stopped, *flags, "--workers", 1, "--resume", "auto", LOSSES="losses",
                               HASHES="hashes")
 
     hashes = {line.split()[1] for folder in (whole, killed, stopped)
@@ -112,23 +116,14 @@ def losses(folder: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 def test_a_process_that_cannot_agree_leaves(toy, tmp_path):
-    """One process hangs and the launcher is told to stop: the other process does not wait forever."""
-    process = start(toy, tmp_path, FAULT="hang:1:3", PATIENCE="3")
-    end = time.monotonic() + 60
-    while "epoch 0 [2/4]" not in (tmp_path / "said.txt").read_text():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    """One process hangs and the other is told to stop, which does not wait for it forever."""
+    both = fork(toy, tmp_path, FAULT="hang:1:3", PATIENCE="3")
+    both.wait_for("epoch 0 [2/4]")
     time.sleep(1)
-    process.send_signal(signal.SIGTERM)
-    end = time.monotonic() + 60
-    message = "process 0 could not agree with the others on stopping within 3.0 s"
-    while message not in (tmp_path / "said.txt").read_text():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    for number in processes_of(tmp_path):   # the one that hangs, which the launcher would kill after half a minute
-        if number != process.pid:
-            os.kill(number, signal.SIGKILL)
-    finish(process, tmp_path)
+    os.kill(both.processes[0].pid, signal.SIGTERM)
+    both.wait_for("process 0 could not agree with the others on stopping within 3.0 s")
+    both.processes[1].kill()
+    assert both.finish().returncode == -signal.SIGKILL and both.processes[0].exitcode == 1
 
 
 @pytest.fixture

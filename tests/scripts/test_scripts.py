@@ -1,13 +1,9 @@
 """train.py and test.py as a user runs them: one epoch and an evaluation, several processes, mistakes."""
 import hashlib
 import json
-import os
 import pickle
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +11,9 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from distributed import EXIT_REQUEUE
 from lib.checkpoint import read_checkpoint, save_checkpoint
-from tests.launch import ROOT, assert_refused, nano_flags, run_script
+from tests.launch import Forked, assert_refused, nano_flags, run_script
 
 pytestmark = pytest.mark.usefixtures("narrow_nano")
 
@@ -30,7 +27,7 @@ def trained(toy, tmp_path_factory) -> Path:
     """A folder in which train.py ran for one epoch, keeping an average of the weights."""
     folder = tmp_path_factory.mktemp("run")
     done = run_script("train.py", *training_flags(toy), "--epochs", 1, "--batch-size", 8, "--model_id", "toy",
-                      "--tensorboard", "--ema", 0.5, cwd=folder)
+                      "--tensorboard", "--ema", 0.5, "--seed", 1, cwd=folder)
     assert done.returncode == 0, done.stderr
     (folder / "printed.txt").write_text(done.stdout)
     return folder
@@ -189,18 +186,14 @@ def test_training_goes_on_from_a_checkpoint(trained, toy, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_saves_and_says_try_again(toy, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), *training_flags(toy), "--epochs", "500",
-               "--batch-size", "8", "--print-freq", "1", "--model_id", "s", "--resume", "auto"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for beginning in ("a new run begins", "going on from"):
-        training = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
-        said = ""
-        while "images/s" not in said:
-            said += training.stdout.readline()
-        training.send_signal(signal.SIGTERM)
-        said += training.communicate(timeout=60)[0]
-        assert training.returncode == 75, said
-        assert beginning in said and "stopped by a signal, saved" in said
+        training = Forked("train.py", *training_flags(toy), "--epochs", 500, "--batch-size", 8, "--print-freq", 1,
+                          "--model_id", "s", "--resume", "auto", cwd=tmp_path)
+        training.wait_for("images/s")
+        training.processes[0].terminate()
+        done = training.finish()
+        assert done.returncode == EXIT_REQUEUE, done.stderr
+        assert beginning in done.stdout and "stopped by a signal, saved" in done.stdout
         assert torch.load(tmp_path / "checkpoints/model_last_s.pth", weights_only=True)["progress"]["step"] >= 0
 
 

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from lib.segmentation import SWIN_VARIANTS
 from tests.launch import ROOT, run_script
 from tools import compare_methods
 from utils import UserError
+
+pytestmark = pytest.mark.usefixtures("narrow_nano")
 
 
 @pytest.fixture
@@ -103,6 +106,8 @@ def test_attention_counts_as_work(toy):
     works = [compare_methods.count_work(compare_methods.get_parser(*compare_methods.TRAINING).parse_args(
         ["--model", "lavt", "--swin_type", "nano", "--img_size", "384", "--ck_bert", str(toy / "bert"), *window]))
         for window in ([], ["--window12"])]
-    tokens_and_channels = 96 ** 2 * 32 + 48 ** 2 * 64 + 24 ** 2 * 128 + 12 ** 2 * 256
-    grown = 2 * 4 * (144 - 16) * tokens_and_channels   # 2 blocks a stage; 2 products of 2 FLOP for each token seen
+    nano = SWIN_VARIANTS["nano"]
+    tokens_and_channels = sum(blocks * (96 >> stage) ** 2 * width
+                              for stage, (blocks, width) in enumerate(zip(nano.depths, nano.widths, strict=True)))
+    grown = 4 * (144 - 16) * tokens_and_channels   # 2 products of 2 FLOP for each token seen
     assert works[1]["gflop"] - works[0]["gflop"] == pytest.approx(grown / 1e9)

@@ -2,7 +2,7 @@
 import pytest
 
 from bert import load_tokenizer, reading_problems
-from tests.launch import run_script, torchrun
+from tests.launch import nano_flags, run_script
 
 
 @pytest.mark.slow
@@ -13,9 +13,8 @@ def test_it_knows_every_word_of_the_training_split_and_train_takes_it(toy, refer
     assert f"knows {tokenizer.get_vocab_size()} tokens: --ck_bert encoder --bert_tokenizer encoder" in done.stdout
     refs = refer.loadRefs(refer.getRefIds(split="train"))
     assert not any(reading_problems(tokenizer, sentence["raw"]) for ref in refs for sentence in ref["sentences"])
-    # In new processes: forked ones cannot train after a test that made autograd start threads (see conftest.py).
-    done = torchrun("train.py", "--refer_data_root", toy, "--swin_type", "nano", "--img_size", 64, "--epochs", 1,
-                    "--workers", 0, "--ck_bert", "encoder", "--bert_tokenizer", "encoder", cwd=tmp_path, processes=1)
+    done = run_script("train.py", *nano_flags(toy, "--epochs", 1, "--ck_bert", "encoder", "--bert_tokenizer",
+                                              "encoder"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
