@@ -54,7 +54,8 @@ def left_by_the_quickstart(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_run(page, left_by_the_quickstart):
+def test_the_commands_of_a_page_run(page, left_by_the_quickstart, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")   # for the processes that tools/benchmark.py starts
     for python, script, *flags in commands(page):
         assert python == "python", f"{page.name}: mark the block of `{python} {script}` as not run, or use python"
         done = run_script(script, *flags, cwd=left_by_the_quickstart)
