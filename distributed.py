@@ -105,19 +105,19 @@ def _leave(status: int, message: str, is_cause: bool = True) -> NoReturn:
 
 # Start and communication
 
-def local_rank(given: int) -> int:
-    """This process's number on its machine, from 0: LOCAL_RANK, or what older launchers pass as `--local_rank`."""
-    return int(os.environ.get("LOCAL_RANK", given))
+def local_rank(flag: int) -> int:
+    """This process's number on its machine, from 0: LOCAL_RANK, or the flag `--local_rank` of older launchers."""
+    return int(os.environ.get("LOCAL_RANK", flag))
 
 
-def init_processes(device: str | None, given: int, timeout_s: float = 600) -> torch.device:
-    """Joins the process group of a launcher, if there is one, and chooses the device of `local_rank(given)`.
+def init_processes(device: str | None, local_rank_flag: int, timeout_s: float = 600) -> torch.device:
+    """Joins the process group of a launcher, if there is one, and chooses this process's device by its local rank.
 
     `torchrun` and `torch.distributed.launch` set the variables RANK and WORLD_SIZE. NCCL connects GPUs, Gloo connects
     CPUs. A process that waits for another one longer than `timeout_s` gives up. Raises `UserError` for a GPU that does
     not exist.
     """
-    number = local_rank(given)
+    number = local_rank(local_rank_flag)
     if device is None:
         device = f"cuda:{number}" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" or (device.startswith("cuda") and int(os.environ.get("WORLD_SIZE", 1)) > 1):

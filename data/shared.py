@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import weakref
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -75,6 +76,7 @@ class MadeApart:
                 self.connection.close()
                 _make_and_save(make, other_end)
             other_end.close()
+            self.end_child = weakref.finalize(self, os.kill, self.child, signal.SIGKILL)   # if nobody wants the arrays
 
     def write(self, folder: Path) -> None:
         """Has the arrays saved in the folder. Raises `make`'s UserError, OSError, RuntimeError for a bug or a crash."""
@@ -87,6 +89,7 @@ class MadeApart:
             error = RuntimeError("the process that reads the refs is gone; it may have lacked memory")
         self.connection.close()
         os.waitpid(self.child, 0)
+        self.end_child.detach()
         if error:
             raise error
 

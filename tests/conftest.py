@@ -91,6 +91,9 @@ def nltk_data(tmp_path_factory) -> Path:
     return folder
 
 
+NARROW_NANO = replace(SWIN_VARIANTS["nano"], width=16, depths=(2, 1, 1, 1))
+
+
 @pytest.fixture(scope="module")
 def narrow_nano():
     """Makes nano half as wide and five blocks deep in a module's tests and the processes forked from them.
@@ -98,7 +101,7 @@ def narrow_nano():
     A fifth of the weights is to be trained, saved and hashed then, and nothing that these tests are about changes.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SWIN_VARIANTS, "nano", replace(SWIN_VARIANTS["nano"], width=16, depths=(2, 1, 1, 1)))
+        patch.setitem(SWIN_VARIANTS, "nano", NARROW_NANO)
         yield
 
 

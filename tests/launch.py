@@ -56,9 +56,13 @@ class Forked:
         return "".join(path.read_text() for path in self._outputs(0) if path.exists())
 
     def wait_for(self, words: str) -> None:
-        """Returns when the first process has printed these words; an AssertionError if it ends without them."""
+        """Returns when the first process has printed these words. An AssertionError if it ends or hangs before."""
+        end = time.monotonic() + PATIENCE_S
         while words not in self.said:
-            assert self.processes[0].is_alive() or words in self.said, self.said
+            if time.monotonic() > end or (not self.processes[0].is_alive() and words not in self.said):
+                for process in self.processes:
+                    process.kill()
+                raise AssertionError(self.said)
             time.sleep(0.02)
 
     def finish(self) -> subprocess.CompletedProcess:

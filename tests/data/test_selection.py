@@ -4,6 +4,8 @@ import os
 import pickle
 import re
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +98,13 @@ def test_errors_of_the_process_apart_are_said_here(toy):
 
 def test_the_process_apart_ends_with_this_one():
     apart = MadeApart(lambda: {"x": np.zeros(1)})
-    apart.connection.close()
+    apart.connection.close()   # as the system does, whatever ended this one
     assert os.waitpid(apart.child, 0)[1] == 0
+    apart.end_child.detach()
+    slow = MadeApart(lambda: time.sleep(60))
+    child = slow.child
+    del slow   # an error came before anybody asked for the arrays
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 def test_a_process_that_does_not_begin_makes_the_arrays_when_none_has(tmp_path):

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -80,7 +79,8 @@ def end_processes() -> None:
 
 if __name__ == "__main__":
     if "NARROW" in os.environ:
-        SWIN_VARIANTS["nano"] = replace(SWIN_VARIANTS["nano"], width=16, depths=(2, 1, 1, 1))
+        from tests.conftest import NARROW_NANO
+        SWIN_VARIANTS["nano"] = NARROW_NANO
     distributed.PATIENCE_S = float(os.environ.get("PATIENCE", distributed.PATIENCE_S))
     segmentation_loss = train.segmentation_loss
     original_wrap, original_end = distributed.wrap, distributed.end_processes

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import test
+import train
+from args import get_parser
 from bert import load_tokenizer
 from data import EvalSet, TrainSet, eval_loader, log_problems, train_loader
 from distributed import EXIT_REQUEUE
@@ -124,6 +127,19 @@ def test_a_process_that_cannot_agree_leaves(toy, tmp_path):
     both.wait_for("process 0 could not agree with the others on stopping within 3.0 s")
     both.processes[1].kill()
     assert both.finish().returncode == -signal.SIGKILL and both.processes[0].exitcode == 1
+
+
+@pytest.mark.parametrize("script", [train, test], ids=["train", "test"])
+def test_the_refs_are_read_by_a_process_that_is_forked_before_there_are_threads(toy, monkeypatch, script):
+    """Connecting starts some, and the child would find a lock that one of them held locked for ever."""
+    done: list[str] = []
+    fork = os.fork
+    monkeypatch.setattr(os, "fork", lambda: done.append("fork") or fork())
+    monkeypatch.setattr("distributed.init_processes", lambda *_: done.append("connect") or 1 / 0)
+    flags = ["--resume", "a.pth"] if script is test else []
+    with pytest.raises(ZeroDivisionError):
+        script.run(get_parser().parse_args([*flags, *nano_flags(toy)]))
+    assert done == ["fork", "connect"]
 
 
 @pytest.fixture
