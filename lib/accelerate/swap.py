@@ -6,6 +6,7 @@ from torch import nn
 
 from lib.accelerate.cross_scale import FastCrossScaleAttention
 from lib.accelerate.decoder import FastLevel
+from lib.accelerate.drop_path import FastSwinBlock
 from lib.accelerate.language_fusion import FastPixelWordAttention, FastWordAttention
 from lib.accelerate.onednn import FastLinear
 from lib.accelerate.rotated_conv import FastAdaptiveRotatedConv
@@ -14,13 +15,13 @@ from lib.cross_scale import CrossScaleAttention
 from lib.decoder import Level
 from lib.language_fusion import PixelWordAttention, WordAttention
 from lib.rotated_conv import AdaptiveRotatedConv
-from lib.swin import WindowAttention
+from lib.swin import SwinBlock, WindowAttention
 
 # For each device type: class -> faster class with the same parameters. GPUs have no faster classes so far.
 FASTER: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     "cpu": {nn.Linear: FastLinear, WindowAttention: FastWindowAttention, WordAttention: FastWordAttention,
             PixelWordAttention: FastPixelWordAttention, Level: FastLevel, AdaptiveRotatedConv: FastAdaptiveRotatedConv,
-            CrossScaleAttention: FastCrossScaleAttention},
+            CrossScaleAttention: FastCrossScaleAttention, SwinBlock: FastSwinBlock},
 }
 
 

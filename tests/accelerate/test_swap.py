@@ -2,6 +2,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lib.accelerate import accelerate, onednn
 from lib.accelerate.onednn import Product, has_products
@@ -10,7 +11,7 @@ from lib.cross_scale import CrossScaleAttention
 from lib.decoder import Level
 from lib.language_fusion import PixelWordAttention, WordAttention
 from lib.rotated_conv import AdaptiveRotatedConv
-from lib.swin import WindowAttention
+from lib.swin import SwinBlock, WindowAttention
 from lib.windows import padded_size, shift_mask
 from tests.conftest import inputs_for, make_inputs
 
@@ -28,6 +29,12 @@ def window_attention(shifted: bool, height: int = 7, width: int = 9) -> tuple:
     return attention, (maps(2, height, width, 8), shift_mask(*padded_size(height, width, 4), 4, like=maps(1)))
 
 
+def swin_block(drop_path: float) -> tuple:
+    """Six samples of a map that must be padded to whole windows of 4."""
+    torch.manual_seed(0)
+    return SwinBlock(8, 2, 4, True, drop_path), (maps(6, 7, 9, 8), shift_mask(*padded_size(7, 9, 4), 4, like=maps(1)))
+
+
 def rotated_conv(side: int) -> tuple:
     """Angles of both signs; maps of side 28 are transformed by Winograd's algorithm, of side 20 not."""
     conv = AdaptiveRotatedConv(6, 5, kernels=2)
@@ -35,17 +42,24 @@ def rotated_conv(side: int) -> tuple:
     return conv, (maps(4, 6, side, side),)
 
 
-words = (maps(2, 30, 8), maps(2, 5, 12), (torch.arange(5) < torch.tensor([[3], [5]])).long())
+def words(without: int = 0) -> tuple:
+    """Arguments of word attention for two samples, of which so many have no words."""
+    mask = (torch.arange(5) < torch.tensor([[3], [5]])).long()
+    mask[2 - without:] = 0
+    return maps(2, 30, 8), maps(2, 5, 12), mask
+
+
 CASES = {   # of every class in the table: a module, and the arguments of its forward pass
     "linear": lambda: (nn.Linear(8, 5), (maps(2, 3, 8),)),
     "windows": lambda: window_attention(shifted=False),
     "shifted windows": lambda: window_attention(shifted=True),
     "shifted windows without padding": lambda: window_attention(True, 8, 8),
     "a map smaller than the shift": lambda: window_attention(True, 1, 1),
-    "PWAM": lambda: (PixelWordAttention(8, 12), words),
-    "PWAM with heads": lambda: (PixelWordAttention(8, 12, heads=4), words),
-    "word attention": lambda: (WordAttention(8, 12), words),
-    "word attention without words": lambda: (WordAttention(8, 12), (*words[:2], words[2] * torch.tensor([[1], [0]]))),
+    "Swin block": lambda: swin_block(drop_path=0.0),
+    "PWAM": lambda: (PixelWordAttention(8, 12), words()),
+    "PWAM with heads": lambda: (PixelWordAttention(8, 12, heads=4), words()),
+    "word attention": lambda: (WordAttention(8, 12), words()),
+    "word attention without words": lambda: (WordAttention(8, 12), words(without=1)),
     "ARC": lambda: rotated_conv(28),
     "ARC on a small map": lambda: rotated_conv(20),
     "decoder level": lambda: (Level(4, 6, 8, lambda i, o: nn.Conv2d(i, o, 3, padding=1, bias=False)),
@@ -121,6 +135,52 @@ def test_a_faster_network_gives_the_same_logits_and_gradients(nano, model, size,
     torch.testing.assert_close(results[0], results[1], rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("drop_path", [1e-9, 0.5, 1.0], ids=["all kept", "some dropped", "all dropped"])
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept activations", "recomputed activations"])
+@pytest.mark.parametrize("amp", [False, True], ids=["float64", "bfloat16"])
+def test_a_block_under_drop_path_draws_and_computes_what_the_plain_block_does(drop_path, recompute, amp):
+    """Every parameter has a gradient, of zeros if both branches are dropped for all samples."""
+    results = []
+    for faster in (False, True):
+        block, arguments = swin_block(drop_path)
+        x, mask = (argument.to(torch.float32 if amp else torch.float64) for argument in arguments)
+        block.to(x.dtype)
+        if faster:
+            accelerate(block, CPU)
+        x.requires_grad_()
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            y = checkpoint(block, x, mask, use_reentrant=False) if recompute else block(x, mask)
+        weighting = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+        gradients = torch.autograd.grad((y * weighting).sum(), [x, *block.parameters()])
+        results.append((y, *gradients, torch.rand(3)))
+        if drop_path == 1.0:
+            assert torch.equal(y, x) and not any(gradient.any() for gradient in gradients[1:])
+    assert torch.equal(results[0][-1], results[1][-1])
+    for plain, fast in zip(*results, strict=True):
+        assert (fast - plain).norm() <= (2e-2 if amp else 1e-12) * plain.norm()
+
+
+def test_a_dropped_branch_is_not_computed():
+    block, arguments = swin_block(0.5)
+    x, mask = (argument.float() for argument in arguments)
+    computed: list[int] = []
+    for module in (block.attn, block.mlp):
+        module.register_forward_pre_hook(lambda _, arguments: computed.append(len(arguments[0])))
+    accelerate(block, CPU)
+    for _ in range(20):
+        state = torch.get_rng_state()
+        computed.clear()
+        block(x, mask)
+        torch.set_rng_state(state)
+        kept = [int(block.drop_path(torch.ones(len(x))).count_nonzero()) for _ in range(2)]
+        assert computed == [number for number in kept if number]
+    block.drop_path.p = 1.0
+    computed.clear()
+    block(x, mask)
+    assert not computed
+
+
 def test_every_class_of_the_table_is_tested():
     assert {type(make()[0]) for make in CASES.values()} == set(FASTER["cpu"])
 
@@ -134,8 +194,9 @@ def test_a_subclass_runs_as_it_is_written():
         pass
 
     fusion = Louder(8, 12).double()
-    before = fusion(*words)
-    assert type(accelerate(fusion, CPU)) is Louder and torch.equal(fusion(*words), before)
+    arguments = words()
+    before = fusion(*arguments)
+    assert type(accelerate(fusion, CPU)) is Louder and torch.equal(fusion(*arguments), before)
     level = accelerate(Level(4, 6, 8, lambda i, o: ThirdConv(i, o, 3, padding=1)), CPU)
     assert type(level.conv2) is ThirdConv
 
