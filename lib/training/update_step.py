@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lib.accelerate import autocast
+from utils import UserError
 
 
 class Updater:
@@ -40,14 +41,24 @@ class Updater:
         return self.passes_done // self.passes
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The network's logits in float32 or, for a float64 network, float64."""
+        """The network's logits in float32 or, for a float64 network, float64.
+
+        Raises `UserError` if a BatchNorm gets a single number for each channel, as from one small image.
+        """
         if self.passes_done == 0:
             self.batch_losses = torch.zeros_like(self.loss_sum)
             self.buffers = [buffer.clone() for buffer in self.model.buffers()] if self.skip_bad else []
         if isinstance(self.model, DistributedDataParallel):  # one all-reduce per update
             self.model.require_backward_grad_sync = self.passes_done + 1 == self.accumulate * self.passes
-        with autocast(self.device, self.amp):
-            logits = self.model(*inputs)
+        try:
+            with autocast(self.device, self.amp):
+                logits = self.model(*inputs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):   # PyTorch's words
+                raise
+            height, width = inputs[0].shape[-2:]
+            raise UserError(f"one image of {height}×{width} px leaves a BatchNorm layer one number for each channel, "
+                            "which has no variance: raise --batch-size or --img_size") from error
         return logits.float() if self.amp != "off" else logits
 
     def backward(self, loss: Tensor) -> bool:

@@ -7,6 +7,7 @@ from lib.accelerate import accelerate, autocast
 from lib.training.optimizer import freeze_text, make_optimizer
 from lib.training.update_step import Updater
 from tests.conftest import make_inputs
+from utils import UserError
 
 
 def updater_of(model: nn.Module, accumulate: int = 1, amp: str = "off", skip_bad: bool = False) -> Updater:
@@ -59,6 +60,14 @@ def test_an_update_that_is_not_finite_changes_nothing(nano, skip_bad):
     moved = any(not torch.equal(dict(model.named_parameters())[name], old)
                 for name, old in zip(model.state_dict(), before, strict=True) if name in names)
     assert moved == skip_bad   # otherwise nothing moves until somebody looked
+
+
+def test_one_small_image_is_too_little_for_batchnorm(nano):
+    """At 96 px CIM's coarsest map is one pixel."""
+    updater = updater_of(nano("rmsin", 96).train())
+    updater.forward(*make_inputs(2, 96))
+    with pytest.raises(UserError, match="one image of 96×96 px .* raise --batch-size or --img_size"):
+        updater.forward(*make_inputs(1, 96))
 
 
 @pytest.mark.slow
