@@ -66,7 +66,7 @@ def test_one_small_image_is_too_little_for_batchnorm(nano):
     """At 96 px CIM's coarsest map is one pixel."""
     updater = updater_of(nano("rmsin", 96).train())
     updater.forward(*make_inputs(2, 96))
-    with pytest.raises(UserError, match="one image of 96×96 px .* raise --batch-size or --img_size"):
+    with pytest.raises(UserError, match=r"one image of 96×96 px .* raise --batch-size or --img_size"):
         updater.forward(*make_inputs(1, 96))
 
 
