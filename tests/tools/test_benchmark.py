@@ -64,3 +64,11 @@ def test_the_commands_of_the_gpus_script_are_accepted(flags, measurements, tmp_p
     assert {args.device for args in parsed["tools/benchmark.py"]} == {"cpu" if flags else "cuda"}
     assert parsed["-m torch.distributed.run"][0].compile and parsed["-m torch.distributed.run"][0].amp == "bf16"
     assert "figures/log.txt" in done.stdout
+
+
+def test_an_interpreter_without_torch_ends_the_gpus_script_at_once(tmp_path):
+    done = subprocess.run(["bash", str(ROOT / "tools/benchmark_gpu.sh"), "figures"], cwd=tmp_path,
+                          env={**os.environ, "PYTHON": "false"}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.splitlines() == ["false cannot import torch: activate the environment, or name its interpreter, "
+                                        "PYTHON=path"]
