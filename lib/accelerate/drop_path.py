@@ -33,7 +33,7 @@ class FastSwinBlock(SwinBlock):
             return x + branch(x) * factors
         if len(kept) == 0:
             return WithoutBranch.apply(x, *(parameter for module in modules for parameter in module.parameters()))
-        return x.index_add(0, kept, (branch(x[kept]) * factors[kept]).to(x.dtype))
+        return x.index_add(0, kept, (branch(x.index_select(0, kept)) * factors[kept]).to(x.dtype))
 
 
 class WithoutBranch(torch.autograd.Function):

@@ -113,7 +113,7 @@ def test_a_faster_module_rounds_little_in_bfloat16(case):
                                                ("fianet", (72, 100))])
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 def test_a_faster_network_gives_the_same_logits_and_gradients(nano, model, size, training):
-    """36 windows at the first stage, padding at the others; ARC with angles of both signs."""
+    """36 windows at the first stage, padding at the others; ARC with angles of both signs; drop path in training."""
     results = []
     for faster in (False, True):
         network = nano(model, 96, fusion_heads=(1, 2, 4, 8)).double()
@@ -123,11 +123,14 @@ def test_a_faster_network_gives_the_same_logits_and_gradients(nano, model, size,
         for module in network.train(training).modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+            elif isinstance(module, SwinBlock):
+                module.drop_path.p = 0.5
         names = set(network.state_dict())
         if faster:
             accelerate(network, CPU)
         assert set(network.state_dict()) == names
         image, *sentence = inputs_for(network, 4, size)
+        torch.manual_seed(1)
         logits = network(image.double(), *sentence)
         logits.square().mean().backward()
         gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
@@ -139,14 +142,14 @@ def test_a_faster_network_gives_the_same_logits_and_gradients(nano, model, size,
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept activations", "recomputed activations"])
 @pytest.mark.parametrize("amp", [False, True], ids=["float64", "bfloat16"])
 def test_a_block_under_drop_path_draws_and_computes_what_the_plain_block_does(drop_path, recompute, amp):
-    """Every parameter has a gradient, of zeros if both branches are dropped for all samples."""
+    """With the same, faster attention. Every parameter has a gradient, of zeros if all branches are dropped."""
     results = []
     for faster in (False, True):
         block, arguments = swin_block(drop_path)
-        x, mask = (argument.to(torch.float32 if amp else torch.float64) for argument in arguments)
-        block.to(x.dtype)
-        if faster:
-            accelerate(block, CPU)
+        x, mask = (argument.to(torch.bfloat16 if amp else torch.float64) for argument in arguments)
+        block.to(torch.float32 if amp else torch.float64)
+        accelerate(block, CPU)
+        block.__class__ = FASTER["cpu"][SwinBlock] if faster else SwinBlock
         x.requires_grad_()
         torch.manual_seed(1)
         with torch.autocast("cpu", torch.bfloat16, enabled=amp):
@@ -158,7 +161,10 @@ def test_a_block_under_drop_path_draws_and_computes_what_the_plain_block_does(dr
             assert torch.equal(y, x) and not any(gradient.any() for gradient in gradients[1:])
     assert torch.equal(results[0][-1], results[1][-1])
     for plain, fast in zip(*results, strict=True):
-        assert (fast - plain).norm() <= (2e-2 if amp else 1e-12) * plain.norm()
+        assert fast.dtype == plain.dtype and (fast - plain).norm() <= (1e-2 if amp else 1e-12) * plain.norm()
+    torch.manual_seed(1)
+    kept = [int(block.drop_path(torch.ones(6, 1)).count_nonzero()) for _ in range(2)]
+    assert all(number in {1e-9: [6], 0.5: range(1, 6), 1.0: [0]}[drop_path] for number in kept)
 
 
 def test_a_dropped_branch_is_not_computed():
