@@ -9,7 +9,10 @@ DRY=""; [ "${1:-}" = --dry-run ] && { DRY=yes; shift; }
 OUT="$(mkdir -p "${1:-benchmark_gpu}" && cd "${1:-benchmark_gpu}" && pwd)" || exit 2
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 ROOT="$PWD" PYTHON="${PYTHON:-python}" LIMIT_S=470
-"$PYTHON" -c 'import torch' 2>/dev/null || { echo "$PYTHON cannot import torch: activate the environment, or name its interpreter, PYTHON=path" >&2; exit 2; }
+why="$("$PYTHON" -c 'import torch' 2>&1)" || {
+    echo "$PYTHON cannot import torch (${why##*$'\n'}): activate the environment, or name its interpreter, PYTHON=path" >&2
+    exit 2
+}
 exec > >(tee "$OUT/log.txt") 2>&1
 WRITER=$!
 

@@ -67,8 +67,11 @@ def test_the_commands_of_the_gpus_script_are_accepted(flags, measurements, tmp_p
 
 
 def test_an_interpreter_without_torch_ends_the_gpus_script_at_once(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho Traceback >&2\necho No module named torch >&2\nexit 1\n")
+    python.chmod(0o755)
     done = subprocess.run(["bash", str(ROOT / "tools/benchmark_gpu.sh"), "figures"], cwd=tmp_path,
-                          env={**os.environ, "PYTHON": "false"}, capture_output=True, text=True, timeout=60)
+                          env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and not done.stdout
-    assert done.stderr.splitlines() == ["false cannot import torch: activate the environment, or name its interpreter, "
-                                        "PYTHON=path"]
+    assert done.stderr.splitlines() == [f"{python} cannot import torch (No module named torch): activate the "
+                                        "environment, or name its interpreter, PYTHON=path"]
