@@ -1,7 +1,7 @@
 """Swin blocks in training on CPUs: a residual branch is not computed for the samples for which drop path drops it.
 
 Drop path multiplies a sample's branch by 0 with the block's rate, which rises to 0.3 (Huang et al., "Deep Networks with
-Stochastic Depth", ECCV 2016). Knowing which samples are kept takes a wait for the device, so this is no form for GPUs.
+Stochastic Depth", ECCV 2016). On a GPU the program would have to wait for the device to know which samples are kept.
 
 Shapes: B batch, K samples kept; the others as in lib/swin.py.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.accelerate.precision import compute_dtype
 from lib.swin import SwinBlock
 
 
@@ -26,8 +27,7 @@ class FastSwinBlock(SwinBlock):
 
     def add_branch(self, x: Tensor, branch: Callable[[Tensor], Tensor], *modules: nn.Module) -> Tensor:
         """x + drop_path(branch(x)): (B, H, W, C) -> same. `modules` are those that the branch computes with."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        factors = self.drop_path(x.new_ones(len(x), 1, 1, 1, dtype=dtype))             # 0 or 1 / (1 − rate)
+        factors = self.drop_path(x.new_ones(len(x), 1, 1, 1, dtype=compute_dtype(x)))  # 0 or 1 / (1 − rate)
         kept = factors.flatten().nonzero().flatten()                                   # (K,)
         if len(kept) == len(x):
             return x + branch(x) * factors

@@ -2,6 +2,7 @@
 from contextlib import nullcontext
 
 import torch
+from torch import Tensor
 
 from lib.accelerate.onednn import has_bfloat16
 from utils import log, processor
@@ -33,3 +34,8 @@ def autocast(device: torch.device, amp: str) -> torch.autocast | nullcontext:
     """The context in which the network computes in the precision `amp`, a key of `AMP_DTYPES`."""
     dtype = AMP_DTYPES[amp]
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The precision in which a CPU multiplies `tensor`: autocast's, or the tensor's own."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else tensor.dtype

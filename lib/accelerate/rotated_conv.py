@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib.accelerate.derived import DerivedTensor
-from lib.accelerate.winograd import compute_dtype, convolve, tiles, transforms
+from lib.accelerate.precision import compute_dtype
+from lib.accelerate.winograd import convolve, tiles, transforms
 from lib.rotated_conv import AdaptiveRotatedConv
 
 FEW_TILES = 40   # maps of at most so many tiles: transforming a kernel for one sample would cost more than it saves

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.accelerate.derived import DerivedTensor
+from lib.accelerate.precision import compute_dtype
 
 OUT, IN = 4, 6                       # side of a tile of the result, and of the input that it depends on
 # The six points are these and infinity. Their largest rounding error is a quarter of that of the usual 0, ±1, ±2.
@@ -115,11 +116,6 @@ def convolve(maps: Sequence[Tensor], weight: Tensor) -> Tensor:
     y = (back @ values.view(IN ** 2, -1)).view(OUT, OUT, batch, rows, columns, -1)
     y = y.permute(2, 3, 0, 4, 1, 5).reshape(batch, OUT * rows, OUT * columns, -1)
     return y[:, :height, :width].permute(0, 3, 1, 2)
-
-
-def compute_dtype(weight: Tensor) -> torch.dtype:
-    """The precision of the products: autocast's, or the weight's."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
 
 
 class WinogradConv2d(nn.Conv2d):
