@@ -78,7 +78,7 @@ class TextEncoder(nn.Module):
         return self.bert.config
 
     @property
-    def width(self) -> int:
+    def dim(self) -> int:
         """L, the number of channels of a word."""
         return self.config.hidden_size
 

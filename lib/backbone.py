@@ -1,13 +1,11 @@
 """The language-aware backbone: four Swin stages with pixel-word attention (LAVT, section 3; RMSIN, "CSIE").
 
-Shapes: B batch, H W a stage's map, C its width, N words, L width of the text encoder.
+Shapes: B batch, H W a stage's map, C its channels, N words, L channels of a word vector.
 """
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
-from lib.language_fusion import Gate
 from lib.object_position import Phrases
+from lib.pwam import Gate
 from lib.swin import PatchEmbed, PatchMerging, SwinBlock, init_swin_weights
 from lib.windows import padded_size, shift_mask
 
@@ -24,20 +22,21 @@ class Stage(nn.Module):
     """
 
     def __init__(self, blocks: list[SwinBlock], fusion: nn.Module, intra_scale: nn.Module | None,
-                 alignment: nn.Module | None, width: int, last: bool):
+                 alignment: nn.Module | None, dim: int, last: bool):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.window = blocks[0].attn.window
         self.fusion = fusion
-        self.language_gate = Gate(width)
+        self.language_gate = Gate(dim)
         self.intra_scale = intra_scale
-        self.visual_gate = Gate(width) if intra_scale is not None else None
+        self.visual_gate = Gate(dim) if intra_scale is not None else None
         self.alignment = alignment
-        self.downsample = None if last else PatchMerging(width)
+        self.downsample = None if last else PatchMerging(dim)
         if last:
             for unused in (self.language_gate, self.intra_scale, self.visual_gate, self.alignment):
                 if unused is not None:
                     unused.requires_grad_(False)
+        self.init_weights()
 
     def forward(self, x: Tensor, words: Tensor, word_mask: Tensor,
                 phrases: Phrases | None = None) -> tuple[Tensor, Tensor | None]:
@@ -76,26 +75,13 @@ class Stage(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Computes four language-aware maps, at 1/4, 1/8, 1/16 and 1/32 of the image's size.
+    """Computes four language-aware maps, at 1/4, 1/8, 1/16 and 1/32 of the image's size; `dims` are their channels."""
 
-    `widths`, `depths` and `heads` have one entry for each of the four stages; `make_stage(blocks, number)` makes stage
-    `number` (0 to 3) around its Swin blocks. Drop path grows linearly from 0 to `drop_path` over all blocks.
-    """
-
-    def __init__(self, widths: list[int], depths: list[int], heads: list[int], window: int, drop_path: float,
-                 make_stage: Callable[[list[SwinBlock], int], Stage]):
+    def __init__(self, patch_embed: PatchEmbed, stages: list[Stage], dims: list[int]):
         super().__init__()
-        self.widths = widths
-        rates = iter([drop_path * block / (sum(depths) - 1) for block in range(sum(depths))])
-        self.patch_embed = PatchEmbed(widths[0])
-        self.stages = nn.ModuleList()
-        for i, width in enumerate(widths):
-            blocks = [SwinBlock(width, heads[i], window, shifted=j % 2 == 1, drop_path=next(rates))
-                      for j in range(depths[i])]
-            stage = make_stage(blocks, i)
-            stage.init_weights()
-            self.stages.append(stage)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
+        self.patch_embed = patch_embed
+        self.stages = nn.ModuleList(stages)
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
 
     def forward(self, image: Tensor, words: Tensor, word_mask: Tensor, phrases: Phrases | None = None) -> list[Tensor]:
         """image (B, 3, S, S'), words (B, N, L), word_mask (B, N), phrases -> four maps (B, C, H, W), finest first"""

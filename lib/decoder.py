@@ -1,6 +1,6 @@
 """The top-down decoder, whose levels join the coarser map with the next finer one (LAVT, "Segmentation").
 
-Shapes: B batch, C_i H_i W_i the maps of the stages, finest first, M = C_4 / 2 hidden width.
+Shapes: B batch, C_i H_i W_i the maps of the stages, finest first, M = C_4 / 2 hidden channels.
 """
 from collections.abc import Callable
 
@@ -17,9 +17,9 @@ def plain_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
 class Level(nn.Module):
     """Joins an upsampled map with a finer one in two convolutions: (B, C, h, w), (B, C', H, W) -> (B, M, H, W)."""
 
-    def __init__(self, coarse_width: int, fine_width: int, hidden: int, second_conv: Callable[[int, int], nn.Module]):
+    def __init__(self, coarse_dim: int, fine_dim: int, hidden: int, second_conv: Callable[[int, int], nn.Module]):
         super().__init__()
-        self.conv1 = plain_conv(coarse_width + fine_width, hidden)
+        self.conv1 = plain_conv(coarse_dim + fine_dim, hidden)
         self.bn1 = nn.BatchNorm2d(hidden)
         self.conv2 = second_conv(hidden, hidden)
         self.bn2 = nn.BatchNorm2d(hidden)
@@ -36,12 +36,12 @@ class Decoder(nn.Module):
     `second_conv(in, out)` makes the second convolution of each level: plain in LAVT, rotated (ARC) in RMSIN.
     """
 
-    def __init__(self, widths: list[int], second_conv: Callable[[int, int], nn.Module] = plain_conv, classes: int = 2):
+    def __init__(self, dims: list[int], second_conv: Callable[[int, int], nn.Module] = plain_conv, classes: int = 2):
         super().__init__()
-        hidden = widths[-1] // 2
-        coarse_widths = [widths[-1]] + [hidden] * (len(widths) - 2)
+        hidden = dims[-1] // 2
+        coarse_dims = [dims[-1]] + [hidden] * (len(dims) - 2)
         self.levels = nn.ModuleList(Level(coarse, fine, hidden, second_conv)
-                                    for coarse, fine in zip(coarse_widths, widths[-2::-1], strict=True))
+                                    for coarse, fine in zip(coarse_dims, dims[-2::-1], strict=True))
         self.head = nn.Conv2d(hidden, classes, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:

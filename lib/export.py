@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from lib.arc import AdaptiveRotatedConv
 from lib.model import ReferringSegmenter
-from lib.rotated_conv import AdaptiveRotatedConv
 from lib.segmentation import ModelConfig
 from transforms import IMAGENET_MEAN, IMAGENET_STD
 from utils import MachineError, UserError

@@ -1,12 +1,12 @@
-"""FIANet's object-position alignment and its channel weights (Lei et al., TGRS 2024, "FIAM").
+"""FIAM, FIANet's fine-grained image-text alignment module: object, position, channels (Lei et al., TGRS 2024, "FIAM").
 
-Shapes: B batch, H W a stage's map, C its width, N words, L width of the text encoder. The two
+Shapes: B batch, H W a stage's map, C its channels, N words, L channels of a word vector. The two
 phrases of a sentence, object and position, are encodings of the same N tokens under two masks.
 """
 import torch
 from torch import Tensor, nn
 
-from lib.language_fusion import Gate, WordAttention
+from lib.pwam import Gate, WordAttention
 from lib.swin import init_swin_weights
 
 REDUCTION = 8   # of the channels, between the two layers of their weights
@@ -19,16 +19,16 @@ class ObjectPositionAlignment(nn.Module):
     o are the features of the object's words, a is the map of the position's words, and c weights the channels.
     """
 
-    def __init__(self, width: int, text_width: int, heads: int = 1):
+    def __init__(self, dim: int, text_dim: int, heads: int = 1):
         super().__init__()
-        self.object_attention = WordAttention(width, text_width, heads)
-        self.object_gate = Gate(width)
+        self.object_attention = WordAttention(dim, text_dim, heads)
+        self.object_gate = Gate(dim)
         # Every original checkpoint contains it, although nothing uses it.
-        self.unused_embedding = nn.Linear(width, width, bias=False).requires_grad_(False)
-        self.position_attention = WordAttention(width, text_width, heads)
+        self.unused_embedding = nn.Linear(dim, dim, bias=False).requires_grad_(False)
+        self.position_attention = WordAttention(dim, text_dim, heads)
         self.position_conv = nn.Conv2d(2, 1, 3, padding=1, bias=False)
-        self.channel_weights = nn.Sequential(nn.Linear(width, width // REDUCTION), nn.ReLU(),
-                                             nn.Linear(width // REDUCTION, width), nn.Sigmoid())
+        self.channel_weights = nn.Sequential(nn.Linear(dim, dim // REDUCTION), nn.ReLU(),
+                                             nn.Linear(dim // REDUCTION, dim), nn.Sigmoid())
         for part in (self.object_gate, self.unused_embedding, self.channel_weights):
             part.apply(init_swin_weights)
 

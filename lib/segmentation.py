@@ -8,15 +8,14 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from schema import Range, check
 from utils import UserError
 
 if TYPE_CHECKING:
-    from lib.backbone import Stage
     from lib.model import ReferringSegmenter
-    from lib.swin import SwinBlock
 
 LARGEST_IMAGE_PX = 4096  # largest side of a network's input
 STRIDE = 32  # pixels of the image per token of the coarsest map
@@ -24,18 +23,24 @@ STRIDE = 32  # pixels of the image per token of the coarsest map
 
 @dataclass(frozen=True)
 class SwinVariant:
-    """A row of the table: width of the first stage, blocks and heads of each stage, window, drop path rate."""
+    """A row of the table: channels of the first stage, blocks and heads of each stage, window, drop path rate."""
 
-    width: int
+    dim: int
     depths: tuple[int, ...]
     heads: tuple[int, ...]
     window: int = 7
     drop_path: float = 0.3
 
     @property
-    def widths(self) -> list[int]:
+    def dims(self) -> list[int]:
         """Channels of each stage."""
-        return [self.width * 2 ** stage for stage in range(len(self.depths))]
+        return [self.dim * 2 ** stage for stage in range(len(self.depths))]
+
+    @property
+    def drop_path_rates(self) -> list[float]:
+        """The drop path rate of each block: a linear rise from 0 to `drop_path` over all blocks."""
+        last = sum(self.depths) - 1
+        return [self.drop_path * block / last for block in range(last + 1)]
 
 
 SWIN_VARIANTS = {
@@ -62,19 +67,24 @@ class Part:
     def load(self) -> Callable[..., Any]:
         """The class or function that makes the module; without a part, a function that returns None."""
         if self.source is None:
-            return lambda *_: None
+            return lambda: None
         file, name = self.source.split(":")
         return getattr(import_module(f"lib.{file}"), name)
+
+    def make(self, **sizes: Any) -> Any:
+        """The module, made from those of the `sizes` that its arguments name."""
+        maker = self.load()
+        return maker(**{name: sizes[name] for name in signature(maker).parameters if name in sizes})
 
 
 # The parts available for each place of the network. A place is also a flag, whose choices are the parts' names.
 PARTS: dict[str, dict[str, Part]] = {
     "fusion": {
-        "pwam": Part("language_fusion:PixelWordAttention"),
+        "pwam": Part("pwam:PixelWordAttention"),
     },
     "intra_scale": {
         "none": Part(None),
-        "iim": Part("intra_scale:IntraScale"),
+        "iim": Part("iim:IntraScale"),
     },
     "alignment": {
         "none": Part(None),
@@ -82,13 +92,13 @@ PARTS: dict[str, dict[str, Part]] = {
     },
     "cross_scale": {
         "none": Part(None),
-        "cim": Part("cross_scale:cim", fixed_size=True),
-        "tmem": Part("text_enhancement:tmem"),
-        "lgce": Part("guided_blocks:GuidedBlocks"),
+        "cim": Part("cim:cim", fixed_size=True),
+        "tmem": Part("tmem:tmem"),
+        "lgce": Part("lgce:GuidedBlocks"),
     },
     "decoder_conv": {
         "plain": Part("decoder:plain_conv"),
-        "arc": Part("rotated_conv:AdaptiveRotatedConv"),
+        "arc": Part("arc:AdaptiveRotatedConv"),
     },
 }
 
@@ -217,27 +227,28 @@ def build(config: ModelConfig) -> ReferringSegmenter:
     from lib.backbone import Backbone, Stage
     from lib.decoder import Decoder
     from lib.model import ReferringSegmenter
+    from lib.swin import PatchEmbed, SwinBlock
 
     variant, fixed_size = SWIN_VARIANTS[config.swin_type], config.part("cross_scale").fixed_size
     if fixed_size and config.img_size % STRIDE:
         raise UserError(f"--img_size {config.img_size}: {config.model} needs a multiple of {STRIDE}")
-    for width, heads in zip(variant.widths, config.fusion_heads, strict=True):
-        if width % heads:
-            raise UserError(f"--mha asks for {heads} heads in a stage of {width} channels, which it does not divide")
+    for dim, heads in zip(variant.dims, config.fusion_heads, strict=True):
+        if dim % heads:
+            raise UserError(f"--mha asks for {heads} heads in a stage of {dim} channels, which it does not divide")
     text_encoder = TextEncoder(text_config(config.text, "the text encoder's configuration"))
-    fusion, intra_scale, alignment = (config.part(place).load() for place in ("fusion", "intra_scale", "alignment"))
 
-    def make_stage(blocks: list[SwinBlock], number: int) -> Stage:
-        width = variant.widths[number]
-        sizes = width, text_encoder.width, config.fusion_heads[number]
-        return Stage(blocks, fusion(*sizes, config.fusion_drop), intra_scale(), alignment(*sizes), width,
-                     last=number == len(variant.widths) - 1)
-
-    backbone = Backbone(variant.widths, list(variant.depths), list(variant.heads), config.window, variant.drop_path,
-                        make_stage)
-    cross_scale = config.part("cross_scale").load()(variant.widths, config.img_size // STRIDE, text_encoder.width,
-                                                    config.num_tmem)
-    decoder = Decoder(variant.widths, config.part("decoder_conv").load())
+    patch_embed, stages, rates = PatchEmbed(variant.dims[0]), [], iter(variant.drop_path_rates)
+    for number, dim in enumerate(variant.dims):
+        blocks = [SwinBlock(dim, variant.heads[number], config.window, shifted=place % 2 == 1, drop_path=next(rates))
+                  for place in range(variant.depths[number])]
+        fusion, intra_scale, alignment = (
+            config.part(place).make(dim=dim, text_dim=text_encoder.dim, heads=config.fusion_heads[number],
+                                    dropout=config.fusion_drop) for place in ("fusion", "intra_scale", "alignment"))
+        stages.append(Stage(blocks, fusion, intra_scale, alignment, dim, last=number == len(variant.dims) - 1))
+    backbone = Backbone(patch_embed, stages, variant.dims)
+    cross_scale = config.part("cross_scale").make(dims=variant.dims, side=config.img_size // STRIDE,
+                                                  text_dim=text_encoder.dim, num_tmem=config.num_tmem)
+    decoder = Decoder(variant.dims, config.part("decoder_conv").load())
     return ReferringSegmenter(text_encoder, backbone, decoder, cross_scale, config.img_size if fixed_size else None,
                               config.reads_phrases)
 

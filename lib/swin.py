@@ -19,10 +19,10 @@ class PatchEmbed(nn.Module):
 
     patch = 4
 
-    def __init__(self, width: int):
+    def __init__(self, dim: int):
         super().__init__()
-        self.proj = nn.Conv2d(3, width, self.patch, self.patch)
-        self.norm = nn.LayerNorm(width)
+        self.proj = nn.Conv2d(3, dim, self.patch, self.patch)
+        self.norm = nn.LayerNorm(dim)
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
@@ -31,12 +31,12 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Merges 2 × 2 tokens into one of twice the width. (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 2C)."""
+    """Merges 2 × 2 tokens into one of twice the channels. (B, H, W, C) -> (B, ⌈H/2⌉, ⌈W/2⌉, 2C)."""
 
-    def __init__(self, width: int):
+    def __init__(self, dim: int):
         super().__init__()
-        self.norm = nn.LayerNorm(4 * width)
-        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
@@ -54,11 +54,11 @@ class WindowAttention(nn.Module):
 
     relative_position_index: Tensor
 
-    def __init__(self, width: int, heads: int, window: int, shifted: bool):
+    def __init__(self, dim: int, heads: int, window: int, shifted: bool):
         super().__init__()
         self.heads, self.window, self.shift = heads, window, window // 2 if shifted else 0
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
@@ -97,10 +97,10 @@ class WindowAttention(nn.Module):
 
 
 class Mlp(nn.Sequential):
-    """Linear layers to four times the width and back, with GELU between them: (…, C) -> same."""
+    """Linear layers to four times the channels and back, with GELU between them: (…, C) -> same."""
 
-    def __init__(self, width: int):
-        super().__init__(OrderedDict(fc1=nn.Linear(width, 4 * width), act=nn.GELU(), fc2=nn.Linear(4 * width, width)))
+    def __init__(self, dim: int):
+        super().__init__(OrderedDict(fc1=nn.Linear(dim, 4 * dim), act=nn.GELU(), fc2=nn.Linear(4 * dim, dim)))
 
 
 class SwinBlock(nn.Module):
@@ -109,12 +109,12 @@ class SwinBlock(nn.Module):
     `mask` is the mask of shifted windows, (n, w², w²).
     """
 
-    def __init__(self, width: int, heads: int, window: int, shifted: bool, drop_path: float):
+    def __init__(self, dim: int, heads: int, window: int, shifted: bool, drop_path: float):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attn = WindowAttention(width, heads, window, shifted)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width)
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, heads, window, shifted)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim)
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ def nltk_data(tmp_path_factory) -> Path:
     return folder
 
 
-NARROW_NANO = replace(SWIN_VARIANTS["nano"], width=16, depths=(2, 1, 1, 1))
+NARROW_NANO = replace(SWIN_VARIANTS["nano"], dim=16, depths=(2, 1, 1, 1))
 
 
 @pytest.fixture(scope="module")

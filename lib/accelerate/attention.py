@@ -8,7 +8,7 @@ from torch import Tensor
 from lib.accelerate.onednn import has_bfloat16
 
 
-def attention_shares(query: Tensor, key: Tensor, bias: Tensor, scale: float) -> Tensor:
+def attention_weights(query: Tensor, key: Tensor, bias: Tensor, scale: float) -> Tensor:
     """softmax(scale · query · keyᵀ + bias): (B, h, Q, d), (B, h, K, d) -> (B, h, Q, K), in the inputs' precision.
 
     `bias` broadcasts to (B, h, Q, K).

@@ -6,8 +6,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 from lib.accelerate.onednn import has_products, pack_products
 from lib.accelerate.precision import AMP_DTYPES
 from lib.accelerate.winograd import WinogradConv2d
+from lib.arc import AdaptiveRotatedConv
 from lib.decoder import Level
-from lib.rotated_conv import AdaptiveRotatedConv
 
 
 def prepare_for_inference(model: nn.Module, amp: str = "off", fold_batchnorm: bool = False) -> nn.Module:

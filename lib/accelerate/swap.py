@@ -4,17 +4,17 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from lib.accelerate.cross_scale import FastCrossScaleAttention
+from lib.accelerate.arc import FastAdaptiveRotatedConv
+from lib.accelerate.cim import FastCrossScaleAttention
 from lib.accelerate.decoder import FastLevel
 from lib.accelerate.drop_path import FastSwinBlock
-from lib.accelerate.language_fusion import FastPixelWordAttention, FastWordAttention
 from lib.accelerate.onednn import FastLinear
-from lib.accelerate.rotated_conv import FastAdaptiveRotatedConv
+from lib.accelerate.pwam import FastPixelWordAttention, FastWordAttention
 from lib.accelerate.window_attention import FastWindowAttention
-from lib.cross_scale import CrossScaleAttention
+from lib.arc import AdaptiveRotatedConv
+from lib.cim import CrossScaleAttention
 from lib.decoder import Level
-from lib.language_fusion import PixelWordAttention, WordAttention
-from lib.rotated_conv import AdaptiveRotatedConv
+from lib.pwam import PixelWordAttention, WordAttention
 from lib.swin import SwinBlock, WindowAttention
 
 # For each device type: class -> faster class with the same parameters. GPUs have no faster classes so far.

@@ -4,7 +4,7 @@ Shapes: as in lib/swin.py.
 """
 from torch import Tensor
 
-from lib.accelerate.attention import attention_shares
+from lib.accelerate.attention import attention_weights
 from lib.accelerate.derived import DerivedTensor
 from lib.accelerate.windows import pad_and_shift, unshift_and_crop
 from lib.swin import WindowAttention
@@ -33,7 +33,7 @@ class FastWindowAttention(WindowAttention):
         query, key, value = qkv.reshape(3, *groups, area, channels // heads)
         bias = self.derived_bias.get(self.relative_position_bias_table, (padded_height, padded_width, qkv.dtype),
                                      lambda: self.bias(mask).to(qkv.dtype))
-        x = attention_shares(query, key, bias, query.shape[-1] ** -0.5).to(value.dtype) @ value
+        x = attention_weights(query, key, bias, query.shape[-1] ** -0.5).to(value.dtype) @ value
 
         x = x.view(batch, rows, columns, heads, window, window, channels // heads)
         x = x.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, padded_height, padded_width, channels)

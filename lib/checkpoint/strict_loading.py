@@ -144,7 +144,7 @@ def traits(state: State) -> dict[str, Any]:
         if not isinstance(value, Tensor) or not value.dim():
             continue
         if name.endswith("patch_embed.proj.weight"):
-            fitting = [variant for variant, row in SWIN_VARIANTS.items() if row.width == value.shape[0]]
+            fitting = [variant for variant, row in SWIN_VARIANTS.items() if row.dim == value.shape[0]]
             exact = [variant for variant in fitting if SWIN_VARIANTS[variant].depths == depths]
             found["swin_type"] = (exact or fitting or [f"none of the known ones, its width is {value.shape[0]}"])[0]
         elif name.endswith("relative_position_bias_table"):

@@ -1,4 +1,4 @@
-"""Maps of the attention that each pixel pays to each word: PWAM's shares (LAVT, section 3.2).
+"""Maps of the attention that each pixel pays to each word: PWAM's weights (LAVT, section 3.2).
 
 Shapes: B batch, N words, h w the third stage's map, S the network's size.
 """
@@ -19,10 +19,11 @@ LEVELS = 32  # colours of a map: few, so that PNGs stay small
 
 @torch.inference_mode()
 def word_maps(model: ReferringSegmenter, image: Tensor, *words: Tensor) -> Tensor:
-    """The share of attention that each pixel gives each word: arguments of the network -> (B, N, h, w), 0 to 1."""
+    """The attention weight that each pixel gives each word: arguments of the network -> (B, N, h, w), 0 to 1."""
     found: list[Tensor] = []
     fusion: Any = model.backbone.stages[STAGE].fusion
-    hook = fusion.register_forward_pre_hook(lambda module, inputs: found.append(module.shares(*inputs).mean(dim=1)))
+    hook = fusion.register_forward_pre_hook(
+        lambda module, inputs: found.append(module.attention_weights(*inputs).mean(dim=1)))
     try:
         model.encode(image, *words)
     finally:
@@ -35,7 +36,7 @@ def word_maps(model: ReferringSegmenter, image: Tensor, *words: Tensor) -> Tenso
 def heat_strip(maps: Tensor, token_ids: Tensor, token_mask: Tensor, tokenizer: Tokenizer) -> list[tuple[str, bytes]]:
     """A small PNG for each token of a sentence, on a common scale: (N, h, w), (N,), (N,) -> [(token, PNG), …].
 
-    Black means no attention, white the largest share that any pixel gives any word of this sentence.
+    Black means no attention, white the largest weight that any pixel gives any word of this sentence.
     """
     shown = maps[:int(token_mask.sum())].float().cpu().numpy()
     heat = np.round((LEVELS - 1) * shown / max(float(shown.max()), 1e-9)).astype(np.uint8)

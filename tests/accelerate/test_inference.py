@@ -5,7 +5,7 @@ from torch import nn
 
 from lib.accelerate import accelerate, prepare_for_inference
 from lib.accelerate.onednn import PackedLinear, has_bfloat16, has_products, pack_products
-from lib.language_fusion import Gate
+from lib.pwam import Gate
 from lib.swin import Mlp
 from tests.conftest import inputs_for, make_inputs
 

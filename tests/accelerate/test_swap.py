@@ -7,10 +7,10 @@ from torch.utils.checkpoint import checkpoint
 from lib.accelerate import accelerate, onednn
 from lib.accelerate.onednn import Product, has_products
 from lib.accelerate.swap import FASTER
-from lib.cross_scale import CrossScaleAttention
+from lib.arc import AdaptiveRotatedConv
+from lib.cim import CrossScaleAttention
 from lib.decoder import Level
-from lib.language_fusion import PixelWordAttention, WordAttention
-from lib.rotated_conv import AdaptiveRotatedConv
+from lib.pwam import PixelWordAttention, WordAttention
 from lib.swin import SwinBlock, WindowAttention
 from lib.windows import padded_size, shift_mask
 from tests.conftest import inputs_for, make_inputs

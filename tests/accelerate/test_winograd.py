@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib.accelerate import accelerate
-from lib.accelerate.rotated_conv import FEW_TILES
+from lib.accelerate.arc import FEW_TILES
 from lib.accelerate.winograd import WinogradConv2d, convolve, tiles, transforms
-from lib.rotated_conv import AdaptiveRotatedConv
+from lib.arc import AdaptiveRotatedConv
 
 SIZES = [(4, 4), (1, 1), (3, 9), (8, 6), (13, 17)]   # whole tiles, less than one, and rests on either side
 

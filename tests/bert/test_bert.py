@@ -115,9 +115,9 @@ def test_a_mask_of_zeros_reads_every_token_as_berts_does():
     torch.testing.assert_close(encoder(ids, zeros), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_its_width_follows_from_its_config():
+def test_its_channels_follow_from_its_config():
     encoder = TextEncoder(BertConfig(**TEXT))
-    assert encoder.width == 16
+    assert encoder.dim == 16
     assert encoder(torch.ones(2, 20, dtype=torch.long), torch.ones(2, 20, dtype=torch.long)).shape == (2, 20, 16)
 
 

@@ -59,7 +59,7 @@ def test_ten_sentences_have_the_token_ids_that_the_vocabulary_gives_by_hand(fold
 def test_the_encoder_knows_what_sentences_are_about(folder):
     """This BERT was trained so that the mean of a sentence's words says what it means."""
     encoder = TextEncoder(load_text_config(str(folder)))
-    assert load_text_weights(encoder, str(folder)) and encoder.width == 384
+    assert load_text_weights(encoder, str(folder)) and encoder.dim == 384
     sentences = ["the ship on the left", "a boat at the left side", "the baseball stadium"]
     token_ids, token_mask = map(torch.from_numpy, tokenize(load_tokenizer(str(folder)), sentences))
     words = encoder.eval()(token_ids, token_mask) * token_mask[..., None]

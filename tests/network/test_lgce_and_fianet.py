@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lib.guided_blocks import GuidedBlocks
+from lib.lgce import GuidedBlocks
 from lib.object_position import ObjectPositionAlignment
-from lib.text_enhancement import TextBlock, tmem
+from lib.tmem import TextBlock, tmem
 
-WIDTHS = [32, 64, 128, 256]
+DIMS = [32, 64, 128, 256]
 
 
 def drawn(*shape: int) -> torch.Tensor:
@@ -53,8 +53,8 @@ def test_a_sentence_that_names_no_object_adds_no_object(alignment):
 
 
 def test_tmem_reads_the_words_at_the_coarsest_maps_size():
-    module = tmem(WIDTHS, 0, 12, 2).double().eval()
-    features = [drawn(2, width, 2 ** (3 - i) * 3, 2 ** (3 - i) * 2) for i, width in enumerate(WIDTHS)]
+    module = tmem(DIMS, 12, num_tmem=2).double().eval()
+    features = [drawn(2, dim, 2 ** (3 - i) * 3, 2 ** (3 - i) * 2) for i, dim in enumerate(DIMS)]
     words, mask = drawn(2, 5, 12), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     fused = module(features, words, mask)
     assert [map.shape for map in fused] == [map.shape for map in features] and len(module.block) == 2
@@ -63,7 +63,7 @@ def test_tmem_reads_the_words_at_the_coarsest_maps_size():
     tokens = tokens.flatten(2).transpose(1, 2)
     for block in module.block:
         tokens = block(tokens, words, mask)
-    shared = module.expand(module.bn(tokens.transpose(1, 2).reshape(2, -1, 3, 2))).split(WIDTHS, 1)
+    shared = module.expand(module.bn(tokens.transpose(1, 2).reshape(2, -1, 3, 2))).split(DIMS, 1)
     for own, part, fusion, found in zip(features, shared, module.fusions, fused, strict=True):
         torch.testing.assert_close(found, fusion(own, part))
     changed = module(features, words.roll(1, 1), mask)
@@ -82,27 +82,27 @@ def test_tmems_block_is_attention_and_mlp_before_whose_branches_it_normalises():
 
 def vit_block(block: nn.Module, tokens: torch.Tensor, heads: int) -> torch.Tensor:
     """A pre-norm block of LGCE on (B, T, C), one head at a time."""
-    width = tokens.shape[-1]
-    normed = F.layer_norm(tokens, (width,), block.norm1.weight, block.norm1.bias)   # eps 1e-5
+    dim = tokens.shape[-1]
+    normed = F.layer_norm(tokens, (dim,), block.norm1.weight, block.norm1.bias)   # eps 1e-5
     query, key, value = block.attn.qkv(normed).chunk(3, -1)
     mixed = []
-    for part in torch.arange(width).chunk(heads):
-        scores = query[..., part] @ key[..., part].mT * (width // heads) ** -0.5
+    for part in torch.arange(dim).chunk(heads):
+        scores = query[..., part] @ key[..., part].mT * (dim // heads) ** -0.5
         mixed.append(scores.softmax(-1) @ value[..., part])
     tokens = tokens + block.attn.proj(torch.cat(mixed, -1))
-    normed = F.layer_norm(tokens, (width,), block.norm2.weight, block.norm2.bias)
+    normed = F.layer_norm(tokens, (dim,), block.norm2.weight, block.norm2.bias)
     return tokens + block.mlp.fc2(F.gelu(block.mlp.fc1(normed)))
 
 
 def test_lgces_guide_token_joins_the_two_coarsest_maps_and_goes():
-    module = GuidedBlocks(WIDTHS, 0, 12, 0).double()
-    features = [1e-3 * drawn(2, width, 5 - i, 4) for i, width in enumerate(WIDTHS)]   # small, so that the eps counts
+    module = GuidedBlocks(DIMS, 12).double()
+    features = [1e-3 * drawn(2, dim, 5 - i, 4) for i, dim in enumerate(DIMS)]   # small, so that the eps counts
     words, mask = drawn(2, 5, 12), torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     enhanced = module(features, words, mask)
     assert enhanced[0] is features[0] and enhanced[1] is features[1]
     for i, (depth, heads) in enumerate([(1, 8), (3, 16)]):
         assert len(module.blocks[i]) == depth and module.blocks[i][0].attn.qkv.bias is None
-        assert module.blocks[i][0].mlp.fc1.out_features == 2 * WIDTHS[2 + i]
+        assert module.blocks[i][0].mlp.fc1.out_features == 2 * DIMS[2 + i]
         guide = module.guides[i](words.mean(1, keepdim=True))   # of all words, padding included
         tokens = torch.cat([guide, features[2 + i].flatten(2).mT], dim=1)
         for block in module.blocks[i]:

@@ -160,7 +160,7 @@ def test_drop_path_grows_linearly_over_all_blocks(nano):
 
 
 def test_the_variants():
-    rows = {name: (row.width, row.depths, row.heads, row.window, row.drop_path) for name, row in SWIN_VARIANTS.items()}
+    rows = {name: (row.dim, row.depths, row.heads, row.window, row.drop_path) for name, row in SWIN_VARIANTS.items()}
     assert rows == {
         "nano": (32, (2, 2, 2, 2), (1, 2, 4, 8), 4, 0.0),
         "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24), 7, 0.3),

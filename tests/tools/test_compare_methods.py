@@ -107,7 +107,7 @@ def test_attention_counts_as_work(toy):
         ["--model", "lavt", "--swin_type", "nano", "--img_size", "384", "--ck_bert", str(toy / "bert"), *window]))
         for window in ([], ["--window12"])]
     nano = SWIN_VARIANTS["nano"]
-    tokens_and_channels = sum(blocks * (96 >> stage) ** 2 * width
-                              for stage, (blocks, width) in enumerate(zip(nano.depths, nano.widths, strict=True)))
+    tokens_and_channels = sum(blocks * (96 >> stage) ** 2 * dim
+                              for stage, (blocks, dim) in enumerate(zip(nano.depths, nano.dims, strict=True)))
     grown = 4 * (144 - 16) * tokens_and_channels   # 2 products of 2 FLOP for each token seen
     assert works[1]["gflop"] - works[0]["gflop"] == pytest.approx(grown / 1e9)

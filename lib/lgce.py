@@ -1,6 +1,6 @@
 """LGCE, language-guided cross-scale enhancement of the two coarsest maps (Yuan et al., TGRS 2024, "RRSIS").
 
-Shapes: B batch, H W a map, C its width, N words, L width of the text encoder.
+Shapes: B batch, H W a map, C its channels, N words, L channels of a word vector.
 """
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,15 @@ class GuidedBlocks(nn.Module):
 
     optimizer_group = "decoder"   # where the original code has them
 
-    def __init__(self, widths: list[int], side: int, text_width: int, blocks: int):
+    def __init__(self, dims: list[int], text_dim: int):
         # Not at the file's head: timm takes half a second, and no other network needs it.
         from timm.models.vision_transformer import Block
 
         super().__init__()
-        self.guides = nn.ModuleList(nn.Linear(text_width, width) for width in widths[-2:])
+        self.guides = nn.ModuleList(nn.Linear(text_dim, dim) for dim in dims[-2:])
         self.blocks = nn.ModuleList(
-            nn.Sequential(*(Block(width, heads, mlp_ratio=2, norm_layer=nn.LayerNorm) for _ in range(depth)))
-            for width, depth, heads in zip(widths[-2:], DEPTHS, HEADS, strict=True))
+            nn.Sequential(*(Block(dim, heads, mlp_ratio=2, norm_layer=nn.LayerNorm) for _ in range(depth)))
+            for dim, depth, heads in zip(dims[-2:], DEPTHS, HEADS, strict=True))
 
     def forward(self, features: list[Tensor], words: Tensor, word_mask: Tensor) -> list[Tensor]:
         """Four maps (B, C, H, W), finest first, words (B, N, L) -> four maps. The mean includes padding."""

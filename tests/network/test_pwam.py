@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from lib.language_fusion import Gate, PixelWordAttention, instance_norm
+from lib.pwam import Gate, PixelWordAttention, instance_norm
 
 
 @pytest.fixture
@@ -62,8 +62,8 @@ def test_the_gate_is_bounded_and_has_no_bias():
 def test_the_shares_shown_are_those_that_the_forward_pass_uses(inputs):
     x, words, mask = inputs
     fusion = PixelWordAttention(8, 12).double().eval()
-    shares = fusion.shares(x, words, mask).mean(dim=1)
-    language = instance_norm(fusion.language_project(shares @ fusion.value(words)))
+    weights = fusion.attention_weights(x, words, mask).mean(dim=1)
+    language = instance_norm(fusion.language_project(weights @ fusion.value(words)))
     gelu = torch.nn.functional.gelu
     expected = gelu(fusion.joint_project(gelu(fusion.visual_project(x)) * language))
     torch.testing.assert_close(fusion(x, words, mask), expected)

@@ -2,11 +2,11 @@
 import torch
 from torch import Tensor
 
-from lib.cross_scale import CrossScaleAttention
+from lib.cim import CrossScaleAttention
 
 
 class FastCrossScaleAttention(CrossScaleAttention):
-    """The same attention with float32 convolutions. Shapes: as in lib/cross_scale.py.
+    """The same attention with float32 convolutions. Shapes: as in lib/cim.py.
 
     On CPUs PyTorch computes wrong gradients for bfloat16 convolutions of maps as small as these.
     """

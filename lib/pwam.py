@@ -1,6 +1,6 @@
-"""Pixel-word attention, PWAM around it, and the gate of the language pathway (LAVT, CVPR 2022, section 3).
+"""PWAM, LAVT's pixel-word attention module, and the gate of the language pathway (CVPR 2022, section 3).
 
-Shapes: B batch, P = H·W pixels, N words, C channels of the stage, L width of the text encoder, h heads.
+Shapes: B batch, P = H·W pixels, N words, C channels of the stage, L channels of a word vector, h heads.
 """
 import torch
 import torch.nn.functional as F
@@ -20,36 +20,28 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
     return (centred * torch.rsqrt(variance + eps)).to(x.dtype)
 
 
-class WordAttention(nn.Module):
-    """Language features for every pixel: the values of the words that it attends to, projected and normalised.
+class LanguageFeatures(nn.Module):
+    """The language half of PWAM: each pixel mixes the values of the words that it attends to.
 
     If the mask is 0 throughout, the features are 0. Linear layers replace the 1 × 1 convolutions of the original code:
-    they give the same numbers without transposing the map.
+    they give the same numbers without transposing the map. A subclass makes `query`, `key`, `value` and
+    `language_project`, among its other layers, in the order of the original code, which is also that of the
+    optimiser's state in a checkpoint.
     """
 
-    def __init__(self, width: int, text_width: int, heads: int = 1):
-        super().__init__()
-        self.heads = heads
-        self.add_projections(width, text_width)
-
-    def add_projections(self, width: int, text_width: int) -> None:
-        """Registers the projections in the order of the optimiser's state in a checkpoint."""
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(text_width, width)
-        self.value = nn.Linear(text_width, width)
-        self.language_project = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """x (B, P, C), words (B, N, L), word_mask (B, N) of 0 and 1 -> (B, P, C)"""
-        return self.language(x, words, word_mask)
+    heads: int
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    language_project: nn.Linear
 
     def language(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """Weights the words' values per pixel, then projects and normalises: arguments of `forward` -> (B, P, C)."""
         value = self.split_heads(self.value(words) * word_mask[..., None])              # (B, h, N, C / h)
-        mix = self.shares(x, words, word_mask) @ value                                  # (B, h, P, C / h)
+        mix = self.attention_weights(x, words, word_mask) @ value                       # (B, h, P, C / h)
         return instance_norm(self.language_project(mix.transpose(1, 2).flatten(2)))
 
-    def shares(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+    def attention_weights(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """The attention of each pixel to each word: arguments of `forward` -> (B, h, P, N), summing to 1 over N."""
         query = self.split_heads(instance_norm(self.query(x)))
         key = self.split_heads(self.key(words) * word_mask[..., None])
@@ -62,17 +54,35 @@ class WordAttention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
-class PixelWordAttention(WordAttention):
-    """Multiplies the language features of `WordAttention` with the pixel's own features (LAVT, "PWAM")."""
+class WordAttention(LanguageFeatures):
+    """The language features alone, as FIANet uses them."""
 
-    def __init__(self, width: int, text_width: int, heads: int = 1, dropout: float = 0.0):
-        super().__init__(width, text_width, heads)
+    def __init__(self, dim: int, text_dim: int, heads: int = 1):
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(text_dim, dim)
+        self.value = nn.Linear(text_dim, dim)
+        self.language_project = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
+        """x (B, P, C), words (B, N, L), word_mask (B, N) of 0 and 1 -> (B, P, C)"""
+        return self.language(x, words, word_mask)
+
+
+class PixelWordAttention(LanguageFeatures):
+    """PWAM: multiplies the language features with the pixel's own features (LAVT, section 3.2, "PWAM")."""
+
+    def __init__(self, dim: int, text_dim: int, heads: int = 1, dropout: float = 0.0):
+        super().__init__()
+        self.heads = heads
+        self.visual_project = nn.Linear(dim, dim)
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(text_dim, dim)
+        self.value = nn.Linear(text_dim, dim)
+        self.language_project = nn.Linear(dim, dim)
+        self.joint_project = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
-
-    def add_projections(self, width: int, text_width: int) -> None:
-        self.visual_project = nn.Linear(width, width)
-        super().add_projections(width, text_width)
-        self.joint_project = nn.Linear(width, width)
 
     def forward(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """x (B, P, C), words (B, N, L), word_mask (B, N) of 0 and 1 -> (B, P, C)"""
@@ -84,5 +94,5 @@ class PixelWordAttention(WordAttention):
 class Gate(nn.Sequential):
     """The gate of a branch: linear, ReLU, linear, tanh (LAVT, "Language pathway")."""
 
-    def __init__(self, width: int):
-        super().__init__(nn.Linear(width, width, bias=False), nn.ReLU(), nn.Linear(width, width, bias=False), nn.Tanh())
+    def __init__(self, dim: int):
+        super().__init__(nn.Linear(dim, dim, bias=False), nn.ReLU(), nn.Linear(dim, dim, bias=False), nn.Tanh())

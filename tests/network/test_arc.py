@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib.rotated_conv import MAX_ANGLE_RAD, AdaptiveRotatedConv
+from lib.arc import MAX_ANGLE_RAD, AdaptiveRotatedConv
 
 RING = [0, 1, 2, 5, 8, 7, 6, 3]  # the outer taps, clockwise from the top left
 

@@ -1,4 +1,4 @@
-"""RMSIN's intra-scale interaction: a spatial weight from several receptive fields (RMSIN, CVPR 2024, "IIM").
+"""IIM, RMSIN's intra-scale interaction module: a spatial weight from several receptive fields (CVPR 2024, "IIM").
 
 Shapes: B batch, H W the map, C channels. The original code calls the branch `visual_residual`.
 """

@@ -1,6 +1,6 @@
 """ARC on CPUs: the kernel is rotated within Winograd's transform, in the precision of the products.
 
-Shapes: as in lib/rotated_conv.py; P = 36 pairs of Winograd's points.
+Shapes: as in lib/arc.py; P = 36 pairs of Winograd's points.
 """
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor
 from lib.accelerate.derived import DerivedTensor
 from lib.accelerate.precision import compute_dtype
 from lib.accelerate.winograd import convolve, tiles, transforms
-from lib.rotated_conv import AdaptiveRotatedConv
+from lib.arc import AdaptiveRotatedConv
 
 FEW_TILES = 40   # maps of at most so many tiles: transforming a kernel for one sample would cost more than it saves
 

@@ -1,24 +1,24 @@
 """TMEM, FIANet's text-aware multi-scale enhancement: pooled tokens attend to the words (TGRS 2024, "TMEM").
 
-Shapes: B batch, D sum of the four stage widths, E = D / 4 embedding, g g' the coarsest map, G = g · g' its tokens,
-N words, L width of the text encoder.
+Shapes: B batch, D sum of the channels of the four stages, E = D / 4 embedding, g g' the coarsest map, G = g · g' its
+tokens, N words, L channels of a word vector.
 """
 from torch import Tensor, nn
 
-from lib.cross_scale import CrossScale
-from lib.language_fusion import WordAttention
+from lib.cim import CrossScale
+from lib.pwam import WordAttention
 from lib.swin import init_swin_weights
 
 
 class TextBlock(nn.Module):
     """Word attention and MLP, each a pre-norm residual branch: (B, G, E) -> same."""
 
-    def __init__(self, width: int, text_width: int):
+    def __init__(self, dim: int, text_dim: int):
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
-        self.attention = WordAttention(width, text_width)
-        self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = WordAttention(dim, text_dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
         self.mlp.apply(init_swin_weights)   # TMEM is inside the backbone in the original code, and initialised with it
 
     def forward(self, tokens: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
@@ -37,6 +37,6 @@ class TextBlocks(nn.ModuleList):
         return tokens.transpose(1, 2).reshape(z.shape)
 
 
-def tmem(widths: list[int], side: int, text_width: int, blocks: int) -> CrossScale:
-    """FIANet's cross-scale module, which does not depend on the `side` of the coarsest map."""
-    return CrossScale(widths, lambda quarters: TextBlocks(TextBlock(sum(quarters), text_width) for _ in range(blocks)))
+def tmem(dims: list[int], text_dim: int, num_tmem: int) -> CrossScale:
+    """FIANet's cross-scale module of `num_tmem` blocks; it takes maps of any size."""
+    return CrossScale(dims, lambda quarters: TextBlocks(TextBlock(sum(quarters), text_dim) for _ in range(num_tmem)))
