@@ -15,8 +15,11 @@ from args import INFERENCE, RecipeParser, get_parser, positive, share
 from bert import reading_problems
 from lib.accelerate import set_up
 from lib.evaluation.predictions import encode_mask
+from lib.imagery.drawing import overlay
+from lib.imagery.georeference import save_mask
+from lib.imagery.pictures import read_picture
+from lib.imagery.vectors import polygons
 from lib.predictor import Predictor, ReadingWarning, Segmentation
-from lib.report.pictures import overlay, polygons, read_picture, save_mask
 from refer.categories import CLASS_NAMES
 from utils import UserError, log
 
@@ -90,7 +93,7 @@ def segment(predictor: Predictor, image: Image.Image, args: argparse.Namespace) 
 
 
 def describe(found: Segmentation) -> dict[str, Any]:
-    """A mask's entry in --json, in pixels; `box` is [x, y, width, height], `polygons` as in lib.report.pictures."""
+    """A mask's entry in --json, in pixels; `box` is [x, y, width, height], `polygons` as in lib.imagery.vectors."""
     rle = encode_mask(found.mask)
     return {"size": rle["size"], "area": int(found.mask.sum()), "box": coco_mask.toBbox(rle).tolist(),
             "mean_probability": round(found.mean_probability, 4), "segmentation": rle,

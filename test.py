@@ -16,7 +16,8 @@ with importing_much():
     from lib.evaluation.metrics import evaluate
     from lib.evaluation.predictions import Recorder
     from lib.evaluation.result_files import read_probe
-    from lib.evaluation.results import collect, describe, make_folders, make_results, write_outputs
+    from lib.evaluation.results import collect, describe, make_folders, make_results
+    from lib.report.outputs import write_outputs
     from utils import log
 
 

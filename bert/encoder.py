@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.activations import ACT2FN
 
-from bert import hub
 from schema import Range, Rule, check
-from utils import UserError, read_json
+from utils import UserError, hub, read_json
 
 BASE_UNCASED = "bert-base-uncased"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

@@ -7,10 +7,9 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertTokenizer
 
-from bert import hub
 from bert.phrases import PhraseMarker
 from schema import is_unicode
-from utils import UserError
+from utils import UserError, hub
 
 MAX_TOKENS = 20  # of a sentence, [CLS] and [SEP] included, unless a data set or --max_tokens says otherwise
 AT_ONCE = 4096  # sentences; the tokenizer's answer to one takes a kilobyte

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from data.dataset import EvalSet, TrainSet
-from distributed import STOP_SIGNALS
+from distributed.signals import STOP_SIGNALS
 from refer.table import RefTable
 from utils import MachineError, UserError, log, rank, world_size
 

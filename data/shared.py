@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distributed import STOP_SIGNALS, gather_objects
+from distributed import gather_objects
+from distributed.signals import STOP_SIGNALS
 from utils import UserError, rank
 
 Arrays = dict[str, np.ndarray]

@@ -22,7 +22,7 @@ from bert import PhraseMarker, reading_problems, tokenize
 from lib.accelerate import accelerate, autocast, prepare_for_inference, usable_amp
 from lib.checkpoint import restore
 from lib.checkpoint.model_folder import fetch_folder
-from lib.report.pictures import array_to_picture, read_picture, to_rgb
+from lib.imagery.pictures import array_to_picture, read_picture, to_rgb
 from transforms import normalize, resize_image
 from utils import UserError
 
@@ -46,7 +46,7 @@ class Predictor:
     """Segments images with the network of a checkpoint, which is a file or a model folder.
 
     An image is a path, a Pillow image of any mode, or an array (H, W), (H, W, 3) or (H, W, 4); arrays of other types
-    than uint8 are stretched to 8 bits (see `lib.report.pictures`). An image of any size is resized to the network's
+    than uint8 are stretched to 8 bits (see `lib.imagery.pictures`). An image of any size is resized to the network's
     input size, and the mask back to the image's. If a sentence has too many words, or words that the network does not
     know, it is segmented with a `ReadingWarning`.
 

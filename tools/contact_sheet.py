@@ -20,7 +20,7 @@ from data import EvalSet
 from lib.accelerate import accelerate, set_up
 from lib.checkpoint import restore
 from lib.evaluation.metrics import count_pixels, predict
-from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, overlay, sheet
+from lib.imagery.drawing import PREDICTION_COLOUR, TRUTH_COLOUR, overlay, sheet
 from refer.refer import REFER
 from tools.ref_sheet import save_sheet
 from transforms import network_inputs

@@ -38,7 +38,9 @@ from lib.checkpoint import describe_model, load_swin_weights, restore, save_chec
 from lib.evaluation.metrics import COUNTS
 from lib.evaluation.predictions import encode_mask
 from lib.evaluation.result_files import read_probe
-from lib.report.pictures import overlay, read_picture, save_mask
+from lib.imagery.drawing import overlay
+from lib.imagery.georeference import save_mask
+from lib.imagery.pictures import read_picture
 from lib.segmentation import ModelConfig, build
 from lib.training.resume import choose_start
 from refer.refer import REFER

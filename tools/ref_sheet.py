@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.dataset import load_image_and_mask
-from lib.report.pictures import TRUTH_COLOUR, overlay, sheet
+from lib.imagery.drawing import TRUTH_COLOUR, overlay, sheet
 from refer.refer import REFER
 from utils import UserError
 

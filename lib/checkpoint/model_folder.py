@@ -14,11 +14,10 @@ from typing import Any
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from bert import hub
 from lib.checkpoint.digests import digest_file, write_digests
 from lib.checkpoint.strict_loading import State
 from lib.segmentation import ModelConfig
-from utils import UserError, read_json, sha256_of, write_json
+from utils import UserError, hub, read_json, sha256_of, write_json
 
 WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
 SHARED_FILES = [WEIGHTS, digest_file(WEIGHTS).name, CONFIG, TOKENIZER, CARD]

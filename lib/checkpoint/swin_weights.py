@@ -7,10 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bert import hub
 from lib.checkpoint.files import read_checkpoint, read_safetensors
 from lib.checkpoint.strict_loading import State, misfit, refuse_misfits, suggestion
-from utils import UserError
+from utils import UserError, hub
 
 FLAG = "--pretrained_swin_weights"
 TIMM = "timm:"   # prefix of the name of timm's pretrained model

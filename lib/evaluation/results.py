@@ -14,7 +14,6 @@ from lib.checkpoint import weights_file
 from lib.evaluation.generalized import all_metrics, format_all, format_generalized_table
 from lib.evaluation.metrics import compute_metrics, format_metrics, warning_of_empty_predictions
 from lib.evaluation.predictions import Prediction, Recorder
-from lib.model import ReferringSegmenter
 from utils import UserError, describe_run, make_folder, rank, sha256_of
 
 
@@ -117,26 +116,3 @@ def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, de
             "checkpoint": {"path": str(args.resume), "sha256": sha256_of(weights_file(args.resume))},
             "annotations": {path: sha256_of(path) for path in dataset.table.annotation_files}, "flags": vars(args),
             **describe_run(device), "samples": samples}
-
-
-def write_outputs(outcome: Outcome, results: dict[str, Any], args: Namespace, network: ReferringSegmenter,
-                  dataset: Any, probe: dict[str, Any] | None) -> list[Path]:
-    """Writes the files that the flags name, and returns them. Raises `UserError` if one cannot be written.
-
-    `probe` holds the tables of tools/probe_language.py that the report shows.
-    """
-    from lib.evaluation.predictions import write_predictions
-    from lib.report import write_evaluation_report
-    from utils import write_json
-    written = []
-    if args.results:
-        write_json(Path(args.results), results)
-        written.append(Path(args.results))
-    if args.save_predictions:
-        write_predictions(Path(args.save_predictions), results["samples"], outcome.predictions, args.prediction_pngs)
-        written.append(Path(args.save_predictions) / "predictions.json")
-    if args.report:
-        written.append(Path(args.report) / "index.html")
-        write_evaluation_report(written[-1], {**results, "probe": probe}, outcome, network, dataset,
-                                args.report_samples, args.amp if args.report_attention else None)
-    return written

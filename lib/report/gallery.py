@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 
 from lib.evaluation.predictions import Prediction
+from lib.imagery.vectors import polygons
 from lib.report.page import GalleryPicture
-from lib.report.pictures import polygons
 
 LONGEST_SIDE_PX, JPEG_QUALITY = 256, 75   # about 12 kB for an aerial photograph: 200 of them stay under 5 MB
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR
+from lib.imagery.drawing import PREDICTION_COLOUR, TRUTH_COLOUR
 from utils import write_text
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -28,7 +28,7 @@ NAMES = {"rmsin": "RMSIN", "lavt": "LAVT", "lavt_one": "LAVT (one stage)", "lgce
          "refclef": "RefCLEF", "grefcoco": "gRefCOCO", "refsegrs": "RefSegRS", "risbench": "RISBench",
          "uavid_ris": "UAVid-RIS", "vdd_ris": "VDD-RIS", "remotesam-270k": "RemoteSAM-270K", "toy": "the toy set"}
 
-Parts = Sequence[Sequence[Sequence[float]]]  # the parts of a mask, as `lib.report.pictures.polygons` returns them
+Parts = Sequence[Sequence[Sequence[float]]]  # the parts of a mask, as `lib.imagery.vectors.polygons` returns them
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class GalleryPicture:
     """One sample of the gallery.
 
     `sample` is its index in the results' samples; `truth` and `prediction` are outlines in the JPEG's pixels, as
-    `lib.report.pictures.polygons` returns them; `attention` holds small heat maps, (word, PNG), and may be empty.
+    `lib.imagery.vectors.polygons` returns them; `attention` holds small heat maps, (word, PNG), and may be empty.
     """
 
     sample: int

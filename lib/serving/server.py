@@ -30,8 +30,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from PIL import Image
 
+from lib.imagery.pictures import read_picture
 from lib.predictor import Predictor, ReadingWarning
-from lib.report.pictures import read_picture
 from utils import UserError, log
 
 HOSTS = ("127.0.0.1", "localhost")   # accepted names of this machine: any site may let its own name lead here

@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from lib.evaluation.metrics import evaluate, predict
-from lib.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, overlay
+from lib.imagery.drawing import PREDICTION_COLOUR, TRUTH_COLOUR, overlay
 from utils import UserError, describe_run, log, rank, set_aside, write_json
 
 CODE = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ AVX2_ONLY = ("Some CPU", frozenset({"avx2", "fma"}))
 def processor(monkeypatch):
     """Makes this machine's processor another one: processor(name, flags)."""
     def become(name, flags):
-        for module in (utils, precision):
+        for module in (utils.machine, precision):
             monkeypatch.setattr(module, "processor", lambda: (name, frozenset(flags)))
     return become
 

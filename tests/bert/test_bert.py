@@ -9,7 +9,6 @@ from transformers import BertConfig, BertModel
 
 from bert import (
     TextEncoder,
-    hub,
     load_text_config,
     load_text_weights,
     load_tokenizer,
@@ -19,7 +18,7 @@ from bert import (
 )
 from bert.from_scratch import words_of, write_text_encoder
 from tests.conftest import TEXT
-from utils import UserError
+from utils import UserError, hub
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "gray", "over", "##pass", "on", "left"]
 

@@ -4,12 +4,11 @@ import torch
 from safetensors.torch import save_file
 from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn
 
-from bert import hub
 from lib.checkpoint import load_swin_weights
 from lib.windows import padded_size, shift_mask
 from tests.conftest import put_into
 from tests.launch import assert_refused, nano_flags, run_script
-from utils import UserError
+from utils import UserError, hub
 
 NAME = "swin_tiny_patch4_window7_224.ms_in1k"   # the weights under it are a nano network's here
 

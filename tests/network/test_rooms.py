@@ -6,8 +6,13 @@ import pytest
 
 from tests.launch import ROOT
 
-ROOMS = {"accelerate", "checkpoint", "training", "evaluation", "report", "serving"}
 NETWORK = sorted(path for path in (ROOT / "lib").glob("*.py") if path.stem not in ("segmentation", "predictor"))
+PACKAGES = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("*/__init__.py")} \
+    | {f"lib.{path.parent.name}" for path in (ROOT / "lib").glob("*/__init__.py")}
+SCRIPTS = sorted(ROOT.glob("*.py"))
+# These files of lib/ use the network and the packages beside it, and are used by them: each is a room of its own.
+ALONE = {"lib.segmentation", "lib.predictor", "lib.export"}
+ROOMS = {name for name in PACKAGES if name.startswith("lib.")}
 
 
 def imported(path: Path) -> set[str]:
@@ -24,9 +29,35 @@ def names_in(node: ast.AST) -> set[str]:
     return set()
 
 
+def room(module: str) -> str | None:
+    """The room of a module's name: a package, a single file of the root, or None for other projects' modules."""
+    first, _, rest = module.partition(".")
+    for name in (f"{first}.{rest.partition('.')[0]}", first):
+        if name in PACKAGES | ALONE or name in {"lib", *(path.stem for path in SCRIPTS)}:
+            return name
+    return None
+
+
+def arrows() -> dict[str, set[str]]:
+    """{room: the rooms that its files import from}."""
+    found: dict[str, set[str]] = {}
+    for path in [*SCRIPTS, *(path for name in PACKAGES | {"lib"} if name != "tests"
+                             for path in (ROOT / name.replace(".", "/")).rglob("*.py"))]:
+        own = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
+        found.setdefault(own, set()).update({room(name) for name in imported(path)} - {None, own})
+    return found
+
+
+def test_no_rooms_import_each_other_in_a_circle():
+    ahead = arrows()
+    while leaves := {name for name, uses in ahead.items() if not uses & ahead.keys()}:   # they use nothing that is left
+        ahead = {name: uses for name, uses in ahead.items() if name not in leaves}
+    assert not ahead
+
+
 @pytest.mark.parametrize("path", NETWORK, ids=lambda path: path.stem)
 def test_the_network_knows_none_of_the_rooms_beside_it(path):
-    assert not {name for name in imported(path) if name.startswith("lib.") and name.split(".")[1] in ROOMS}
+    assert not {room(name) for name in imported(path)} & ROOMS
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "lib").rglob("*.py")), ids=lambda path: path.stem)
@@ -34,10 +65,15 @@ def test_lib_knows_neither_the_data_nor_the_flags(path):
     assert not {name for name in imported(path) if name.split(".")[0] in ("args", "data", "refer", "tools", "tests")}
 
 
-@pytest.mark.parametrize("name", ["utils", "distributed"])
-def test_what_all_use_uses_nothing_of_the_project(name):
-    own = {path.stem for path in ROOT.glob("*.py")} | {"lib", "data", "refer", "bert", "tools", "tests"}
-    assert {module.split(".")[0] for module in imported(ROOT / f"{name}.py")} & own <= {"utils", "distributed"}
+@pytest.mark.parametrize(("name", "uses"), [
+    ("utils", set()), ("distributed", {"utils"}), ("schema", {"utils"}), ("lib.imagery", {"utils"}),
+    ("bert", {"schema", "utils"}), ("refer", {"schema", "utils"}), ("lib", {"bert", "utils"})])
+def test_what_many_use_uses_little(name, uses):
+    assert arrows()[name] <= uses
+
+
+def test_evaluation_knows_nothing_of_reports():
+    assert "lib.report" not in arrows()["lib.evaluation"]
 
 
 @pytest.mark.parametrize("path", [*sorted((ROOT / "lib").rglob("*.py")), *sorted((ROOT / "bert").glob("*.py")),

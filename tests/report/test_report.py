@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from lib.imagery.vectors import polygons
 from lib.report.page import GalleryPicture, iou_histogram, outline_path, precision_curve, simplify, write_report
-from lib.report.pictures import polygons
 from utils import UserError
 
 NASTY = "</script><img src=x onerror=alert(1)> {{title}} & \"the\" 'ship' <!-- <b>left</b>"
@@ -208,7 +208,7 @@ def test_a_page_is_written_whole_or_not_at_all(made, tmp_path, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr("utils.os.replace", full)
+    monkeypatch.setattr("utils.files.os.replace", full)
     with pytest.raises(UserError, match=r"index\.html cannot be written: .*No space left"):
         write_report(path, *made)
     assert [file.name for file in tmp_path.iterdir()] == ["index.html"] and path.read_text() == "the page before"

@@ -10,8 +10,8 @@ from pycocotools import mask as coco_mask
 import demo_inference
 from bert import load_tokenizer
 from lib.checkpoint import describe_model, save_checkpoint
+from lib.imagery.vectors import polygons
 from lib.predictor import ReadingWarning
-from lib.report.pictures import polygons
 from lib.segmentation import ModelConfig
 from tools import contact_sheet
 

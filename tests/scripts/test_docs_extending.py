@@ -15,9 +15,9 @@ from tests.conftest import save_nano_checkpoint
 from tests.launch import ROOT
 
 PAGE = (ROOT / "docs/extending.md").read_text()
-PARTS = ("args.py", "train.py", "test.py", "transforms.py", "distributed.py", "schema.py", "utils.py", "pyproject.toml",
+PARTS = ("args.py", "train.py", "test.py", "transforms.py", "schema.py", "pyproject.toml",
          "tests/__init__.py", "tests/conftest.py", "tests/launch.py", "tests/nltk_stand_in.py",
-         "tests/network/__init__.py", "bert", "data", "lib", "refer", "tools")
+         "tests/network/__init__.py", "bert", "data", "distributed", "lib", "refer", "tools", "utils")
 RUN_COMMANDS = """
 import json, shlex, sys
 from pathlib import Path

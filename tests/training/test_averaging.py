@@ -58,4 +58,6 @@ def test_what_validates_between_updates_is_the_average_of_now(nano, name):
         fresh = accelerate(nano(name), cpu)
         fresh.load_state_dict(average.network.state_dict())
         with torch.inference_mode():
-            assert not average.network.training and torch.equal(average.network(*inputs), fresh(*inputs))
+            # On Intel's CPUs the rounding of a product depends on where its factors lie in memory.
+            torch.testing.assert_close(average.network(*inputs), fresh(*inputs), rtol=0, atol=1e-6)
+        assert not average.network.training

@@ -16,6 +16,7 @@ import train
 import utils
 from args import get_parser
 from data.toy import make_toy_rrsisd
+from distributed import signals
 from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.training.resume import (
     DECISIVE,
@@ -40,7 +41,7 @@ def a_folder_and_signals_of_its_own(tmp_path, monkeypatch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     monkeypatch.chdir(tmp_path)
     yield
-    distributed._signals.clear()
+    signals._signals.clear()
     torch.use_deterministic_algorithms(False)
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -60,7 +61,8 @@ def stop_after(monkeypatch, steps: int) -> None:
         calls.append(1)
         return len(calls) >= steps
 
-    monkeypatch.setattr(distributed, "stop_requested", requested)
+    for module in (distributed, signals):
+        monkeypatch.setattr(module, "stop_requested", requested)
 
 
 def equal(a, b) -> bool:

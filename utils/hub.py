@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlparse
 
-from utils import UserError
+from utils.errors import UserError
 
 T = TypeVar("T")
 ANSWER_S = 5

@@ -7,7 +7,10 @@ import pytest
 from PIL import Image, ImageDraw, ImageFile, TiffImagePlugin
 from pycocotools import mask as coco_mask
 
-from lib.report.pictures import array_to_picture, overlay, polygons, read_picture, save_mask, sheet, stretch, to_rgb
+from lib.imagery.drawing import overlay, sheet
+from lib.imagery.georeference import save_mask
+from lib.imagery.pictures import array_to_picture, read_picture, stretch, to_rgb
+from lib.imagery.vectors import polygons
 from utils import UserError
 
 COLOURS = np.random.RandomState(0).randint(0, 256, (30, 40, 3), dtype=np.uint8)

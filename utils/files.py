@@ -1,0 +1,66 @@
+"""Files that are read or written whole, atomically, with errors in one line."""
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.ranks import rank
+
+
+def set_aside(path: Path) -> Path | None:
+    """Renames `path`, left by an earlier run, by the time of its last change; returns the new name, or None."""
+    if rank() > 0 or not path.exists():
+        return None
+    written = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
+    return path.rename(path.with_suffix(f".{written}{path.suffix}"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes plain data as JSON, atomically. Raises `UserError` if the file cannot be written."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `path` in UTF-8, atomically. Raises `UserError` if the file cannot be written."""
+    if path.is_dir():
+        raise UserError(f"{path} cannot be written: it is a folder")
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):   # it may not exist
+            temporary.unlink()
+        raise UserError(f"{path} cannot be written: {error}") from error
+
+
+def read_json(path: str | Path) -> Any:
+    """The contents of a JSON file. Raises `UserError` if it cannot be read or is no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise UserError(f"{path} cannot be read: its brackets are nested too deeply") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes `folder` if it does not exist. Raises `UserError` if it is not writable, before any work is lost."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("no permission")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error}") from error
+
+
+def sha256_of(path: str | Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else \
+            hashlib.sha256(file.read()).hexdigest()
