@@ -10,7 +10,7 @@ with importing_much():
 
     import distributed
     import utils
-    from data import EvalSet, RefsReader, eval_loader, log_problems
+    from data import EvalSet, RefsReader, eval_loader
     from lib.accelerate import WholeBatches, accelerate, compiled, prepare_for_inference, set_up
     from lib.checkpoint import restore
     from lib.evaluation.metrics import evaluate
@@ -40,11 +40,10 @@ def run(args: Namespace) -> None:
                       skip_bad_images=args.skip_bad_images, packed=args.packed, max_tokens=config.max_tokens,
                       phrases=config.reads_phrases)
     batches = eval_loader(dataset, args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
-    readable = log_problems(utils.progress(batches, args.split), problems := [])
     recorder = Recorder(dataset.original_mask if args.eval_ori_size else None,
                         keep=bool(args.save_predictions or args.report))
-    counts = evaluate(network, readable, device, args.amp, recorder)
-    outcome = collect(counts, recorder, len(problems), dataset.no_target, args.no_target_pixels)
+    counts = evaluate(network, utils.progress(batches, args.split), device, args.amp, recorder)
+    outcome = collect(counts, recorder, len(batches.problems), dataset.no_target, args.no_target_pixels)
     log(describe(outcome, config.model, [style for style in ("latex", "markdown") if getattr(args, style)]))
 
     if (args.results or args.report or args.save_predictions) and utils.rank() == 0:

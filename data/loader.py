@@ -81,6 +81,16 @@ def log_problems(batches: Iterable[dict[str, Any]], problems: list[str]) -> Iter
             yield batch
 
 
+class ReadableBatches(DataLoader):
+    """A loader that yields the batches with a sample, and logs bad images. `problems` are those of the last pass."""
+
+    problems: list[str]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:   # type: ignore[override]
+        self.problems = []
+        return log_problems(super().__iter__(), self.problems)
+
+
 def _watched(batches: Iterable[T]) -> Iterator[T]:
     """Yields the batches; the errors that PyTorch raises when a worker process is killed become one line."""
     iterator = iter(batches)
@@ -118,28 +128,28 @@ def ignore_signals_of_launchers(worker: int) -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def _loader(dataset: TrainSet | EvalSet, sampler: Sampler, workers: int, pin_memory: bool) -> DataLoader:
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
-                      persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate,
-                      worker_init_fn=ignore_signals_of_launchers)
+def _loader(dataset: TrainSet | EvalSet, sampler: Sampler, workers: int, pin_memory: bool) -> ReadableBatches:
+    return ReadableBatches(dataset, batch_sampler=sampler, num_workers=workers, pin_memory=pin_memory,
+                           persistent_workers=workers > 0, generator=torch.Generator(), collate_fn=collate,
+                           worker_init_fn=ignore_signals_of_launchers)
 
 
 def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: bool, rank: int, world_size: int,
-                 accumulate: int = 1) -> DataLoader:
+                 accumulate: int = 1) -> ReadableBatches:
     """Batches for one process; set `loader.batch_sampler.epoch` (and `.first`) before going through it."""
     sampler = EpochBatches(len(dataset), batch_size, rank, world_size, dataset.seed, accumulate)
     return _loader(dataset, sampler, workers, pin_memory)
 
 
 def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: bool, rank: int,
-                world_size: int) -> DataLoader:
+                world_size: int) -> ReadableBatches:
     """Batches of one process's share of an evaluation."""
     sampler = ShardedBatches(len(dataset), batch_size, rank, world_size)
     return _loader(dataset, sampler, workers, pin_memory)
 
 
 def make_loaders(args: Namespace, refs: RefTable, tokenizer: Tokenizer, size_px: int,
-                 max_tokens: int, phrases: bool = False) -> tuple[DataLoader, DataLoader]:
+                 max_tokens: int, phrases: bool = False) -> tuple[ReadableBatches, ReadableBatches]:
     """This process's loaders of the train split and of the val split; of several data sets the first is validated on.
 
     `args` are train.py's flags. With `phrases`, samples have phrase masks. Raises `UserError` if an epoch would have no

@@ -1,6 +1,8 @@
 """The choice of a checkpoint from which a run is resumed, and the checks that it is the same run."""
 import math
+import textwrap
 from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +14,7 @@ from lib.checkpoint.official_layout import is_official
 from lib.segmentation import NETWORK_FLAGS
 from lib.training.state import Progress, run_files
 from schema import Range, check, faults
-from utils import UserError, log, set_aside
+from utils import UserError, log, set_aside, sha256_of
 
 # Flags that change what is computed; the others (paths, workers, log lines) may differ in a resumed run.
 DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "exclude", "published_masks", "published_validation", "epochs",
@@ -96,22 +98,43 @@ def set_earlier_run_aside(resume: str, folder: Path, model_id: str) -> None:
             move_digests(path, kept)
 
 
-def refuse_changes(args: Namespace, checkpoint: dict[str, Any], path: str, world_size: int,
-                   annotations: dict[str, str]) -> None:
+def decisive_flags(args: Namespace) -> str:
+    """The flags that change what is computed, with their values, for the log."""
+    flags = ", ".join(f"{name} {getattr(args, name)!r}" for name in DECISIVE)
+    return textwrap.fill(f"recipe: {flags}", 120, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def annotation_digests(paths: Iterable[str]) -> dict[str, str]:
+    """{folder and name of an annotation file: its SHA-256}."""
+    return {"/".join(Path(path).parts[-2:]): sha256_of(path) for path in paths}
+
+
+def same_global_batch(args: Namespace, checkpoint: dict[str, Any], world_size: int) -> int:
+    """The batch size of a process with which all together have the same batches as the run of `checkpoint` had.
+
+    It is the flag's value unless the number of processes has changed and the flag has not. Raises `UserError` if the
+    batches cannot be shared equally.
+    """
+    before = checkpoint["world_size"]
+    if world_size == before or args.batch_size != checkpoint["args"].get("batch_size", args.batch_size):
+        return args.batch_size
+    together = args.batch_size * before
+    if together % world_size:
+        raise UserError(f"--resume {args.resume}: its batches of {together} cannot be shared by {world_size} "
+                        "processes; start a number that divides it, or give --allow_changed_flags")
+    log(f"{world_size} processes instead of {before}: {together // world_size} samples each, {together} together as "
+        "before")
+    return together // world_size
+
+
+def refuse_changes(args: Namespace, checkpoint: dict[str, Any], world_size: int, annotations: dict[str, str]) -> None:
     """Raises `UserError` naming each flag whose change would make this a different run than `checkpoint`'s.
 
-    `annotations` maps the names of this run's annotation files to their SHA-256. Only the number of processes may
-    change: `args.batch_size` is then set so that all processes together have the same batches as before.
+    `annotations` maps the names of this run's annotation files to their SHA-256. The batch size of a process may
+    differ if all processes together have the same batches (`same_global_batch`).
     """
-    stored = {"batch_size": args.batch_size, **checkpoint["args"]}
+    stored, path = {"batch_size": args.batch_size, **checkpoint["args"]}, args.resume
     together = stored["batch_size"] * checkpoint["world_size"]
-    if world_size != checkpoint["world_size"] and args.batch_size == stored["batch_size"]:
-        if together % world_size:
-            raise UserError(f"--resume {path}: its batches of {together} cannot be shared by {world_size} processes; "
-                            "start a number that divides it, or give --allow_changed_flags")
-        args.batch_size = together // world_size
-        log(f"{world_size} processes instead of {checkpoint['world_size']}: {args.batch_size} samples each, "
-            f"{together} together as before")
     changed = [f"{name} was {stored[name]!r}, is {getattr(args, name)!r}" for name in DECISIVE
                if stored.get(name, getattr(args, name)) != getattr(args, name) and not (name == "batch_size"
                                                                    and args.batch_size * world_size == together)]

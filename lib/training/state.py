@@ -1,5 +1,7 @@
 """The state of a training run besides the network's weights, and its checkpoint."""
+import time
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +21,7 @@ from lib.training.optimizer import make_optimizer
 from lib.training.threads import choose_threads
 from lib.training.update_step import Updater
 from schema import Range, faults
-from utils import UserError, log, rank, world_size
+from utils import UserError, duration, log, rank, world_size
 
 Count = Annotated[int, Range(0, 2**53)]
 
@@ -39,6 +41,11 @@ class Progress:
     def seconds_left(self, batches: int, epochs: int) -> float:
         """Seconds until the end of the last epoch at this epoch's speed, without validation."""
         return ((epochs - self.epoch) * batches - self.step) * self.seconds / self.step
+
+    def clock(self) -> Callable[[], float]:
+        """A function that returns the seconds of this epoch from now on, those before a resumed run's stop included."""
+        start = time.perf_counter() - self.seconds
+        return lambda: time.perf_counter() - start
 
     def next_epoch(self) -> None:
         """Moves on to the first batch of the next epoch."""
@@ -75,7 +82,6 @@ class TrainingState:
         self.updater = Updater(wrapped, self.optimizer, self.schedule, device, args.amp, args.accumulate,
                                args.skip_nonfinite > 0, passes=1 + args.masked_pass)
         self.disturb = Disturbance(tokenizer) if args.masked_pass else None
-        self.look_every = args.print_freq if device.type == "cuda" else 1   # updates from check to check of losses
         self.threads = choose_threads(device, args.deterministic)
         self.progress = Progress()
 
@@ -107,6 +113,44 @@ class TrainingState:
             restore_generators(checkpoint["generators"][rank()], self.device)
         log(f"going on with epoch {self.progress.epoch}, iteration {self.progress.step}; best overall IoU so far "
             f"{self.progress.best_oIoU:.2f}")
+
+    def save_is_due(self) -> bool:
+        """Whether `--save_every` asks for a checkpoint after this update."""
+        return self.args.save_every > 0 and self.progress.step % self.args.save_every < self.args.accumulate
+
+    def log_is_due(self) -> bool:
+        """Whether `--print-freq` asks for a log line after this update."""
+        return self.progress.step // self.args.accumulate % self.args.print_freq == 0
+
+    def look_is_due(self) -> bool:
+        """Whether the losses are read after this update: each on a CPU; with the log lines on a GPU, which waits."""
+        return self.device.type != "cuda" or self.log_is_due()
+
+    def log_line(self) -> str:
+        """The position in the epoch, its mean loss, the learning rate, the speed and the time that is left."""
+        progress = self.progress
+        left = duration(progress.seconds_left(self.batches, self.args.epochs))
+        return (f"epoch {progress.epoch} [{progress.step}/{self.batches}] loss {progress.loss_sum / progress.step:.4f} "
+                f"lr {self.schedule.get_last_lr()[0]:.3g} {self.images_per_second():.1f} images/s, "
+                f"{left} of training left")
+
+    def images_per_second(self) -> float:
+        """The speed of all processes together in this epoch."""
+        return self.progress.step * self.args.batch_size * world_size() / max(self.progress.seconds, 1e-9)
+
+    def epoch_figures(self) -> dict[str, float]:
+        """The figures of a whole epoch, for the record."""
+        progress = self.progress
+        return {"loss": progress.loss_sum / self.batches, "train_seconds": progress.seconds,
+                "empty_masks": progress.empty_masks, "skipped": progress.skipped,
+                "images_per_second": self.images_per_second()}
+
+    def end_epoch(self, oIoU: float) -> None:
+        """Moves on to the next epoch and saves, as the best checkpoint too if the val split's `oIoU` is the highest."""
+        is_best = oIoU > self.progress.best_oIoU
+        self.progress.best_oIoU = max(self.progress.best_oIoU, oIoU)
+        self.progress.next_epoch()
+        self.save(*(["best", "last"] if is_best else ["last"]))
 
     def best_on_disk(self) -> float:
         """The overall IoU of the best checkpoint on disk, -1 without one."""

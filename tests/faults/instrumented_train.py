@@ -24,7 +24,9 @@ import distributed
 import train
 import utils
 from args import TRAINING, get_parser
+from distributed import signals
 from lib.segmentation import SWIN_VARIANTS
+from lib.training import epoch
 
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "hang": signal.SIGSTOP}
 _steps = 0
@@ -81,8 +83,8 @@ if __name__ == "__main__":
     if "NARROW" in os.environ:
         from tests.conftest import NARROW_NANO
         SWIN_VARIANTS["nano"] = NARROW_NANO
-    distributed.PATIENCE_S = float(os.environ.get("PATIENCE", distributed.PATIENCE_S))
-    segmentation_loss = train.segmentation_loss
+    signals.PATIENCE_S = float(os.environ.get("PATIENCE", signals.PATIENCE_S))
+    segmentation_loss = epoch.segmentation_loss
     original_wrap, original_end = distributed.wrap, distributed.end_processes
-    train.segmentation_loss, distributed.wrap, distributed.end_processes = loss_with_fault, wrap, end_processes
+    epoch.segmentation_loss, distributed.wrap, distributed.end_processes = loss_with_fault, wrap, end_processes
     train.main(get_parser(*TRAINING).parse_args())

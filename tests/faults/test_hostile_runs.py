@@ -8,9 +8,10 @@ import sys
 import pytest
 
 import train
-from data import log_problems
+from data.loader import log_problems
 from distributed import user_errors
 from lib.checkpoint import read_checkpoint
+from lib.training import epoch
 from tests.launch import ROOT
 from tests.training.test_resume import a_folder_and_signals_of_its_own, arguments  # noqa: F401
 from tools.fuzz import AREAS, fuzz
@@ -53,7 +54,7 @@ def test_ctrl_c_during_imports_is_no_traceback(tmp_path):
 
 def at_step(monkeypatch, step: int, do) -> None:
     """Calls `do` during a step of training."""
-    whole, calls = train.segmentation_loss, []
+    whole, calls = epoch.segmentation_loss, []
 
     def loss(*inputs):
         calls.append(1)
@@ -61,7 +62,7 @@ def at_step(monkeypatch, step: int, do) -> None:
             do()
         return whole(*inputs)
 
-    monkeypatch.setattr(train, "segmentation_loss", loss)
+    monkeypatch.setattr(epoch, "segmentation_loss", loss)
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])

@@ -18,11 +18,13 @@ from args import get_parser
 from data.toy import make_toy_rrsisd
 from distributed import signals
 from lib.checkpoint import read_checkpoint, save_checkpoint
+from lib.training import epoch
 from lib.training.resume import (
     DECISIVE,
     choose_start,
     find_checkpoint,
     refuse_changes,
+    same_global_batch,
     set_earlier_run_aside,
 )
 from lib.training.run_lock import hold
@@ -303,33 +305,35 @@ def stored(toy, world_size=1, **changes) -> dict:
                                             ("masked_pass", True), ("ema", 0.9)])
 def test_flags_that_change_the_result_are_refused(toy, flag, value):
     with pytest.raises(UserError, match=rf"{flag} was {value!r}, is .*--allow_changed_flags"):
-        refuse_changes(arguments(toy), stored(toy, **{flag: value}), "c.pth", 1, {})
+        refuse_changes(arguments(toy), stored(toy, **{flag: value}), 1, {})
 
 
 def test_flags_that_do_not_may_differ(toy):
     assert {"workers", "output_dir", "print_freq", "device"}.isdisjoint(DECISIVE)
-    refuse_changes(arguments(toy), stored(toy, workers=9, output_dir="x"), "c.pth", 1, {})
+    refuse_changes(arguments(toy), stored(toy, workers=9, output_dir="x"), 1, {})
 
 
 def test_another_number_of_processes_keeps_the_global_batch_or_is_refused(toy):
     args = arguments(toy)
-    refuse_changes(args, stored(toy, world_size=1), "c.pth", 4, {})
+    args.batch_size = same_global_batch(args, stored(toy, world_size=1), 4)
     assert args.batch_size == 2
+    refuse_changes(args, stored(toy, world_size=1), 4, {})
     with pytest.raises(UserError, match="batches of 8 cannot be shared by 3 processes"):
-        refuse_changes(arguments(toy), stored(toy), "c.pth", 3, {})
+        same_global_batch(arguments(toy), stored(toy), 3)
+    assert same_global_batch(arguments(toy, "--batch-size", 4), stored(toy), 3) == 4   # as the flag says
     with pytest.raises(UserError, match="batch_size was 8, is 4"):
-        refuse_changes(arguments(toy, "--batch-size", 4), stored(toy), "c.pth", 1, {})
+        refuse_changes(arguments(toy, "--batch-size", 4), stored(toy), 1, {})
 
 
 def spoil(monkeypatch, *steps: int) -> None:
     """Makes the loss of the given training steps NaN."""
-    whole, calls = train.segmentation_loss, []
+    whole, calls = epoch.segmentation_loss, []
 
     def loss(logits, target, dice_weight):
         calls.append(1)
         return whole(logits, target, dice_weight) * (float("nan") if len(calls) in steps else 1.0)
 
-    monkeypatch.setattr(train, "segmentation_loss", loss)
+    monkeypatch.setattr(epoch, "segmentation_loss", loss)
 
 
 @pytest.mark.slow
