@@ -289,7 +289,7 @@ def add_training(group: Group) -> None:
     group.add("--epochs", type=positive, metavar="N", help=f"default: {defaults('epochs')}")
     group.add("--lr", type=real(0), help=f"initial learning rate (default: {defaults('lr')})")
     group.add("--warmup_iters", type=count, metavar="N",
-              help="iterations over which lr rises linearly from 0\n"
+              help="iterations N over which lr rises linearly, from 1/N of it in the first\n"
                    "(default: 0, as in the original code; nano: 100)")
     group.add("--wd", "--weight-decay", dest="weight_decay", default=1e-2, type=real(0), metavar="RATE",
               help="AdamW's weight decay (default: 0.01)")

@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from args import EVALUATION, TRAINING, Parser, RecipeParser, count, get_parser
 from distributed import user_errors
 from lib.checkpoint import peek
-from lib.evaluation.methods import Entry, as_latex, as_markdown, cells_of, summarize_methods
+from lib.evaluation import text_tables
+from lib.evaluation.methods import Entry, cells_of, summarize_methods
 from lib.evaluation.result_files import read_results
 from lib.report.tables_page import write_tables_page
 from lib.segmentation import build_model
@@ -242,8 +243,8 @@ def write_tables(entries: dict[str, list[Entry]], base: str, out: Path) -> list[
     """Writes the table of each split in every form; returns the files."""
     rows = {split: summarize_methods(of_split, base) for split, of_split in entries.items()}
     tables = {split: cells_of(of_split, base) for split, of_split in rows.items()}
-    markdown = "\n\n".join(f"**{split}**\n\n{as_markdown(*table)}" for split, table in tables.items())
-    latex = "\n".join(f"% {split}\n{as_latex(*table)}" for split, table in tables.items())
+    markdown = "\n\n".join(f"**{split}**\n\n{text_tables.markdown(*table)}" for split, table in tables.items())
+    latex = "\n".join(f"% {split}\n{text_tables.latex(*table)}" for split, table in tables.items())
     files = {name: out / name for name in ("table.md", "table.tex", "index.html", "comparison.json")}
     write_text(files["table.md"], "\n\n".join([markdown, *NOTES]) + "\n")
     write_text(files["table.tex"], latex + "\n")

@@ -28,6 +28,7 @@ from lib.checkpoint import restore, weights_file
 from lib.evaluation.expressions import category_words, without_attributes, without_positions, words_of
 from lib.evaluation.metrics import count_pixels, predict
 from lib.evaluation.tables import ratio_intervals
+from lib.evaluation.text_tables import markdown
 from lib.model import ReferringSegmenter
 from refer.refer import REFER
 from transforms import normalize
@@ -116,13 +117,11 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def show(tables: dict[str, Any]) -> None:
     """Prints both tables as Markdown."""
-    utils.log("| sentence | changed | mIoU | change | 95 % interval |\n|---|---|---|---|---|")
-    for row in tables["conditions"]:
-        interval = "[%+.1f, %+.1f]" % tuple(row["interval"]) if row["interval"] else ""
-        utils.log(f"| {row['name']} | {row['changed']} | {row['mIoU']:.1f} | {row['change']:+.1f} | {interval} |")
-    utils.log("\n| word | times | mean loss of IoU when masked |\n|---|---|---|")
-    for row in tables["words"]:
-        utils.log(f"| {row['word']} | {row['times']} | {row['mean_loss']:.1f} |")
+    utils.log(markdown(["sentence", "changed", "mIoU", "change", "95 % interval"], [
+        [row["name"], str(row["changed"]), f"{row['mIoU']:.1f}", f"{row['change']:+.1f}",
+         "[%+.1f, %+.1f]" % tuple(row["interval"]) if row["interval"] else ""] for row in tables["conditions"]]))
+    utils.log("\n" + markdown(["word", "times", "mean loss of IoU when masked"], [
+        [row["word"], str(row["times"]), f"{row['mean_loss']:.1f}"] for row in tables["words"]]))
 
 
 def run(args: Namespace) -> None:

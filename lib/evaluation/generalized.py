@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lib.evaluation.metrics import compute_metrics, format_metrics
+from lib.evaluation.text_tables import STYLES
 
 THRESHOLDS = (0.7, 0.8, 0.9)
 
@@ -71,11 +72,6 @@ def format_generalized(metrics: dict[str, Any]) -> str:
 
 def format_generalized_table(rows: list[tuple[str, dict[str, Any]]], style: str) -> str:
     """The papers' table in 'latex' or 'markdown'; each row is (name, `generalized_metrics`)."""
-    columns = ["Method", "gIoU", "cIoU", *(f"Prec@{x}" for x in THRESHOLDS), "N-acc", "T-acc"]
     cells = [[name, *("%.2f" % value for value in (
         row["gIoU"], row["cIoU"], *row["precision"].values(), row["N_acc"], row["T_acc"]))] for name, row in rows]
-    if style == "latex":
-        return "\n".join([" & ".join(columns) + r" \\", r"\midrule",
-                          *(" & ".join([row[0].replace("_", r"\_"), *row[1:]]) + r" \\" for row in cells)])
-    return "\n".join([f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}",
-                      *(f"| {' | '.join([row[0].replace('|', chr(92) + '|'), *row[1:]])} |" for row in cells)])
+    return STYLES[style](["Method", "gIoU", "cIoU", *(f"Prec@{x}" for x in THRESHOLDS), "N-acc", "T-acc"], cells)

@@ -98,20 +98,3 @@ def _with_half_width(metric: dict[str, Any]) -> str:
 
 def _interval(interval: Sequence[float] | None) -> str:
     return "" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
-
-
-def as_markdown(heading: list[str], cells: list[list[str]]) -> str:
-    """The table in Markdown."""
-    lines = [heading, ["---"] * len(heading), *cells]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def as_latex(heading: list[str], cells: list[list[str]]) -> str:
-    """The rows of a LaTeX table with booktabs' rule; the first row names the columns."""
-    def escaped(text: str) -> str:
-        for character in "\\&%$#_{}":
-            text = text.replace(character, "\\" + character if character != "\\" else r"\textbackslash ")
-        return text.replace("±", r"$\pm$")
-
-    rows = [" & ".join(map(escaped, line)) + r" \\" for line in (heading, *cells)]
-    return "\n".join([rows[0], r"\midrule", *rows[1:]])

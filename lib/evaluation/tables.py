@@ -13,6 +13,7 @@ from lib.evaluation import NO_TARGET_PIXELS
 from lib.evaluation.expressions import KINDS, kind_of, words_of
 from lib.evaluation.generalized import all_metrics
 from lib.evaluation.metrics import COUNTS, PRECISION_THRESHOLDS, compute_metrics
+from lib.evaluation.text_tables import STYLES
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
 AREAS = {"under 0.1 %": 0.001, "0.1 to 1 %": 0.01, "1 to 10 %": 0.1, "over 10 %": 1.0}  # upper bounds, of the image
@@ -107,17 +108,8 @@ def summarize(samples: Sequence[Sample], no_target_pixels: int = NO_TARGET_PIXEL
             "empty_predictions": int((predicted_px == 0).sum())}
 
 
-def format_row(name: str, metrics: dict[str, Any], style: str) -> str:
-    """A line of the paper's table in 'latex' or 'markdown': name, Prec@0.5 … 0.9, oIoU, mIoU."""
-    cells = [name.replace("_", r"\_") if style == "latex" else name.replace("|", r"\|"),
-             *("%.2f" % value for value in (*metrics["precision"].values(), metrics["oIoU"], metrics["mIoU"]))]
-    return " & ".join(cells) + r" \\" if style == "latex" else f"| {' | '.join(cells)} |"
-
-
 def format_table(rows: Sequence[tuple[str, dict[str, Any]]], style: str) -> str:
-    """The paper's table with its heading in 'latex' or 'markdown'; each row is (name, metrics)."""
-    columns = ["Method", *(f"Prec@{x}" for x in PRECISION_THRESHOLDS), "oIoU", "mIoU"]
-    lines = [format_row(name, metrics, style) for name, metrics in rows]
-    if style == "latex":
-        return "\n".join([" & ".join(columns) + r" \\", r"\midrule", *lines])
-    return "\n".join([f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *lines])
+    """The paper's table, Prec@X, oIoU and mIoU, in 'latex' or 'markdown'; each row is (name, metrics)."""
+    cells = [[name, *("%.2f" % value for value in (*metrics["precision"].values(), metrics["oIoU"], metrics["mIoU"]))]
+             for name, metrics in rows]
+    return STYLES[style](["Method", *(f"Prec@{x}" for x in PRECISION_THRESHOLDS), "oIoU", "mIoU"], cells)

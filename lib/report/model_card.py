@@ -5,6 +5,7 @@ from typing import Any
 
 from lib.evaluation import NO_TARGET_PIXELS
 from lib.evaluation.tables import summarize
+from lib.evaluation.text_tables import markdown
 from lib.report.page import NAMES
 from lib.segmentation import PARTS, ModelConfig
 from utils import printable
@@ -73,18 +74,17 @@ def evaluation(results: dict[str, Any], figures: dict[str, tuple[float, list[flo
     """The table of metrics below a line with the data set, the split and the number of sentences."""
     left_out = f"; {results['left_out']} more were left out for their bad images" if results["left_out"] else ""
     samples = len(results["samples"])
-    rows = [f"| {metric} | {value:.2f} | {'%.2f to %.2f' % tuple(interval) if interval else ''} |"
+    rows = [[metric, f"{value:.2f}", "%.2f to %.2f" % tuple(interval) if interval else ""]
             for metric, (value, interval) in figures.items()]
     return "\n".join([
         f"{NAMES.get(results['dataset'], cell(results['dataset']))}, split {cell(results['split'])}, {samples} "
         f"sentences{left_out}. In percent, with 95 % bootstrap intervals over images.", "",
-        "| metric | value | interval |", "|---|---|---|", *rows])
+        markdown(["metric", "value", "interval"], rows)])
 
 
 def table(heading: str, rows: dict[str, Any]) -> str:
     """A table with two columns: names and values."""
-    lines = [f"| {name} | {cell(value)} |" for name, value in rows.items()]
-    return "\n".join([f"| {heading} | |", "|---|---|", *lines])
+    return markdown([heading, ""], [[name, cell(value)] for name, value in rows.items()])
 
 
 def cell(value: Any) -> str:

@@ -1,6 +1,5 @@
 """Tokens and the text encoder."""
 import json
-import time
 
 import numpy as np
 import pytest
@@ -158,7 +157,6 @@ def test_without_a_network_the_hub_is_not_asked(load, monkeypatch):
     """The hub's client would try again for most of a minute."""
     asked = []
     monkeypatch.setattr(hub, "hub_answers", lambda: asked.append(1) or False)
-    begun = time.monotonic()
     with pytest.raises(UserError, match="nobody/nothing: no such folder, and the Hugging Face hub did not provide it"):
         load("nobody/nothing")
-    assert asked == [1] and time.monotonic() - begun < 10
+    assert asked == [1]

@@ -2,7 +2,9 @@
 import numpy as np
 import pytest
 
-from lib.evaluation.methods import Entry, as_latex, as_markdown, cells_of, difference, over_runs, summarize_methods
+from lib.evaluation.methods import Entry, cells_of, difference, over_runs, summarize_methods
+from lib.evaluation.text_tables import latex as as_latex
+from lib.evaluation.text_tables import markdown as as_markdown
 from lib.report.tables_page import write_tables_page
 from utils import UserError
 
@@ -62,7 +64,8 @@ def test_the_table(tmp_path):
     assert cells[1][heading.index("mIoU less LAVT & co's"):][:3] == ["+3.00", "", "+3.00 to +3.00"]
 
     markdown, latex = as_markdown(heading, cells), as_latex(heading, cells)
-    assert r"| a\|b <i> |" in markdown and len({line.count(" | ") for line in markdown.splitlines()}) == 1
+    assert r"| a\|b <i> |" in markdown and len(
+        {line.replace(r"\|", "").count("|") for line in markdown.splitlines()}) == 1
     assert r"LAVT \& co & 2" in latex and r"$\pm$" in latex and latex.splitlines()[1] == r"\midrule"
     write_tables_page(tmp_path / "new/index.html", "A <b>", {"val": (heading, cells)}, ["1 < 2"])
     page = (tmp_path / "new/index.html").read_text()

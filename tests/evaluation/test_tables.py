@@ -53,6 +53,12 @@ def test_an_interval_of_many_is_the_normal_one_and_the_same_every_time():
     assert intervals[0] == pytest.approx([values.mean() - half, values.mean() + half], abs=0.1 * half)
 
 
+def test_an_iou_at_a_threshold_counts_in_its_interval_too():
+    """Every sample has IoU 0.5 exactly, so every drawing of them has all above 0.5 and none above 0.6."""
+    intervals = metric_intervals([sample(5, 10, image) for image in range(3)])["precision"]
+    assert intervals["0.5"] == [100, 100] and intervals["0.6"] == [0, 0]
+
+
 def test_sentences_of_one_image_do_not_count_as_many():
     values = np.repeat(np.random.default_rng(2).random(40), 9)
     (alone,), (together,) = (ratio_intervals(values[None], np.ones((1, 360)), clusters)

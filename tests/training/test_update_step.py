@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lib.accelerate import accelerate, autocast
-from lib.training.optimizer import freeze_text, make_optimizer
+from lib.training.optimizer import freeze_text, make_optimizer, recompute_activations
 from lib.training.update_step import Updater
 from tests.conftest import make_inputs
 from utils import UserError
@@ -88,16 +88,24 @@ def test_lower_precision_moves_float32_weights_much_the_same_way(nano, amp):
     assert torch.cosine_similarity(*moves, dim=0) > 0.9
 
 
-def test_computing_blocks_again_gives_the_same_gradients(nano):
-    inputs, gradients = make_inputs(2, 64), []
+def test_computing_blocks_again_gives_the_same_values_and_gradients(nano):
+    inputs, logits, gradients, passes = make_inputs(2, 64), [], [], []
     for recompute in (False, True):
         model = nano("rmsin").double().train()
         model.decoder.eval()   # ARC's dropout
-        model.backbone.recompute_blocks = recompute
-        torch.manual_seed(1)
-        model(inputs[0].double(), *inputs[1:]).square().mean().backward()
+        attentions = [block.attn for stage in model.backbone.stages for block in stage.blocks]
+        calls: list[int] = []
+        for attention in attentions:
+            attention.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        if recompute:
+            recompute_activations(model)
+        logits.append(model(inputs[0].double(), *inputs[1:]))
+        logits[-1].square().mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        passes.append(len(calls) / len(attentions))
+    torch.testing.assert_close(*logits, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+    assert passes == [1, 2]   # once forward, and once more in the backward pass
 
 
 def test_bfloat16_gives_no_gradient_where_only_padding_was_seen(nano):
