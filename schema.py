@@ -11,6 +11,9 @@ Types of fields: int, float (finite), str (valid Unicode), bool, None, Any, Lite
 dict[…], other dataclasses, and `Annotated` with a `Range` or a `Rule`. A field with a default may be missing. A
 `__post_init__` may raise `ValueError` for fields that contradict each other. Undeclared fields are allowed, unless the
 class sets `closed = True`. Nothing is converted: the data remain dicts and lists.
+
+Pydantic checks twice as fast, but importing it would multiply the time in which --help answers, and its messages would
+have to be made one line with file and field again.
 """
 import dataclasses
 import math
@@ -75,6 +78,14 @@ def check(kind: Any, data: Any, source: str) -> None:
     if found := faults(kind, data):
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise UserError(f"{source}: {found[0]}{more}")
+
+
+def refuse_newer(data: dict[str, Any], known: int, source: str) -> None:
+    """Raises `UserError` if the `format_version` of `data` is above `known`; files of before versions have none."""
+    version = data.get("format_version", 1)
+    if type(version) is not int or not 1 <= version <= known:
+        raise UserError(f"{source} has format version {shown(version)}, and this code reads versions up to {known}: "
+                        "take the code that wrote it, or a newer one")
 
 
 def faults(kind: Any, data: Any) -> Sequence[Fault]:

@@ -58,9 +58,8 @@ def text_config(values: dict[str, Any], source: str) -> BertConfig:
 class TextEncoder(nn.Module):
     """BERT without a pooler: token_ids, token_mask (B, N) int64 -> words (B, N, L), L = `config.hidden_size`.
 
-    A token mask of zeros alone reads every token, as a mask of ones does.
-    Without `dropout_in_training` the encoder stays in evaluation mode while the network around it trains; its weights
-    are trained in either case.
+    If the token mask of a sentence is 0 throughout, the encoder attends to every token, as if the mask were 1.
+    Unless `dropout_in_training` is set, BERT's dropouts stay off while the network trains. Its weights always train.
     """
 
     def __init__(self, config: BertConfig):

@@ -50,8 +50,8 @@ def tokenizer_from_text(text: str) -> Tokenizer:
 
 
 def words_needed(tokenizer: Tokenizer) -> int:
-    """The least number of words of a vocabulary that has every token id of `tokenizer`."""
-    framed = tokenizer.encode("")   # [CLS] and [SEP], whose ids are stated apart from the vocabulary
+    """The size that the text encoder's vocabulary must have at least: the largest token id plus 1."""
+    framed = tokenizer.encode("")   # the ids of [CLS] and [SEP] need not be those in the tokenizer's vocabulary
     return 1 + max([*tokenizer.get_vocab(with_added_tokens=True).values(), *framed.ids], default=0)
 
 

@@ -24,11 +24,12 @@ Write = Callable[[Path], None]   # saves arrays in a folder
 
 
 def shared_arrays(write: Write, ready: bool = True) -> Arrays:
-    """The arrays that `write` saves in one process of each machine, read-only, in memory that all its processes share.
+    """Read-only arrays in memory that all processes of a machine share.
 
-    This is the first that is `ready`, or else the first. They lie in a temporary folder (below TMPDIR), which is
-    removed once all processes have mapped them. Every process must call this. Raises `UserError` as `write` does, and
-    when that folder cannot be written.
+    On each machine one process calls `write`, which saves the arrays in a temporary folder (below TMPDIR): the first
+    process that is `ready`, or the first if none is. All processes then map the files into their memory, and the
+    folder is removed. Every process must call this function. Raises `UserError` as `write` does, and if the folder
+    cannot be written.
     """
     node = platform.node()
     first = min((not begun, number) for number, (name, begun) in enumerate(gather_objects((node, ready)))

@@ -28,7 +28,7 @@ class Finding:
 
 FAULTS = {
     "malformed line": "a line of a file of lines is not of the form that it must have, so its sample is left out",
-    "malformed entry": "a field is missing or of another type; whoever points to such an entry may count as lost, too",
+    "malformed entry": "a field is missing or has another type; what points to this entry may be counted too",
     "repeated id": "an id must stand for one thing: nobody can tell which was meant",
     "unsafe id": "it holds what could lead a file named by it elsewhere; it is escaped wherever it names one",
     "unknown annotation": "a ref points to an annotation that is not there, so it has no mask",

@@ -55,8 +55,8 @@ def decode_segmentation(
     H, W are the size of the RLEs, or else the image's `height` and `width`. Nothing, a polygon of fewer
     than three points and an RLE without counts cover no pixel.
 
-    Raises ValueError, saying what is wrong. All is checked here because pycocotools trusts its input: where
-    counts fall short of the mask's size, for one, it returns uninitialised memory.
+    Raises ValueError, which says what is wrong. Everything is checked here, because pycocotools checks nothing: if the
+    counts of an RLE cover fewer pixels than its size has, for example, it returns uninitialised memory.
     """
     parts = [segmentation] if isinstance(segmentation, dict) else segmentation or []
     if not isinstance(parts, list | tuple):

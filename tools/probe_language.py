@@ -1,8 +1,8 @@
-"""Tests whether a model reads: evaluates the same refs with changed sentences. What changes no result was not read.
+"""Tests which words a model uses: evaluates the same refs with changed sentences. What costs no IoU was not read.
 
-Takes test.py's flags, and --out and --samples. The sentence is shown as it is, as another ref's, with its words in
-random order, as its category alone, without its position words, without its attribute words, without any word, and
-with one word masked at a time; of these the one that costs most IoU counts, and the mean loss of each word is listed.
+The flags are those of test.py, --out and --samples. The sentences are: the original; another ref's; the original's
+words in random order; its category alone; without position words; without attribute words; empty. Then each word is
+masked in turn: the table has the word whose masking costs most IoU, and a second table the mean loss of each word.
 """
 import random
 import sys

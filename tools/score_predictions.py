@@ -25,6 +25,7 @@ from lib.evaluation import NO_TARGET_PIXELS
 from lib.evaluation.generalized import format_all, format_generalized_table
 from lib.evaluation.metrics import count_pixels
 from lib.evaluation.predictions import ids_of_png, read_entries
+from lib.evaluation.result_files import FORMAT_VERSION
 from lib.evaluation.tables import format_table, make_sample, summarize
 from refer.layouts import DATASETS
 from refer.masks import LARGEST_MASK_PX, decode_segmentation
@@ -139,6 +140,7 @@ def run(args: argparse.Namespace) -> None:
                 log(format_generalized_table([(Path(args.predictions).stem, results["generalized"])], style))
     if args.results:
         write_json(Path(args.results), {
+            "format_version": FORMAT_VERSION,
             **results, "split": args.split, "images": len({sample["image_id"] for sample in samples}),
             "sentences": len(samples), "missing": missing, "predictions": str(args.predictions),
             "annotations": {path: sha256_of(path) for path in refer.annotation_files}, "flags": vars(args),

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from lib.checkpoint.digests import digest_file, read_digests, sync_folder, write_digests
 from lib.checkpoint.model_folder import read_description, weights_file
-from lib.checkpoint.settings import model_settings
+from lib.checkpoint.settings import FORMAT_VERSION, model_settings
 from lib.checkpoint.strict_loading import State, build_with_weights, load_weights
 from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig
+from schema import refuse_newer
 from utils import UserError, sha256_of
 
 Checkpoint = dict[str, Any]
@@ -57,6 +58,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                         "fetch or train it again") from error
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
+    refuse_newer(content, FORMAT_VERSION, f"checkpoint {path}")
     return content
 
 

@@ -11,10 +11,12 @@ from lib.segmentation import LARGEST_IMAGE_PX, ModelConfig, flag_of, fusion_head
 from schema import Range, Rule, check
 from utils import UserError, log
 
+FORMAT_VERSION = 1   # of checkpoints; one more when older code could no longer read what is written
+
 
 def describe_model(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     """The entries of a checkpoint that describe its network: all that is needed to build it and to tokenize for it."""
-    return {"config": config.to_dict(), "tokenizer": tokenizer.to_str()}
+    return {"format_version": FORMAT_VERSION, "config": config.to_dict(), "tokenizer": tokenizer.to_str()}
 
 
 def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[ModelConfig, Tokenizer]:

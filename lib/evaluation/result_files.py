@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from lib.evaluation import NO_TARGET_PIXELS
-from schema import Id, Range, Rule, check
+from schema import Id, Range, Rule, check, refuse_newer
 from utils import UserError, read_json
+
+FORMAT_VERSION = 1   # of the files; one more when older code could no longer read what is written
 
 Pixels = Annotated[int, Range(0, 2**31)]
 
@@ -58,9 +60,17 @@ class Results:
             seen.add(key)
 
 
+def read_versioned(path: str) -> Any:
+    """The contents of a JSON file of results. Raises `UserError` if a newer code wrote it, or if it cannot be read."""
+    content = read_json(path)
+    if isinstance(content, dict):
+        refuse_newer(content, FORMAT_VERSION, path)
+    return content
+
+
 def read_results(path: str) -> dict[str, Any]:
     """The results in a file. Raises `UserError`, naming the first wrong entry, for any other file."""
-    results = read_json(path)
+    results = read_versioned(path)
     try:
         check(Results, results, path)
     except UserError as error:
@@ -99,7 +109,7 @@ def read_evaluation(path: str, sha256: str, averaged: bool) -> dict[str, Any]:
 
     Raises `UserError` for another file, for the control with exchanged sentences, and for other weights.
     """
-    results = read_json(path)
+    results = read_versioned(path)
     try:
         check(Evaluation, results, path)
     except UserError as error:

@@ -14,6 +14,7 @@ from lib.checkpoint import weights_file
 from lib.evaluation.generalized import all_metrics, format_all, format_generalized_table
 from lib.evaluation.metrics import compute_metrics, format_metrics, warning_of_empty_predictions
 from lib.evaluation.predictions import Prediction, Recorder
+from lib.evaluation.result_files import FORMAT_VERSION
 from utils import UserError, describe_run, make_folder, rank, sha256_of
 
 
@@ -110,9 +111,9 @@ def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, de
     from lib.evaluation.tables import make_sample, summarize  # scipy is slow to import, and few runs need it
     samples = [make_sample(dataset.describe(index), counts, dataset.size_px ** 2)
                for index, *counts in outcome.counts.tolist()]
-    return {**summarize(samples, outcome.no_target_pixels), "original_size": outcome.original_metrics, "model": model,
-            "dataset": dataset.name, "split": args.split, "images": dataset.images(), "sentences": len(dataset),
-            "left_out": outcome.left_out,
+    return {"format_version": FORMAT_VERSION, **summarize(samples, outcome.no_target_pixels),
+            "original_size": outcome.original_metrics, "model": model, "dataset": dataset.name, "split": args.split,
+            "images": dataset.images(), "sentences": len(dataset), "left_out": outcome.left_out,
             "checkpoint": {"path": str(args.resume), "sha256": sha256_of(weights_file(args.resume))},
             "annotations": {path: sha256_of(path) for path in dataset.table.annotation_files}, "flags": vars(args),
             **describe_run(device), "samples": samples}

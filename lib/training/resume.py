@@ -48,7 +48,7 @@ def find_checkpoint(folder: Path, model_id: str) -> tuple[str, dict[str, Any]]:
         try:
             checkpoint = read_checkpoint(path)
         except UserError as error:
-            log(f"passed over: {error}")
+            log(f"skipped this checkpoint: {error}")
             continue
         if not faults(Progress, checkpoint.get("progress")):
             return str(path), checkpoint
@@ -75,7 +75,7 @@ def choose_start(resume: str, folder: Path, model_id: str, restarted: bool) -> t
     checkpoint: dict[str, Any] = {}
     if resume == "auto" or restarted:
         path, checkpoint = find_checkpoint(folder, model_id)
-        log(f"going on from {path}" if path else f"--resume auto: none in {folder} yet, a new run begins")
+        log(f"resuming from {path}" if path else f"--resume auto: no checkpoint in {folder} yet, so a new run begins")
     if not path and resume not in ("", "auto"):
         path, checkpoint = resume, read_checkpoint(resume)
     if goes_on(checkpoint):

@@ -28,7 +28,7 @@ Count = Annotated[int, Range(0, 2**53)]
 
 @dataclass
 class Progress:
-    """The position of a run, batch `step` of `epoch` being the next, with the figures of the epoch and the best IoU."""
+    """How far a run has come: the next batch is number `step` of `epoch`. Also the epoch's figures and the best IoU."""
 
     epoch: Count = 0
     step: Count = 0

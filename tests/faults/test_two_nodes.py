@@ -74,7 +74,7 @@ def test_a_node_that_was_cut_off_comes_back(nodes, toy, tmp_path):
         if launched[1].poll() is not None:   # its launcher gave up meanwhile, and is started again as by a scheduler
             launched[1] = launch(1)
         wait_for(lambda: "finished: best val" in said(), 120)
-        assert "going on from checkpoints/model_last_RMSIN.pth" in said()
+        assert "resuming from checkpoints/model_last_RMSIN.pth" in said()
         entries = [json.loads(line) for line in (tmp_path / "models/RMSIN/log.jsonl").read_text().splitlines()]
         assert [entry["epoch"] for entry in entries] == list(range(7))   # each epoch once, none lost
     finally:

@@ -186,7 +186,7 @@ def test_training_goes_on_from_a_checkpoint(trained, toy, tmp_path):
 
 @pytest.mark.slow
 def test_a_signal_saves_and_says_try_again(toy, tmp_path):
-    for beginning in ("a new run begins", "going on from"):
+    for beginning in ("a new run begins", "resuming from"):
         training = Forked("train.py", *training_flags(toy), "--epochs", 500, "--batch-size", 8, "--print-freq", 1,
                           "--model_id", "s", "--resume", "auto", cwd=tmp_path)
         training.wait_for("images/s")

@@ -128,7 +128,7 @@ def test_auto_begins_anew_and_passes_over_a_damaged_file(tmp_path, capsys):
     save(tmp_path, "last", epoch=4).write_bytes(b"half")
     path, checkpoint = find_checkpoint(tmp_path, "m")
     assert path.endswith("model_best_m.pth") and checkpoint["progress"]["epoch"] == 3
-    assert "passed over: checkpoint" in capsys.readouterr().out
+    assert "skipped this checkpoint: checkpoint" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("best", "last", "chosen"), [
