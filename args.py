@@ -325,6 +325,9 @@ def add_training(group: Group) -> None:
               help="start from the weights of any checkpoint, this project's (or a folder of tools/export.py) or\n"
                    "an original one. Parts of the network that differ from the checkpoint's start fresh and are\n"
                    "listed; everything else must fit")
+    group.add("--resize_weights", action="store_true",
+              help="with --init_from and another --img_size: interpolate the layers of RMSIN's CIM that fit one image\n"
+                   "size, as a start for training (default: such a checkpoint is refused)")
 
 
 def add_saving(group: Group) -> None:

@@ -17,10 +17,12 @@ with importing_much():
     import utils
     from data import RefsReader, make_loaders
     from lib.accelerate import set_up
-    from lib.checkpoint.starting import make_network
+    from lib.checkpoint import read_checkpoint
+    from lib.checkpoint.starting import make_network, settings_to_start
     from lib.evaluation.generalized import format_all
     from lib.training.epoch import Interrupted, train_one_epoch, validate
     from lib.training.generators import seed_everything
+    from lib.training.recipes import follow_network
     from lib.training.resume import (
         annotation_digests,
         choose_start,
@@ -58,6 +60,9 @@ def open_run(args: Namespace) -> Run:
     distributed.watch_signals()
 
     output, asked = Path(args.output_dir), args.resume
+    if args.init_from and asked not in ("", "auto"):
+        raise UserError("--init_from starts a new run and --resume continues one: give one of them, or --resume auto, "
+                        "which continues this run once it has begun")
     for folder in (output, Path("models")):   # both must be writable before any work starts
         hold(folder, args.model_id)
     record = RunRecord(Path("models") / args.model_id, args, device, args.tensorboard, args.wandb)
@@ -65,6 +70,8 @@ def open_run(args: Namespace) -> Run:
     annotations = annotation_digests(refs.annotation_files)
     args.resume, checkpoint = choose_start(asked, output, args.model_id, distributed.was_restarted())
     resumed = goes_on(checkpoint)
+    if args.init_from and "config" in (start := checkpoint or read_checkpoint(args.init_from)):
+        follow_network(args, settings_to_start(args, start)[0])
     if resumed and not args.allow_changed_flags:
         args.batch_size = same_global_batch(args, checkpoint, utils.world_size())
         refuse_changes(args, checkpoint, utils.world_size(), annotations)

@@ -209,6 +209,14 @@ def settings_of(args: Namespace) -> dict[str, Any]:
             **{place: getattr(args, place) for place in PARTS}}
 
 
+def flags_of(config: ModelConfig) -> dict[str, Any]:
+    """The inverse of `settings_of`: {flag: value}, by the flags' names in the namespace."""
+    heads = "" if set(config.fusion_heads) == {1} else "-".join(map(str, config.fusion_heads))
+    changed = {"mha": heads, "window12": config.window == 12}
+    return {flag: changed.get(flag, getattr(config, field.name, None)) for field in fields(ModelConfig)
+            if (flag := flag_of(field.name)) in NETWORK_FLAGS}
+
+
 def window_of(args: Namespace) -> int:
     """Side of the attention window: 12 with `--window12` or window12 in the Swin file's path, else the variant's."""
     if args.window12 or "window12" in (args.pretrained_swin_weights or ""):

@@ -23,6 +23,7 @@ from lib.checkpoint.strict_loading import (
     suggestion,
 )
 from lib.checkpoint.swin_weights import load_swin_weights
+from lib.checkpoint.token_layers import of_another_size, resize_token_layer
 from lib.model import ReferringSegmenter
 from lib.segmentation import ENTRIES, MODELS, PARTS, ModelConfig, build, flag_of, settings_of
 from utils import UserError, log
@@ -34,14 +35,12 @@ def make_network(args: Namespace, resumed: dict[str, Any]) -> tuple[ReferringSeg
     Its weights are those of `resumed`, the contents of `--resume`, or of `--init_from`, or else the pretrained weights
     of Swin and BERT that the flags name. Raises `UserError` if weights or settings do not fit.
     """
-    if args.init_from and args.resume not in ("", "auto"):
-        raise UserError("--init_from starts a new run and --resume continues one: give one of them")
     if args.init_from and not resumed:
         checkpoint = read_checkpoint(args.init_from)
         config, tokenizer = settings_to_start(args, checkpoint)
         with torch.device("meta"):   # shapes are compared before memory is allocated
             needed = build(config).state_dict()
-        taken, said = weights_to_start(needed, config, checkpoint, args.init_from)
+        taken, said = weights_to_start(needed, config, checkpoint, args.init_from, args.resize_weights)
         model = build(config)
         model.load_state_dict({**model.state_dict(), **taken})
         log(said)
@@ -76,20 +75,25 @@ def settings_to_start(args: Namespace, checkpoint: dict[str, Any]) -> tuple[Mode
     return config, tokenizer
 
 
-def weights_to_start(needed: State, config: ModelConfig, checkpoint: dict[str, Any],
-                     path: str | Path) -> tuple[State, str]:
+def weights_to_start(needed: State, config: ModelConfig, checkpoint: dict[str, Any], path: str | Path,
+                     resize: bool = False) -> tuple[State, str]:
     """The weights of `checkpoint`, the contents of `path`, for a new network, and a line on them for the log.
 
     `config` describes the network and `needed` is its state dict, possibly on the meta device. In parts (see
     `lib.segmentation.PARTS`) that differ from the file's, entries that the file lacks or has in another shape start
-    fresh, and entries that only the file has are left out. Raises `UserError` if any other entry does not fit.
+    fresh, and entries that only the file has are left out. `resize` fits CIM's token layers to another image size.
+    Raises `UserError` if any other entry does not fit.
     """
     refuse_unnamed(checkpoint, path)
-    if "config" in checkpoint:
-        given, stored = checkpoint["model"], ModelConfig.from_dict(checkpoint["config"])
-    else:
-        given = from_official(checkpoint) if is_official(checkpoint) else checkpoint["model"]
-        stored = infer_config(given, checkpoint.get("args"), "bert_model" in checkpoint)
+    given = from_official(checkpoint) if is_official(checkpoint) else checkpoint["model"]
+    stored = (ModelConfig.from_dict(checkpoint["config"]) if "config" in checkpoint else
+              infer_config(given, checkpoint.get("args"), "bert_model" in checkpoint))
+    others = of_another_size(given, needed)
+    if others and not resize:
+        raise UserError(f"--init_from {path} was trained at {stored.img_size} px, and its CIM fits that size alone: "
+                        f"give --img_size {stored.img_size}, or --img_size {config.img_size} with --resize_weights, "
+                        "which interpolates its token layers as a start for training")
+    given = {**given, **{name: resize_token_layer(given[name], len(needed[name])) for name in others}}
     changed = [place for place in PARTS if getattr(config, place) != getattr(stored, place)]
     in_changed_part = re.compile("|".join(ENTRIES[place] for place in changed) or r"(?!)").match
     taken: State = {name: value for name, value in given.items() if not in_changed_part(name)
@@ -100,4 +104,6 @@ def weights_to_start(needed: State, config: ModelConfig, checkpoint: dict[str, A
                    suggestion(given, needed))
     notes = [f"{len(names)} entries {what}: {by_module(dict.fromkeys(names))}"
              for names, what in ((fresh, "start fresh"), (left_out, "of the file are left out")) if names]
+    if others:
+        notes.append(f"{len(others)} token layers resized from {stored.img_size} to {config.img_size} px")
     return taken, "; ".join([f"weights from {path}: {len(taken)} entries loaded", *notes])

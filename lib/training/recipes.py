@@ -3,10 +3,11 @@
 A row of `RECIPES` has the settings with which a model's original program trains on a data set; the row for "" holds for
 all other data sets. `NANO` replaces some settings for a network that starts from random weights.
 """
+from argparse import Namespace
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lib.segmentation import MAX_TOKENS, NUM_TMEM
+from lib.segmentation import MAX_TOKENS, NUM_TMEM, ModelConfig, flags_of
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,14 @@ def recipe_of(model: str, dataset: str, swin_type: str) -> Recipe:
     if swin_type != "base":   # the file fits base only
         recipe = replace(recipe, pretrained_swin_weights="")
     return replace(recipe, source=f"{recipe.source}, changed for nano", **NANO) if swin_type == "nano" else recipe
+
+
+def follow_network(args: Namespace, config: ModelConfig) -> None:
+    """Sets the flags that were not given to the settings of a network that `--init_from` names, and to its recipe.
+
+    Without this, a nano network would be trained by the recipe of the base one, the default.
+    """
+    recipe = recipe_of(config.model, args.dataset.split(",")[0].partition(":")[0], config.swin_type)
+    for name, value in {**recipe.flags, **flags_of(config)}.items():
+        if name not in args.given and name != "model_id":   # the run has its name already
+            setattr(args, name, value)

@@ -8,7 +8,9 @@ from lib.checkpoint import describe_model
 from lib.checkpoint.official_layout import to_official
 from lib.checkpoint.starting import settings_to_start, weights_to_start
 from lib.segmentation import ModelConfig, build
+from lib.training.recipes import follow_network, recipe_of
 from tests.conftest import TEXT
+from tools.convert_checkpoint import convert
 from utils import UserError
 
 
@@ -63,6 +65,27 @@ def test_an_original_checkpoint_is_a_start_too(toy):
     name = "backbone.patch_embed.proj.weight"
     assert torch.equal(model.state_dict()[name], state[name])
     assert "start fresh" in said
+
+
+@pytest.mark.parametrize("model", ["rmsin", "lavt"])
+def test_what_convert_checkpoint_writes_is_a_start_in_either_layout(toy, model):
+    checkpoint = checkpoint_of(toy, config := config_of(toy, model, text={**TEXT, "hidden_size": 64,
+                                                                          "num_attention_heads": 1}))
+    for layout in ("official", "native"):
+        fresh = build(config)
+        start_from(fresh, config, convert(checkpoint, layout, "c.pth"), "c.pth")
+        assert all(torch.equal(value, checkpoint["model"][name]) for name, value in fresh.state_dict().items())
+
+
+def test_a_run_from_a_network_follows_the_recipe_for_it(toy):
+    """The flags say nothing of a nano network of 64 px; the rate given stays, and the run keeps its name."""
+    args = get_parser().parse_args(["--init_from", "nano.pth", "--lr", "1e-5", "--dataset", "rrsisd"])
+    follow_network(args, config_of(toy, "lavt", fusion_heads=(1, 2, 1, 1)))
+    nano = recipe_of("lavt", "rrsisd", "nano")
+    assert (args.model, args.swin_type, args.img_size, args.mha) == ("lavt", "nano", 64, "1-2-1-1")
+    assert (args.lr, args.batch_size, args.warmup_iters, args.dice_weight) == (
+        1e-5, nano.batch_size, nano.warmup_iters, 0.0)
+    assert args.model_id == "RMSIN"
 
 
 @pytest.mark.parametrize("spoil", ["missing", "more", "shape"])

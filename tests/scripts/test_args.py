@@ -27,7 +27,7 @@ OWN_FLAGS = [
     "--allow_changed_flags", "--save_every", "--skip_nonfinite", "--skip_bad_images", "--timeout",
     "--amp", "--accumulate", "--checkpoint_activations", "--compile", "--packed", "--fuse",
     "--tensorboard", "--wandb", "--eval_ori_size", "--latex", "--markdown", "--save_predictions", "--prediction_pngs",
-    "--report", "--report_samples", "--report_attention", "--probe", "--init_from",
+    "--report", "--report_samples", "--report_attention", "--probe", "--init_from", "--resize_weights",
     "--fusion", "--intra_scale", "--alignment", "--cross_scale", "--decoder_conv", "--num_tmem",
     "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels", "--show_recipe", "--masked_pass",
     "--ema", "--config",

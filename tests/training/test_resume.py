@@ -233,6 +233,19 @@ def test_going_on_with_other_data_is_refused_and_fine_tuning_named(toy, tmp_path
 
 
 @pytest.mark.slow
+def test_a_run_from_other_weights_is_continued_by_the_same_command(toy, capsys):
+    """A queue starts the command of a stopped job again; `--resume auto` means: resume if the run has begun."""
+    train.run(arguments(toy, "--epochs", 1, "--model_id", "before"))
+    flags = ("--init_from", "checkpoints/model_last_before.pth", "--resume", "auto", "--model_id", "tuned")
+    train.run(arguments(toy, "--epochs", 1, *flags))
+    assert "weights from checkpoints/model_last_before.pth" in capsys.readouterr().out
+    train.run(arguments(toy, "--epochs", 1, *flags))
+    assert "resuming from checkpoints/model_" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--init_from starts a new run and --resume continues one"):
+        train.run(arguments(toy, *flags[:2], "--resume", "checkpoints/model_last_before.pth"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "message"), [
     (["--no-train_embeddings", "--epochs", 2], "parameter group"), (["--batch-size", 4, "--epochs", 2], None),
     (["--batch-size", 16, "--epochs", 2], "would train at lr 0")])
