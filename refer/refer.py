@@ -26,9 +26,9 @@ from refer.entries import (
     by_id,
     refuse,
 )
-from refer.layouts import DATASETS, split_by_of
 from refer.located import LocatedRefs, StoredMask
 from refer.masks import is_finite
+from refer.own import Dataset, find_dataset
 from utils import UserError
 
 Ids = Id | Iterable[Id]
@@ -39,6 +39,7 @@ class REFER(LocatedRefs):
 
     Attributes:
         ROOT_DIR, DATA_DIR, IMAGE_DIR: folders of this module, of the annotations, of the images (str).
+        dataset, layout, is_own: the data set's name and facts, and whether a dataset.json describes it.
         format: how the files are written, a key of `refer.readers.READERS`. notes: harmless things found in them,
             (kind, message). annotation_files: paths of the files that the index was read from; refs_path and
             instances_path: what messages about refs and about annotations name; line_files: split -> the file whose
@@ -52,10 +53,12 @@ class REFER(LocatedRefs):
     """
 
     def __init__(
-        self, data_root: str | os.PathLike, dataset: str = "refcoco", splitBy: str = "unc", drop_overlaps: bool = False,
-        on_fault: OnFault = refuse,
+        self, data_root: str | os.PathLike, dataset: str | Dataset = "refcoco", splitBy: str = "unc",
+        drop_overlaps: bool = False, on_fault: OnFault = refuse,
     ) -> None:
         """Reads the annotation files of DATA_ROOT/DATASET, in whatever format of `refer.readers` they are.
+
+        `dataset` may also be the folder of a data set of one's own, or what `refer.own.find_dataset` found.
 
         `drop_overlaps` makes masks of several parts as the original code does (see `decode_segmentation`).
 
@@ -66,23 +69,18 @@ class REFER(LocatedRefs):
         `on_fault` takes each fault of an entry instead. Where it returns, that entry is left out of the index
         (not of `data`), as is a ref that lacks what it needs, and reading continues.
         """
-        if dataset not in DATASETS:
-            raise UserError(f"Unknown data set '{dataset}': choose --dataset from {', '.join(DATASETS)}.")
-        splitBy = split_by_of(dataset, splitBy)
-        self.dataset, self.splitBy, self.layout = dataset, splitBy, DATASETS[dataset]
-        self.drop_overlaps = drop_overlaps
-        if splitBy not in self.layout.splits:
-            choices = ", ".join(self.layout.splits)
-            raise UserError(f"{dataset} is not split by '{splitBy}': choose --splitBy from {choices}.")
+        found = dataset if isinstance(dataset, Dataset) else find_dataset(dataset, data_root)
+        self.dataset, self.layout, self.is_own = found.name, found.layout, found.is_own
+        self.splitBy, self.drop_overlaps = found.split_by(splitBy), drop_overlaps
 
         self.ROOT_DIR = os.path.abspath(os.path.dirname(__file__))
-        self.DATA_DIR = os.path.join(data_root, self.layout.folder or dataset)
-        self.format, content = readers.read(data_root, dataset, self.layout, splitBy, on_fault)
+        self.DATA_DIR = os.path.join(found.data_root, self.layout.folder or self.dataset)
+        self.format, content = readers.read(found, self.splitBy, on_fault)
         self.IMAGE_DIR, self.annotation_files, self.notes = content.image_dir, content.files, content.notes
         self.refs_path, self.instances_path = content.refs_path, content.instances_path
         self.line_files = content.line_files
         self.data: dict[str, Any] = {
-            "dataset": dataset, "refs": content.refs, "images": content.images, "annotations": content.annotations,
+            "dataset": self.dataset, "refs": content.refs, "images": content.images, "annotations": content.annotations,
             "categories": content.categories}
         self._build_index(on_fault)
 
@@ -251,7 +249,8 @@ class REFER(LocatedRefs):
     def _refs_of_split(self, split: str) -> list[Entry]:
         refs = [ref for ref in self.Refs.values() if split_includes(split, ref["split"])]
         if not refs:
-            raise missing_split(split, self.dataset, self.splitBy, self.refs_path, self.split_counts())
+            raise missing_split(split, self.dataset, self.splitBy, self.layout.splits[self.splitBy], self.refs_path,
+                                self.split_counts())
         return refs
 
     def _without_target(self, what: str, field: str, known: Collection[Id], on_fault: OnFault) -> set[Id]:
@@ -285,9 +284,13 @@ class REFER(LocatedRefs):
         )
 
 
-def missing_split(split: str, dataset: str, split_by: str, refs_path: str, counts: Mapping[str, int]) -> UserError:
-    """The error for a split that no ref belongs to; `counts` has the number of refs of each existing split."""
-    published = any(split_includes(split, name) for name in DATASETS[dataset].splits[split_by])
+def missing_split(split: str, dataset: str, split_by: str, splits: Iterable[str], refs_path: str,
+                  counts: Mapping[str, int]) -> UserError:
+    """The error for a split that no ref belongs to.
+
+    `splits` are those that the data set should have; `counts` has the number of refs of each existing split.
+    """
+    published = any(split_includes(split, name) for name in splits)
     listed = ", ".join(f"{name} ({count} refs)" for name, count in counts.items())
     return UserError(
         f"The split '{split}' of {dataset} (split by {split_by}) is {'empty' if published else 'unknown'}: "

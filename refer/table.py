@@ -15,10 +15,9 @@ import numpy as np
 
 from refer.categories import class_names
 from refer.entries import Entry, Id
-from refer.layouts import DATASETS, parse_datasets
 from refer.located import LocatedRefs, StoredMask
+from refer.own import parse_datasets
 from refer.refer import REFER, missing_split, split_includes
-from utils import UserError
 
 Arrays = dict[str, np.ndarray]
 # The fields of an annotation that are kept, as JSON. The search for cycles, a third of the time, is left out.
@@ -49,16 +48,13 @@ def text_arrays(name: str, texts: Iterable[str]) -> Arrays:
 
 def read_arrays(data_root: str | os.PathLike, datasets: str, split_by: str = "unc",
                 drop_overlaps: bool = False) -> Arrays:
-    """The arrays of a `RefTable` of one or several data sets ('refcoco,refcocog:umd'), one after the other.
+    """The arrays of a `RefTable` of one or several data sets ('refcoco,refcocog:umd,FOLDER'), one after the other.
 
     Raises UserError as `REFER` does.
     """
-    try:
-        chosen = parse_datasets(datasets, split_by)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    chosen = parse_datasets(datasets, split_by, data_root)
     with _no_garbage_collection():
-        return arrays_of(REFER(data_root, name, way, drop_overlaps) for name, way in chosen)
+        return arrays_of(REFER(data_root, dataset, way, drop_overlaps) for dataset, way in chosen)
 
 
 @contextmanager
@@ -86,7 +82,9 @@ def arrays_of(indices: Iterable[REFER]) -> Arrays:
         sources.append({
             "dataset": index.dataset, "splitBy": index.splitBy, "drop_overlaps": index.drop_overlaps,
             "image_dir": index.IMAGE_DIR, "annotation_files": index.annotation_files, "refs_path": index.refs_path,
-            "instances_path": index.instances_path, "line_files": dict(index.line_files)})
+            "instances_path": index.instances_path, "line_files": dict(index.line_files),
+            "splits": index.layout.splits[index.splitBy], "each_sentence": index.layout.each_sentence,
+            "is_own": index.is_own})
     arrays: Arrays = {}
     for name in ("ref_ids", "masks", "sentences", "sent_ids", "image_ids", "image_names"):
         arrays |= text_arrays(name, columns[name])
@@ -184,7 +182,7 @@ class RefTable(LocatedRefs):
             if not np.any(included & (self.source_of == number)):
                 own = self.sources[number]
                 counts = Counter(self.texts["splits"][kind] for kind in self.split_of[self.source_of == number])
-                raise missing_split(split, own["dataset"], own["splitBy"], own["refs_path"], counts)
+                raise missing_split(split, own["dataset"], own["splitBy"], own["splits"], own["refs_path"], counts)
         return np.flatnonzero(included & np.isin(self.source_of, list(chosen)))
 
     def ref(self, row: int) -> Entry:
@@ -215,7 +213,7 @@ class RefTable(LocatedRefs):
     @property
     def each_sentence(self) -> np.ndarray:
         """(R,) bool: whether an epoch of training shows all sentences of a ref, as is usual of its data set, or one."""
-        return np.array([DATASETS[name].each_sentence for name in self.datasets])[self.source_of]
+        return np.array([source["each_sentence"] for source in self.sources])[self.source_of]
 
 
 class RefRows(Sequence[Entry]):
