@@ -15,6 +15,7 @@ from schema import Range, Rule, check
 from utils import UserError, read_json
 
 DESCRIPTION = "dataset.json"
+FORMATS = ("jsonl", "refer", "coco", "phrases", "grefcoco")   # of `refer.readers.READERS`, which is slow to load
 OWN_SPLIT_BY, OWN_IMAGES = "own", "images"
 LARGEST_DESCRIPTION_BYTES = 2**24
 HOW_TO_IMPORT = ("tools/import_dataset.py makes one from pictures, masks and sentences of your own (docs/datasets.md, "
@@ -41,7 +42,7 @@ class Description:
     splits: Annotated[list[Literal[SPLITS]], Range(1, len(SPLITS)),  # type: ignore[valid-type]
                       Rule(lambda splits: len(set(splits)) == len(splits), "none of them twice")]
     images: Annotated[str, Rule(stays_inside, "a path inside the folder of dataset.json")] = OWN_IMAGES
-    format: Literal["jsonl", "refer", "coco", "phrases", "grefcoco"] = "jsonl"
+    format: Literal[FORMATS] = "jsonl"  # type: ignore[valid-type]
     split_by: Annotated[str, Rule(re.compile(r"\w{1,40}").fullmatch, "at most 40 letters and digits")] = OWN_SPLIT_BY
     title: Annotated[str, Range(0, 200)] = ""
     max_tokens: Annotated[int, Range(3, 512)] = 20
