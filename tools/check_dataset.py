@@ -118,6 +118,9 @@ def run(args: argparse.Namespace) -> int:
               "refer_data_root": str(args.refer_data_root),
               "images_checked": not args.no_images, **collect(findings, args.examples), "summary": summarize(index)}
     show(result)
+    if index.is_own:
+        said = {"title": index.layout.title, "licence": index.layout.licence, "cite": index.layout.citation}
+        log("; ".join(f"{what}: {text or 'not stated'}" for what, text in said.items()))
     if drawn:
         log(drawn)
     if args.json:

@@ -17,6 +17,7 @@ KINDS = {
     "coco": "COCO's JSON with sentences in its annotations, also LabelStudio's and CVAT's",
     "labelme": "a folder of labelme's JSON files",
     "layer": "GeoJSON or GeoPackage with a column of sentences, over georeferenced --raster files"}
+_LOOKED_AT = 5   # files of a folder, to know its kind
 _SUFFIXES = {".csv": "table", ".tsv": "table", ".jsonl": "table", ".ndjson": "table", ".geojson": "layer",
              ".gpkg": "layer", ".shp": "layer"}
 
@@ -30,10 +31,11 @@ def expand(sources: list[str]) -> list[str]:
     """The sources, and in place of a folder of CVAT's or LabelStudio's export the files of annotations in it."""
     found: list[str] = []
     for source in sources:
-        below = [os.path.join(source, *parts) for parts in (("annotations",), ())]
-        files = next(([path for name in sorted(os.listdir(folder)) if kind_of_file(path := os.path.join(folder, name))
-                       == "coco"] for folder in below if os.path.isdir(folder)), []) if os.path.isdir(source) else []
-        found += files or [source]
+        folder = below if os.path.isdir(below := os.path.join(source, "annotations")) else source
+        files = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.lower().endswith(".json")] \
+            if os.path.isdir(folder) else []
+        is_export = any(kind_of_file(path) == "coco" for path in files[:_LOOKED_AT])
+        found += [path for path in files if kind_of_file(path) == "coco"] if is_export else [source]
     return found
 
 
@@ -45,7 +47,10 @@ def kind_of(sources: list[str]) -> str:
             raise UserError(f"There is no {source}: give a file or folder to import")
         kind = kind_of_folder(source) if os.path.isdir(source) else kind_of_file(source)
         if not kind:
-            raise UserError(f"{source} is of no kind that can be imported: "
+            inside = [name for name in sorted(os.listdir(source)) if os.path.splitext(name)[1].lower() in _SUFFIXES] \
+                if os.path.isdir(source) else []
+            raise UserError(f"{source} is of no kind that can be imported"
+                            + (f", but holds {inside[0]}: give that file. Kinds are " if inside else ": ")
                             + "; ".join(f"{name}: {words}" for name, words in KINDS.items()) + " (see --kind)")
         kinds.setdefault(kind, source)
     if len(kinds) > 1:

@@ -16,6 +16,7 @@ from refer.importers.rows import Findings, Options, Row, Shape, file_beside, sha
 from refer.masks import LARGEST_MASK_PX
 from utils import UserError, read_json
 
+_LOOKED_AT = 5   # files of a folder, to know whether it is of labelme
 CIRCLE_CORNERS = 64   # of the polygon that stands for a circle
 
 Entry = dict[str, Any]
@@ -46,7 +47,7 @@ def read(sources: list[str], options: Options, found: Findings) -> Iterator[Row]
 
 def is_folder(path: str) -> bool:
     """Whether one of the first JSON files of a folder is of labelme."""
-    for file in _files([path])[:5]:
+    for file in _files([path])[:_LOOKED_AT]:
         try:
             if _content(file):
                 return True

@@ -129,13 +129,12 @@ def _parts(feature: Feature, crs: str, rasters: list[Raster], options: Options, 
             masks = _masks_of_tiles(geometry, raster, options.tile_px)
         except Exception as error:   # GDAL and its bindings raise many kinds for damaged geometries
             raise ValueError(f"its geometry cannot be laid over {raster.path} ({error})") from error
-        pixels = sum(int(mask.sum()) for mask in masks.values())
+        pixels = sum(int(coco_mask.area(rle)) for rle in masks.values())
         is_on_a_raster = is_on_a_raster or bool(masks)
         if masks and not pixels:
             raise ValueError(f"its mask is empty: it is smaller than a pixel of {raster.path}")
-        for (top, left), mask in masks.items():
-            if mask.sum() >= max(1, options.min_visible * pixels):
-                rle = coco_mask.encode(np.asfortranarray(mask))
+        for (top, left), rle in masks.items():
+            if coco_mask.area(rle) >= max(1, options.min_visible * pixels):
                 parts.append(((number, top, left), {"size": [int(side) for side in rle["size"]],
                                                     "counts": rle["counts"].decode("ascii")}))
     if not is_on_a_raster:
@@ -146,8 +145,8 @@ def _parts(feature: Feature, crs: str, rasters: list[Raster], options: Options, 
     return parts
 
 
-def _masks_of_tiles(geometry: dict[str, Any], raster: Raster, tile_px: int) -> dict[tuple[int, int], np.ndarray]:
-    """{(top, left): (H, W) uint8 of 0 and 1} for the tiles that a geometry's box touches; the last ones are whole, too.
+def _masks_of_tiles(geometry: dict[str, Any], raster: Raster, tile_px: int) -> dict[tuple[int, int], dict[str, Any]]:
+    """{(top, left): RLE} for the tiles that a geometry's box touches; the last ones have their whole size, too.
 
     Pixels beyond the raster's border are 0.
     """
@@ -164,7 +163,8 @@ def _masks_of_tiles(geometry: dict[str, Any], raster: Raster, tile_px: int) -> d
                 [(geometry, 1)], (height, width), dtype="uint8",
                 transform=rasterio.windows.transform(window, raster.transform))
             size = _tile_size(raster, tile_px)
-            masks[top, left] = np.pad(inside, ((0, size[1] - height), (0, size[0] - width)))
+            whole = np.pad(inside, ((0, size[1] - height), (0, size[0] - width)))
+            masks[top, left] = coco_mask.encode(np.asfortranarray(whole))
     return masks
 
 

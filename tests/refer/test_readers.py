@@ -288,7 +288,7 @@ def test_known_totals():
 
 
 def test_the_table_imports_no_package():
-    code = ("import sys, refer.layouts; "
+    code = ("import sys, refer.layouts, refer.own; "
             "print([name for name in ('torch', 'numpy', 'PIL', 'pycocotools') if name in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -346,6 +346,16 @@ def test_an_export_of_cvat_has_pictures_in_folders_and_splits_in_names(tmp_path)
     assert [ref["split"] for ref in index.Refs.values()] == ["train", "val"]
 
 
+def test_an_export_of_labelstudio_names_pictures_of_its_server(tmp_path):
+    source = coco(tmp_path, {}, name="result.json")
+    content = json.loads(source.read_text())
+    content["images"][0]["file_name"] = "../../label-studio/data/media/upload/1/1.png"
+    source.write_text(json.dumps(content))
+    (tmp_path / "said.json").write_text('{"10": "a roof"}')
+    index = REFER(".", str(import_to(tmp_path / "own", source, "--sentences", tmp_path / "said.json", *TO_TRAIN)))
+    assert Path(index.image_path(10)).resolve() == tmp_path / "images/1.png"
+
+
 def test_bad_annotations_are_named(tmp_path, capsys):
     source = coco(tmp_path, *({"caption": "x", **fields} for fields in (
         {"image_id": 9}, {"segmentation": []}, {"segmentation": [[1, 1, 2, 2]]}, {"segmentation": {"size": [3, 3],
@@ -398,7 +408,8 @@ def test_without_descriptions_the_labels_are_the_sentences(tmp_path, capsys):
 def test_what_is_of_no_kind_is_refused(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{}")
     for source, words in ((tmp_path / "x.json", "is of no kind that can be imported: table: CSV"),
-                          (tmp_path / "none.csv", "There is no"), (tmp_path, "is of no kind")):
+                          (tmp_path / "none.csv", "There is no"), (tmp_path, "is of no kind"),
+                          (write_source(tmp_path / "csv", 1).parent, "but holds refs.csv: give that file")):
         line, _ = refused(capsys, source, "--out", tmp_path / "own")
         assert words in line
 
