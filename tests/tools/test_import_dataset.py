@@ -479,6 +479,25 @@ def test_a_layer_over_a_raster_is_cut_into_tiles(tmp_path, scene, capsys):
     assert not list(out.glob(".*"))
 
 
+def test_tiles_of_one_raster_stay_together_if_asked(tmp_path, scene):
+    rasterio = pytest.importorskip("rasterio")
+    features, rasters = [], [scene]
+    for number in range(1, 3):   # each further raster lies east of the one before
+        with rasterio.open(scene) as file, rasterio.open(
+                tmp_path / f"scene{number}.tif", "w", **{**file.profile, "transform": rasterio.transform.from_origin(
+                    ORIGIN[0] + 40 * PIXEL_M * number, ORIGIN[1], PIXEL_M, PIXEL_M)}) as written:
+            written.write(np.roll(file.read(), 5 * number, axis=2))
+            rasters.append(Path(written.name))
+    for number in range(3):
+        features += [(polygon(40 * number + left, 2, 4), f"roof {number} {left}") for left in (2, 20)]
+    out = import_to(tmp_path / "own", layer(tmp_path / "a.geojson", *features), "--raster", *rasters, "--tile", 16,
+                    "--group", "raster", "--split", 0.4, 0.3, 0.3)
+    splits: dict[str, set[str]] = {}
+    for ref in REFER(".", str(out)).Refs.values():
+        splits.setdefault(ref["sentences"][0]["raw"].split()[1], set()).add(ref["split"])
+    assert sorted(map(sorted, splits.values())) == [["test"], ["train"], ["val"]]
+
+
 def test_a_layer_in_another_system_or_file_gives_the_same_masks(tmp_path, scene):
     rasterio, pyogrio = pytest.importorskip("rasterio"), pytest.importorskip("pyogrio")
     from rasterio.warp import transform_geom
