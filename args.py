@@ -10,7 +10,8 @@ from typing import Annotated, Any, NoReturn
 from lib.evaluation import NO_TARGET_PIXELS
 from lib.segmentation import LARGEST_IMAGE_PX, MODELS, NUM_TMEM, PARTS, STRIDE, SWIN_VARIANTS
 from lib.training.recipes import DEFAULT_DATASETS, NANO, RECIPES, SWIN_BASE_FILE, Recipe, recipe_of
-from refer.layouts import DATASETS, default_max_tokens, parse_datasets
+from refer.layouts import DATASETS
+from refer.own import Dataset, as_written, default_max_tokens, parse_datasets
 from schema import Range, check
 from utils import UserError, printable, read_json
 
@@ -147,9 +148,10 @@ class RecipeParser(Parser):
         """Sets flags that are not given to the recipe's values, and checks flags that must fit each other."""
         if args.dataset is None:
             args.dataset = DEFAULT_DATASETS[args.model]
-        names = self.names_of_datasets(args)
-        recipe = recipe_of(args.model, names[0], args.swin_type)
-        longest = max(recipe.max_tokens, default_max_tokens(names))
+        datasets = self.datasets(args)
+        args.dataset = as_written(args.dataset)
+        recipe = recipe_of(args.model, datasets[0].name, args.swin_type)
+        longest = max(recipe.max_tokens, default_max_tokens(datasets))
         for name, value in {**recipe.flags, **MODELS[args.model], "max_tokens": longest}.items():
             if getattr(args, name, "not a flag of this script") is None:
                 setattr(args, name, value)
@@ -162,11 +164,11 @@ class RecipeParser(Parser):
             print(self.describe_recipe(recipe, args))
             self.exit()
 
-    def names_of_datasets(self, args: argparse.Namespace) -> list[str]:
+    def datasets(self, args: argparse.Namespace) -> list[Dataset]:
         """The data sets that the flags name."""
         try:
-            return [name for name, _ in parse_datasets(args.dataset, args.splitBy)]
-        except ValueError as error:
+            return [dataset for dataset, _ in parse_datasets(args.dataset, args.splitBy, args.refer_data_root)]
+        except UserError as error:
             self.error(str(error))
 
     def describe_recipe(self, recipe: Recipe, args: argparse.Namespace) -> str:
@@ -262,9 +264,10 @@ def add_data(group: Group) -> None:
               help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
     names = "\n".join(textwrap.wrap(", ".join(DATASETS), 80))
     datasets = ", ".join(f"{DEFAULT_DATASETS[model]} for {model}" for model in MODELS)
-    group.add("--dataset", metavar="NAME",
+    group.add("--dataset", metavar="NAME|FOLDER",
               help=f"{names}\n(default: {datasets});\n"
-                   "train.py takes several, NAME[:SPLITBY],…, and validates on the first")
+                   "or a data set of your own: the folder that tools/import_dataset.py wrote, or its name below\n"
+                   "--refer_data_root. train.py takes several, NAME[:SPLITBY],…, and validates on the first")
     group.add("--splitBy", default="unc", help="division of the data set into splits: umd, google, …\n"
                                               "(default: unc, or the only one that the data set has)")
     group.add("--no_target_pixels", default=NO_TARGET_PIXELS, type=positive, metavar="N",

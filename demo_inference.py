@@ -20,7 +20,7 @@ from lib.imagery.georeference import save_mask
 from lib.imagery.pictures import read_picture
 from lib.imagery.vectors import polygons
 from lib.predictor import Predictor, ReadingWarning, Segmentation
-from refer.categories import CLASS_NAMES
+from refer.own import class_names_of
 from utils import UserError, log
 
 
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
     names = name_outputs(images, list(dict.fromkeys(args.sentence)))
     device = distributed.init_processes(args.device, args.local_rank)
     set_up(device, args)
-    class_names = CLASS_NAMES.get(args.dataset, ()) if "dataset" in args.given else ()
+    class_names = class_names_of(args.dataset, args.refer_data_root) if "dataset" in args.given else ()
     predictor = Predictor(args.resume, device=device, amp=args.amp, fast=args.fuse, args=args, class_names=class_names)
     for sentence in dict.fromkeys(args.sentence):
         for problem in reading_problems(predictor.tokenizer, sentence, predictor.max_tokens):

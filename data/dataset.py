@@ -6,7 +6,6 @@ uint8 and are normalised on the device (`transforms.network_inputs`).
 Where bad images are skipped, `problem` describes a bad one; in evaluation such a sample has no other entry.
 """
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from bert.tokenizer import MAX_TOKENS, tokenize_many
 from data.packed import PackedRefs
 from data.shared import MadeApart, save, shared_arrays
 from data.toy import is_toy
+from refer.located import LocatedRefs
 from refer.masks import BadImage
 from refer.refer import REFER
 from refer.selection import excluded, leaks, read_exclusions
@@ -110,31 +110,25 @@ def mark_phrases(refs: RefRows, lengths: np.ndarray, max_tokens: int) -> np.ndar
     return masks
 
 
-def load_image_and_mask(refer: REFER, ref: dict[str, Any]) -> tuple[Image.Image, np.ndarray]:
+def load_image_and_mask(refs: LocatedRefs, ref: Any) -> tuple[Image.Image, np.ndarray]:
     """A ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size. Raises `BadImage`.
 
     A mask that is a picture must have its image's size. A mask in the annotations need not (RRSIS-D has some).
     """
-    annotation = refer.refToAnn[ref["ref_id"]]
-    return _load(refer.where(ref), refer.image_path(ref), lambda: refer.getMask(ref)["mask"],
-                 annotation.get("mask_path", ""))
-
-
-def _load(where: str, path: str, decode: Callable[[], np.ndarray],
-          mask_path: str) -> tuple[Image.Image, np.ndarray]:
+    path = refs.image_path(ref)
     try:
         with Image.open(path) as opened:
             opened.load()
             image = opened if opened.mode == "RGB" else opened.convert("RGB")   # converting RGB would copy it
     except FileNotFoundError as error:
-        raise BadImage(f"{where}: its image {path} is missing; complete the download "
+        raise BadImage(f"{refs.where(ref)}: its image {path} is missing; complete the download "
                        "(refer/data/README.md says from where)") from error
     except Exception as error:   # decoders raise nearly any exception for damaged bytes
-        raise BadImage(f"{where}: its image {path} cannot be read ({error}); "
+        raise BadImage(f"{refs.where(ref)}: its image {path} cannot be read ({error}); "
                        "fetch that file again") from error
-    mask = decode()
-    if mask_path and image.size != mask.shape[::-1]:
-        raise BadImage(f"{where}: its mask {mask_path} is {mask.shape[1]}×{mask.shape[0]}, its image {path} "
+    mask = refs.mask(ref)
+    if image.size != mask.shape[::-1] and (mask_path := refs.mask_path(ref)):
+        raise BadImage(f"{refs.where(ref)}: its mask {mask_path} is {mask.shape[1]}×{mask.shape[0]}, its image {path} "
                        f"{image.width}×{image.height}; a mask picture must have its image's size, fetch both again")
     return image, mask
 
@@ -179,11 +173,10 @@ class ReferDataset(Dataset):
     def load(self, ref_index: int) -> tuple[Image.Image, np.ndarray]:
         """A ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size. Raises `BadImage`."""
         table, row = self.table, int(self.refs.rows[ref_index])
-        path = table.image_path(row)
-        image, mask = _load(table.where(row), path, lambda: table.mask(row), table.mask_path(row))
+        image, mask = load_image_and_mask(table, row)
         if image.size != mask.shape[::-1] and not self.said_that_sizes_differ:
             self.said_that_sizes_differ = True
-            log(f"{table.where(row)}: its image {path} is {image.width}×{image.height}, its "
+            log(f"{table.where(row)}: its image {table.image_path(row)} is {image.width}×{image.height}, its "
                 f"mask {mask.shape[1]}×{mask.shape[0]}; each is resized to {self.size_px} px, which is right if they "
                 "show the same ground (tools/check_dataset.py lists all of these)")
         return image, mask

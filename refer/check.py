@@ -142,9 +142,10 @@ def _repeated_entries(index: REFER, refs: list[Entry]) -> Iterator[Finding]:
 
 
 def _categories(index: REFER) -> Iterator[Finding]:
-    if index.dataset not in PUBLISHED_CATEGORIES:
+    names = PUBLISHED_CATEGORIES.get(index.dataset, index.layout.category_names)
+    if not names:
         return
-    published: dict[Id, str] = dict(enumerate(PUBLISHED_CATEGORIES[index.dataset]))
+    published: dict[Id, str] = dict(enumerate(names))
     for id_ in [*published, *(id_ for id_ in index.Cats if id_ not in published)]:
         own, name = index.Cats.get(id_), published.get(id_)
         if own != name:

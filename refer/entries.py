@@ -1,13 +1,13 @@
 """What all readers share: the content that they return, entries by id, faults, and files that must exist."""
 import json
 import os
-import re
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Annotated, Any, NoReturn
 
+from refer.own import stays_inside
 from schema import Id as IdField
 from schema import Rule, finder, shown, words
 from utils import UserError
@@ -17,11 +17,6 @@ Entry = dict[str, Any]  # a ref, annotation, image, category or sentence, exactl
 OnFault = Callable[[str, str], None]  # called with the kind of a fault, in a few words, and its message
 
 WHERE_TO_GET_IT = "refer/data/README.md says how to lay out each data set and where to get it"
-
-
-def stays_inside(name: str) -> bool:
-    """Whether a file name from the data is relative and leads nowhere above its folder."""
-    return bool(name) and "\0" not in name and not os.path.isabs(name) and ".." not in re.split(r"[/\\]", name)
 
 
 class Fields(dict[str, Any]):

@@ -1,4 +1,7 @@
-"""The table of data sets. It imports neither packages nor other modules of the project, so that `--help` is quick."""
+"""The table of known data sets; `refer.own` finds those and the ones that a dataset.json describes.
+
+It imports neither packages nor other modules of the project, so that `--help` is quick.
+"""
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +17,7 @@ class PhraseFiles:
 
 @dataclass(frozen=True)
 class Layout:
-    """The facts of one data set."""
+    """The facts of one data set: a row of the table, or what its own dataset.json says."""
 
     image_folder: str  # below DATA_ROOT
     splits: Mapping[str, tuple[str, ...]]  # splitBy: the splits its authors published
@@ -26,6 +29,9 @@ class Layout:
     each_sentence: bool = False  # an epoch of training shows every sentence, not every ref with one of its sentences
     phrases: PhraseFiles | None = None  # for phrase files
     categories: str = ""  # a key of `refer.categories.RULES`, where files do not say a ref's category
+    category_names: tuple[str, ...] = ()  # by id, as far as a data set's own description lists them
+    licence: str = ""  # in the words of that description
+    citation: str = ""
     published_refs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # splitBy: {split: refs}
     published_sentences: Mapping[str, int] = field(default_factory=dict)  # split: sentences
 
@@ -57,34 +63,3 @@ DATASETS: dict[str, Layout] = {
 }
 DEFAULT_SPLIT_BY = "unc"
 
-
-def split_by_of(dataset: str, given: str) -> str:
-    """The value of `--splitBy` for a known data set; the default stands for its only way of splitting if it has one."""
-    splits = DATASETS[dataset].splits
-    return next(iter(splits)) if given == DEFAULT_SPLIT_BY and len(splits) == 1 else given
-
-
-def parse_datasets(text: str, split_by: str = DEFAULT_SPLIT_BY) -> list[tuple[str, str]]:
-    """'refcoco,refcocog:umd' -> [('refcoco', 'unc'), ('refcocog', 'umd')]: names and ways of splitting.
-
-    A name without its own ':SPLITBY' takes `split_by`. Raises ValueError for an unknown name or way, and for a data
-    set that is named twice.
-    """
-    chosen: list[tuple[str, str]] = []
-    for part in text.split(","):
-        name, _, own = part.strip().partition(":")
-        if name not in DATASETS:
-            raise ValueError(f"Unknown data set '{name}': choose --dataset from {', '.join(DATASETS)}.")
-        way = split_by_of(name, own or split_by)
-        if way not in DATASETS[name].splits:
-            raise ValueError(f"{name} is not split by '{way}': choose --splitBy from "
-                             f"{', '.join(DATASETS[name].splits)}.")
-        if (name, way) in chosen:
-            raise ValueError(f"--dataset {text} names {name} twice.")
-        chosen.append((name, way))
-    return chosen
-
-
-def default_max_tokens(names: list[str]) -> int:
-    """The largest default of --max_tokens among these data sets."""
-    return max(DATASETS[name].max_tokens for name in names)

@@ -26,21 +26,24 @@ from refer.entries import (
     by_id,
     refuse,
 )
-from refer.layouts import DATASETS, split_by_of
-from refer.masks import BadImage, decode_segmentation, is_finite, read_mask_picture
+from refer.located import LocatedRefs, StoredMask
+from refer.masks import is_finite
+from refer.own import Dataset, find_dataset
 from utils import UserError
 
 Ids = Id | Iterable[Id]
 
 
-class REFER:
+class REFER(LocatedRefs):
     """One data set under one way of splitting it. Masks are decoded only when asked for.
 
     Attributes:
         ROOT_DIR, DATA_DIR, IMAGE_DIR: folders of this module, of the annotations, of the images (str).
+        dataset, layout, is_own: the data set's name and facts, and whether a dataset.json describes it.
         format: how the files are written, a key of `refer.readers.READERS`. notes: harmless things found in them,
-            (kind, message). annotation_files: paths of the files that the index was read from; refs_path: what
-            messages about refs name; line_files: split -> the file whose line numbers its refs have.
+            (kind, message). annotation_files: paths of the files that the index was read from; refs_path and
+            instances_path: what messages about refs and about annotations name; line_files: split -> the file whose
+            line numbers its refs have.
         data: {"dataset", "refs", "images", "annotations", "categories"}, as the reader found them.
         Refs, Anns, Imgs: id -> entry. Cats: category id -> name. Sents: sentence id -> sentence.
         imgToRefs, imgToAnns, catToRefs: id -> list of entries, for ids that have any.
@@ -50,10 +53,12 @@ class REFER:
     """
 
     def __init__(
-        self, data_root: str | os.PathLike, dataset: str = "refcoco", splitBy: str = "unc", drop_overlaps: bool = False,
-        on_fault: OnFault = refuse,
+        self, data_root: str | os.PathLike, dataset: str | Dataset = "refcoco", splitBy: str = "unc",
+        drop_overlaps: bool = False, on_fault: OnFault = refuse,
     ) -> None:
         """Reads the annotation files of DATA_ROOT/DATASET, in whatever format of `refer.readers` they are.
+
+        `dataset` may also be the folder of a data set of one's own, or what `refer.own.find_dataset` found.
 
         `drop_overlaps` makes masks of several parts as the original code does (see `decode_segmentation`).
 
@@ -64,28 +69,23 @@ class REFER:
         `on_fault` takes each fault of an entry instead. Where it returns, that entry is left out of the index
         (not of `data`), as is a ref that lacks what it needs, and reading continues.
         """
-        if dataset not in DATASETS:
-            raise UserError(f"Unknown data set '{dataset}': choose --dataset from {', '.join(DATASETS)}.")
-        splitBy = split_by_of(dataset, splitBy)
-        self.dataset, self.splitBy, self.layout = dataset, splitBy, DATASETS[dataset]
-        self.drop_overlaps = drop_overlaps
-        if splitBy not in self.layout.splits:
-            choices = ", ".join(self.layout.splits)
-            raise UserError(f"{dataset} is not split by '{splitBy}': choose --splitBy from {choices}.")
+        found = dataset if isinstance(dataset, Dataset) else find_dataset(dataset, data_root)
+        self.dataset, self.layout, self.is_own = found.name, found.layout, found.is_own
+        self.splitBy, self.drop_overlaps = found.split_by(splitBy), drop_overlaps
 
         self.ROOT_DIR = os.path.abspath(os.path.dirname(__file__))
-        self.DATA_DIR = os.path.join(data_root, self.layout.folder or dataset)
-        self.format, content = readers.read(data_root, dataset, self.layout, splitBy, on_fault)
+        self.DATA_DIR = os.path.join(found.data_root, self.layout.folder or self.dataset)
+        self.format, content = readers.read(found, self.splitBy, on_fault)
         self.IMAGE_DIR, self.annotation_files, self.notes = content.image_dir, content.files, content.notes
-        self.refs_path, self._instances_path = content.refs_path, content.instances_path
+        self.refs_path, self.instances_path = content.refs_path, content.instances_path
         self.line_files = content.line_files
         self.data: dict[str, Any] = {
-            "dataset": dataset, "refs": content.refs, "images": content.images, "annotations": content.annotations,
+            "dataset": self.dataset, "refs": content.refs, "images": content.images, "annotations": content.annotations,
             "categories": content.categories}
         self._build_index(on_fault)
 
     def _build_index(self, on_fault: OnFault) -> None:
-        instances_path = self._instances_path
+        instances_path = self.instances_path
         self.Refs = by_id(self.data["refs"], "ref", REF_FIELDS, self.refs_path, on_fault)
         self.Anns = by_id(self.data["annotations"], "annotation", ANNOTATION_FIELDS, instances_path, on_fault)
         self.Imgs = by_id(self.data["images"], "image", IMAGE_FIELDS, instances_path, on_fault)
@@ -193,12 +193,20 @@ class REFER:
         """The names of these categories."""
         return [self.Cats[category_id] for category_id in self._known("category", cat_ids, self.Cats)]
 
-    def image_path(self, ref: Entry | Id) -> str:
-        """Path of a ref's image, given the ref or its id; whether the file exists is not looked at.
+    # Where a ref's image and mask lie, for `LocatedRefs`, given the ref or its id.
 
-        The name is the image entry's: the one in RefCOCO's refs carries an annotation's suffix.
-        """
-        return os.path.join(self.IMAGE_DIR, self.Imgs[self._as_ref(ref)["image_id"]]["file_name"])
+    def image_file(self, ref: Entry | Id) -> tuple[str, str]:
+        return self.IMAGE_DIR, self.Imgs[self._as_ref(ref)["image_id"]]["file_name"]
+
+    def line_of(self, ref: Entry | Id) -> tuple[str | None, int, Id]:
+        ref = ref if isinstance(ref, dict) else self._as_ref(ref)
+        return self.line_files.get(ref["split"]), ref.get("line", 0), ref["ref_id"]
+
+    def stored_mask(self, ref: Entry | Id) -> StoredMask:
+        ref = self._as_ref(ref)
+        image = self.Imgs[ref["image_id"]]
+        return StoredMask(self.refToAnn[ref["ref_id"]], ref["ann_id"], image.get("height"), image.get("width"),
+                          self.drop_overlaps, self.dataset, self.instances_path)
 
     def getRefBox(self, ref: Entry | Id) -> list[float]:
         """Box [x, y, width, height] in pixels, COCO's form for every data set, given the ref or its id.
@@ -218,29 +226,10 @@ class REFER:
     def getMask(self, ref: Entry | Id) -> dict[str, Any]:
         """{"mask": (H, W) uint8 of 0 and 1, "area": how many ones, int}, given the ref or its id.
 
-        `decode_segmentation` says what H and W are; a mask that is a picture has its size. Raises UserError if the
-        segmentation is malformed, BadImage if the picture is missing, broken or no mask.
+        Raises what `LocatedRefs.mask` raises.
         """
-        ref = self._as_ref(ref)
-        image, annotation = self.Imgs[ref["image_id"]], self.refToAnn[ref["ref_id"]]
-        if "mask_path" in annotation:
-            try:
-                mask = read_mask_picture(annotation["mask_path"], annotation["object_above"])
-            except ValueError as error:
-                raise BadImage(f"{self.where(ref)}: {error}") from error
-            return {"mask": mask, "area": int(np.count_nonzero(mask))}
-        segmentation = annotation.get("segmentation")
-        try:
-            mask = decode_segmentation(segmentation, image.get("height"), image.get("width"), self.drop_overlaps)
-        except ValueError as error:
-            self._refuse_annotation(ref, f"its segmentation is malformed: {error}")
+        mask = self.mask(ref)
         return {"mask": mask, "area": int(np.count_nonzero(mask))}
-
-    def where(self, ref: Entry | Id) -> str:
-        """The name of a ref in messages: file and line if it comes from a file of lines, else its id."""
-        ref = ref if isinstance(ref, dict) else self._as_ref(ref)
-        path = self.line_files.get(ref["split"])
-        return f"{path}, line {ref['line']}" if path and "line" in ref else f"ref {ref['ref_id']}"
 
     def _as_ref(self, ref: Entry | Id) -> Entry:
         ref_id: Any = ref.get("ref_id") if isinstance(ref, dict) else ref   # `loadRefs` refuses what is no id
@@ -260,7 +249,8 @@ class REFER:
     def _refs_of_split(self, split: str) -> list[Entry]:
         refs = [ref for ref in self.Refs.values() if split_includes(split, ref["split"])]
         if not refs:
-            raise missing_split(split, self.dataset, self.splitBy, self.refs_path, self.split_counts())
+            raise missing_split(split, self.dataset, self.splitBy, self.layout.splits[self.splitBy], self.refs_path,
+                                self.split_counts())
         return refs
 
     def _without_target(self, what: str, field: str, known: Collection[Id], on_fault: OnFault) -> set[Id]:
@@ -270,7 +260,7 @@ class REFER:
             on_fault(
                 f"unknown {what}",
                 f"{self.refs_path}: ref {ref['ref_id']!r} points to {what} {ref[field]!r}, which "
-                f"{self._instances_path} lacks (so for {len(lost)} of {len(self.Refs)} refs). Take both "
+                f"{self.instances_path} lacks (so for {len(lost)} of {len(self.Refs)} refs). Take both "
                 f"files from the same download: {WHERE_TO_GET_IT}.",
             )
         return {ref["ref_id"] for ref in lost}
@@ -290,13 +280,17 @@ class REFER:
     def _refuse_annotation(self, ref: Entry, problem: str) -> NoReturn:
         raise UserError(
             f"{self.dataset}, ref {ref['ref_id']!r}, annotation {ref['ann_id']!r}: {problem}. Repair it in "
-            f"{self._instances_path} or download that file again: {WHERE_TO_GET_IT}."
+            f"{self.instances_path} or download that file again: {WHERE_TO_GET_IT}."
         )
 
 
-def missing_split(split: str, dataset: str, split_by: str, refs_path: str, counts: Mapping[str, int]) -> UserError:
-    """The error for a split that no ref belongs to; `counts` has the number of refs of each existing split."""
-    published = any(split_includes(split, name) for name in DATASETS[dataset].splits[split_by])
+def missing_split(split: str, dataset: str, split_by: str, splits: Iterable[str], refs_path: str,
+                  counts: Mapping[str, int]) -> UserError:
+    """The error for a split that no ref belongs to.
+
+    `splits` are those that the data set should have; `counts` has the number of refs of each existing split.
+    """
+    published = any(split_includes(split, name) for name in splits)
     listed = ", ".join(f"{name} ({count} refs)" for name, count in counts.items())
     return UserError(
         f"The split '{split}' of {dataset} (split by {split_by}) is {'empty' if published else 'unknown'}: "

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from refer.same_pictures import same_pictures
 from refer.table import RefTable
 from utils import UserError
 
@@ -45,20 +46,28 @@ def excluded(table: RefTable, rows: np.ndarray, entries: list[str]) -> tuple[np.
 def leaks(table: RefTable, train_rows: np.ndarray, split: str) -> list[str]:
     """A message for each pair of data sets where training refs of one show images of the other's 'test…' or 'val'.
 
-    Images that several splits of one data set share are its authors' choice and are not reported.
+    Images that several splits of one data set share are its authors' choice and are not reported. Known data sets
+    share an image if they read the same file; data sets of one's own also if the files have the same bytes, since
+    `tools/import_dataset.py` links or copies pictures.
     """
     if len(table.sources) == 1:
         return []
     tested = [name.startswith(split) for name in table.texts["splits"]]
     test_rows = np.flatnonzero(np.array(tested, dtype=bool)[table.split_of])
+    trained_on, tested_on = ({number: [table.image_path(row) for row in rows[table.source_of[rows] == number].tolist()]
+                              for number in range(len(table.sources))} for rows in (train_rows, test_rows))
+    own = [source["is_own"] for source in table.sources]
+    same = same_pictures(path for paths in (*trained_on.values(), *tested_on.values()) for path in paths) \
+        if any(own) else {}
     said = []
-    images = {number: {table.image_path(row) for row in test_rows[table.source_of[test_rows] == number].tolist()}
-              for number in range(len(table.sources))}
-    for number, name in enumerate(table.datasets):
-        paths = [table.image_path(row) for row in train_rows[table.source_of[train_rows] == number].tolist()]
-        for other, tested_images in images.items():
-            shared = [path for path in paths if other != number and path in tested_images]
+    for number, paths in trained_on.items():
+        for other, tested_paths in tested_on.items():
+            if other == number:
+                continue
+            known_as = same if own[number] or own[other] else {}
+            tested_images = {known_as.get(path, path) for path in tested_paths}
+            shared = [known_as.get(path, path) for path in paths if known_as.get(path, path) in tested_images]
             if shared:
-                said.append(f"{len(set(shared)):,} images of the {split} split of {table.datasets[other]} are "
-                            f"trained on in {len(shared):,} of {len(paths):,} training refs of {name}")
+                said.append(f"{len(set(shared)):,} images of the {split} split of {table.datasets[other]} are trained "
+                            f"on in {len(shared):,} of {len(paths):,} training refs of {table.datasets[number]}")
     return said

@@ -15,10 +15,9 @@ import numpy as np
 
 from refer.categories import class_names
 from refer.entries import Entry, Id
-from refer.layouts import DATASETS, parse_datasets
-from refer.masks import BadImage, decode_segmentation, read_mask_picture
+from refer.located import LocatedRefs, StoredMask
+from refer.own import parse_datasets
 from refer.refer import REFER, missing_split, split_includes
-from utils import UserError
 
 Arrays = dict[str, np.ndarray]
 # The fields of an annotation that are kept, as JSON. The search for cycles, a third of the time, is left out.
@@ -49,16 +48,13 @@ def text_arrays(name: str, texts: Iterable[str]) -> Arrays:
 
 def read_arrays(data_root: str | os.PathLike, datasets: str, split_by: str = "unc",
                 drop_overlaps: bool = False) -> Arrays:
-    """The arrays of a `RefTable` of one or several data sets ('refcoco,refcocog:umd'), one after the other.
+    """The arrays of a `RefTable` of one or several data sets ('refcoco,refcocog:umd,FOLDER'), one after the other.
 
     Raises UserError as `REFER` does.
     """
-    try:
-        chosen = parse_datasets(datasets, split_by)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    chosen = parse_datasets(datasets, split_by, data_root)
     with _no_garbage_collection():
-        return arrays_of(REFER(data_root, name, way, drop_overlaps) for name, way in chosen)
+        return arrays_of(REFER(data_root, dataset, way, drop_overlaps) for dataset, way in chosen)
 
 
 @contextmanager
@@ -86,7 +82,9 @@ def arrays_of(indices: Iterable[REFER]) -> Arrays:
         sources.append({
             "dataset": index.dataset, "splitBy": index.splitBy, "drop_overlaps": index.drop_overlaps,
             "image_dir": index.IMAGE_DIR, "annotation_files": index.annotation_files, "refs_path": index.refs_path,
-            "line_files": dict(index.line_files)})
+            "instances_path": index.instances_path, "line_files": dict(index.line_files),
+            "splits": index.layout.splits[index.splitBy], "each_sentence": index.layout.each_sentence,
+            "is_own": index.is_own})
     arrays: Arrays = {}
     for name in ("ref_ids", "masks", "sentences", "sent_ids", "image_ids", "image_names"):
         arrays |= text_arrays(name, columns[name])
@@ -134,7 +132,7 @@ def _add(index: REFER, source: int, columns: dict[str, list[Any]], categories: d
         columns["sent_ids"] += [_written(sentence["sent_id"]) for sentence in ref["sentences"]]
 
 
-class RefTable:
+class RefTable(LocatedRefs):
     """Refs by row, from the arrays that `arrays_of` makes.
 
     Attributes: `no_target` (R,) bool, whether the mask is empty by design; `source_of` (R,), the data set; `image_of`
@@ -184,7 +182,7 @@ class RefTable:
             if not np.any(included & (self.source_of == number)):
                 own = self.sources[number]
                 counts = Counter(self.texts["splits"][kind] for kind in self.split_of[self.source_of == number])
-                raise missing_split(split, own["dataset"], own["splitBy"], own["refs_path"], counts)
+                raise missing_split(split, own["dataset"], own["splitBy"], own["splits"], own["refs_path"], counts)
         return np.flatnonzero(included & np.isin(self.source_of, list(chosen)))
 
     def ref(self, row: int) -> Entry:
@@ -196,39 +194,26 @@ class RefTable:
                 "sentences": [{"sent_id": json.loads(self.texts["sent_ids"][place]),
                                "raw": self.texts["sentences"][place]} for place in sentences]}
 
-    def image_path(self, row: int) -> str:
-        """Path of a ref's image; whether the file exists is not looked at."""
+    # Where a ref's image and mask lie, for `LocatedRefs`, given its row.
+
+    def image_file(self, row: int) -> tuple[str, str]:
         folder = self.sources[self.source_of[row]]["image_dir"]
-        return os.path.join(folder, self.texts["image_names"][self.image_of[row]])
+        return folder, self.texts["image_names"][self.image_of[row]]
 
-    def where(self, row: int) -> str:
-        """The name of a ref in messages (see `REFER.where`)."""
+    def line_of(self, row: int) -> tuple[str | None, int, Id]:
         path = self.sources[self.source_of[row]]["line_files"].get(self.texts["splits"][self.split_of[row]])
-        return f"{path}, line {self.line[row]}" if path and self.line[row] else f"ref {self.ref(row)['ref_id']}"
+        return path, int(self.line[row]), json.loads(self.texts["ref_ids"][row])
 
-    def mask(self, row: int) -> np.ndarray:
-        """The mask of a ref, (H, W) uint8 of 0 and 1. Raises UserError as `REFER.getMask` does."""
+    def stored_mask(self, row: int) -> StoredMask:
         source, stored = self.sources[self.source_of[row]], json.loads(self.texts["masks"][row])
-        if "mask_path" in stored:
-            try:
-                return read_mask_picture(stored["mask_path"], stored["object_above"])
-            except ValueError as error:
-                raise BadImage(f"{self.where(row)}: {error}") from error
         height, width = (side if side > 0 else None for side in self.image_sizes[self.image_of[row]].tolist())
-        try:
-            return decode_segmentation(stored["segmentation"], height, width, source["drop_overlaps"])
-        except ValueError as error:
-            raise UserError(f"{source['dataset']}, {self.where(row)}, annotation {stored['id']!r}: its segmentation is "
-                            f"malformed: {error}. tools/check_dataset.py lists all of these.") from error
-
-    def mask_path(self, row: int) -> str:
-        """Path of a mask that is a picture; '' for any other mask."""
-        return json.loads(self.texts["masks"][row]).get("mask_path", "")
+        return StoredMask(stored, stored.get("id", 0), height, width, source["drop_overlaps"], source["dataset"],
+                          source["instances_path"])
 
     @property
     def each_sentence(self) -> np.ndarray:
         """(R,) bool: whether an epoch of training shows all sentences of a ref, as is usual of its data set, or one."""
-        return np.array([DATASETS[name].each_sentence for name in self.datasets])[self.source_of]
+        return np.array([source["each_sentence"] for source in self.sources])[self.source_of]
 
 
 class RefRows(Sequence[Entry]):

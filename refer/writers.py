@@ -15,8 +15,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refer.entries import Entry
+from refer.own import DESCRIPTION, OWN_IMAGES, SPLITS, description
 from refer.readers.phrases import CONVERTED, CONVERTED_IMAGES, PATTERN
-from refer.readers.place import SPLITS
 from refer.refer import REFER
 from utils import UserError
 
@@ -125,7 +125,7 @@ WRITERS = {"refer": write_refer, "coco": write_coco, "jsonl": write_jsonl, "phra
 
 def bring_images(index: REFER, root: Path, how: str) -> None:
     """Puts the images where the data set's row says, by `how`: link, copy or none. Phrase files have their own."""
-    target = root / index.layout.image_folder
+    target = root / _image_folder(index)
     if how == "none" or target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -135,12 +135,25 @@ def bring_images(index: REFER, root: Path, how: str) -> None:
         target.mkdir()
         for name in {image["file_name"] for image in index.Imgs.values()}:
             if os.path.isfile(source := os.path.join(index.IMAGE_DIR, name)):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target / name)
+
+
+def describe(index: REFER, root: Path, to: str) -> None:
+    """Writes the dataset.json of a data set of one's own, converted to the format `to`; known ones need none."""
+    if index.is_own:
+        images = CONVERTED_IMAGES if to == "phrases" else OWN_IMAGES
+        _write_json(root / index.dataset / DESCRIPTION, description(index.dataset, index.layout, to, images))
+
+
+def _image_folder(index: REFER) -> str:
+    """The folder of images below a new data root."""
+    return os.path.join(index.dataset, OWN_IMAGES) if index.is_own else index.layout.image_folder
 
 
 def _folder(index: REFER, root: Path) -> Path:
     """The data set's own folder below a new data root. Raises UserError unless it is free."""
-    folder = root / (index.layout.folder or index.dataset)
+    folder = root / (index.dataset if index.is_own else index.layout.folder or index.dataset)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: give --out a folder without this data set")
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="check_dataset.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
-    parser.add_argument("--dataset", default="rrsisd", help="default: rrsisd")
+    parser.add_argument("--dataset", default="rrsisd", metavar="NAME|FOLDER",
+                        help="a known data set, or the folder of one of your own (default: rrsisd)")
     parser.add_argument("--splitBy", default="unc", help="way of splitting the data set (default: unc)")
     parser.add_argument("--max_tokens", type=tokens, metavar="N",
                         help="list sentences of more tokens, [CLS] and [SEP] included (default: the data set's own)")
@@ -113,10 +114,13 @@ def run(args: argparse.Namespace) -> int:
     drawn = draw_pictures(index, args) if args.pictures else ""  # first: a FILE may be unwritable
     findings = chain(refused, check_entries(index), long_sentences(index, max_tokens, words_by(args.bert_tokenizer)),
                      check_masks_and_images(index, not args.no_images, args.workers))
-    result = {"dataset": args.dataset, "splitBy": index.splitBy, "format": index.format, "max_tokens": max_tokens,
+    result = {"dataset": index.dataset, "splitBy": index.splitBy, "format": index.format, "max_tokens": max_tokens,
               "refer_data_root": str(args.refer_data_root),
               "images_checked": not args.no_images, **collect(findings, args.examples), "summary": summarize(index)}
     show(result)
+    if index.is_own:
+        said = {"title": index.layout.title, "licence": index.layout.licence, "cite": index.layout.citation}
+        log("; ".join(f"{what}: {text or 'not stated'}" for what, text in said.items()))
     if drawn:
         log(drawn)
     if args.json:

@@ -12,9 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tqdm import tqdm
 
 from distributed import user_errors
-from refer.layouts import DATASETS
 from refer.refer import REFER
-from refer.writers import WRITERS, bring_images
+from refer.writers import WRITERS, bring_images, describe
 from utils import UserError
 
 MEANINGS = {"refer": "REFER's refs(SPLITBY).p and instances.json", "coco": "COCO's JSON, NAME_SPLIT.json",
@@ -25,7 +24,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds the data set (default: ./refer/data/)")
-    parser.add_argument("--dataset", required=True, choices=DATASETS, metavar="NAME", help=", ".join(DATASETS))
+    parser.add_argument("--dataset", required=True, metavar="NAME|FOLDER",
+                        help="a known data set, or the folder of one of your own")
     parser.add_argument("--splitBy", default="unc", help="way of splitting the data set (default: unc)")
     parser.add_argument("--to", required=True, choices=WRITERS,
                         help="\n".join(f"{name}: {MEANINGS[name]}" for name in WRITERS))
@@ -43,9 +43,10 @@ def main(arguments: list[str] | None = None) -> None:
             lost = WRITERS[args.to](index, args.out, lambda refs: tqdm(refs, "refs", disable=None, leave=False))
             if args.to != "phrases":
                 bring_images(index, args.out, args.images)
+            describe(index, args.out, args.to)
         except OSError as error:
             raise UserError(f"the data set cannot be written: {error}") from error
-        print(f"Wrote {len(index.Refs)} refs of {args.dataset}, read as {index.format}, to {args.out} as {args.to}")
+        print(f"Wrote {len(index.Refs)} refs of {index.dataset}, read as {index.format}, to {args.out} as {args.to}")
         for what in lost:
             print(f"    lost or changed: {what}")
 

@@ -12,14 +12,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bert.from_scratch import vocabulary, words_of, write_text_encoder
 from data import read_refs
 from distributed import user_errors
-from refer.layouts import DATASETS
 from utils import UserError
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER", help="default: ./refer/data/")
-    parser.add_argument("--dataset", default="rrsisd", choices=DATASETS, help="default: rrsisd")
+    parser.add_argument("--dataset", default="rrsisd", metavar="NAME|FOLDER",
+                        help="a known data set, or the folder of one of your own (default: rrsisd)")
     parser.add_argument("--splitBy", default="unc", help="default: unc")
     parser.add_argument("--out", required=True, metavar="FOLDER",
                         help="new folder, to be given as --ck_bert and --bert_tokenizer")

@@ -15,7 +15,6 @@ from args import Parser, positive, whole
 from data.dataset import load_image_and_mask
 from data.packed import verify_packed, write_packed
 from distributed import user_errors
-from refer.layouts import DATASETS
 from refer.refer import REFER
 from utils import UserError, log
 
@@ -24,7 +23,8 @@ def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds DATASET/ and images/ (default: ./refer/data/)")
-    parser.add_argument("--dataset", default="rrsisd", choices=DATASETS, help="default: rrsisd")
+    parser.add_argument("--dataset", default="rrsisd", metavar="NAME|FOLDER",
+                        help="a known data set, or the folder of one of your own (default: rrsisd)")
     parser.add_argument("--splitBy", default="unc", help="default: unc")
     parser.add_argument("--img_size", default=480, type=positive, metavar="PIXELS", help="default: 480")
     parser.add_argument("--published_masks", action="store_true", help="see train.py --help")

@@ -27,7 +27,6 @@ from lib.evaluation.metrics import count_pixels
 from lib.evaluation.predictions import ids_of_png, read_entries
 from lib.evaluation.result_files import FORMAT_VERSION
 from lib.evaluation.tables import format_table, make_sample, summarize
-from refer.layouts import DATASETS
 from refer.masks import LARGEST_MASK_PX, decode_segmentation
 from refer.refer import REFER
 from transforms import resize_mask
@@ -42,7 +41,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--predictions", required=True, metavar="FILE|FOLDER", help="what to score")
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds DATASET/ and images/ (default: ./refer/data/; its README shows the layout)")
-    parser.add_argument("--dataset", default="rrsisd", choices=DATASETS, help="default: rrsisd")
+    parser.add_argument("--dataset", default="rrsisd", metavar="NAME|FOLDER",
+                        help="a known data set, or the folder of one of your own (default: rrsisd)")
     parser.add_argument("--splitBy", default="unc", help="way of splitting the data set (default: unc)")
     parser.add_argument("--split", default="test", help="default: test")
     parser.add_argument("--published_masks", action="store_true",

@@ -29,7 +29,7 @@ def read(place: Place, on_fault: OnFault) -> Content:
     if not line_files:
         require(os.path.isfile, os.path.join(place.folder, pattern.format(split="train")),
                 f"the refs of {place.dataset}")
-    found = _Found(place.layout.categories)
+    found = _Found(place.layout.categories, place.layout.category_names)
     for split, path in line_files.items():
         for number, line in read_lines(path, on_fault):
             entry = _parsed(path, number, line, on_fault)
@@ -65,12 +65,12 @@ def _parsed(path: str, number: int, line: str, on_fault: OnFault) -> Entry | Non
 class _Found:
     """Collects the entries of all lines."""
 
-    def __init__(self, rule: str):
+    def __init__(self, rule: str, category_names: tuple[str, ...] = ()):
         self.rule = rule
         self.refs: dict[Id, Entry] = {}
         self.annotations: dict[Id, Entry] = {}
         self.images: dict[Id, Entry] = {}
-        self.categories: dict[Id, str] = dict(enumerate(names_of(rule))) if rule else {}
+        self.categories: dict[Id, str] = dict(enumerate(names_of(rule) if rule else category_names))
         self.ref_of: dict[tuple[Any, ...], Id] = {}
         self.sentences = 0
 

@@ -3,8 +3,7 @@ import os
 from dataclasses import dataclass
 
 from refer.layouts import Layout
-
-SPLITS = ("train", "val", "test", "testA", "testB", "testC")  # the names of splits in file names
+from refer.own import SPLITS
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from refer import REFER, check
 from refer.check import FAULTS, NOTES, Finding, check_entries, read_index, summarize
 from refer.check_files import check_masks_and_images
-from refer.refer import DATASETS
+from refer.layouts import DATASETS
 from tools import check_dataset, ref_sheet
 from utils import UserError
 

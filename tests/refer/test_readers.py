@@ -15,7 +15,8 @@ from refer import REFER
 from refer.categories import OTHER, category_of_phrase
 from refer.check import check_entries, long_sentences, read_index
 from refer.check_files import check_masks_and_images
-from refer.layouts import DATASETS, default_max_tokens, parse_datasets
+from refer.layouts import DATASETS
+from refer.own import default_max_tokens, parse_datasets
 from tools import check_dataset
 from utils import UserError
 
@@ -266,9 +267,10 @@ def test_check_dataset_reports_all_in_one_pass(tmp_path, capsys):
 # The table
 
 def test_data_sets_are_named_with_their_ways_of_splitting():
-    assert parse_datasets("refcoco,refcocog:umd, risbench") == [
+    assert [(dataset.name, way) for dataset, way in parse_datasets("refcoco,refcocog:umd, risbench")] == [
         ("refcoco", "unc"), ("refcocog", "umd"), ("risbench", "own")]
-    assert parse_datasets("uavid_ris") == [("uavid_ris", "uow")], "the default stands for the only way"
+    (_, way), = parse_datasets("uavid_ris")
+    assert way == "uow", "the default stands for the only way"
     for text, words in (("coco", "Unknown data set 'coco'"), ("refcocog", "refcocog is not split by 'unc'"),
                         ("risbench:umd", "risbench is not split by 'umd'"), ("refcoco,refcoco", "names refcoco twice")):
         with pytest.raises(ValueError, match=words):
@@ -276,7 +278,8 @@ def test_data_sets_are_named_with_their_ways_of_splitting():
 
 
 def test_sentences_of_risbench_are_longer():
-    assert default_max_tokens(["rrsisd"]) == 20 and default_max_tokens(["rrsisd", "risbench"]) == 50
+    both = [dataset for dataset, _ in parse_datasets("rrsisd,risbench")]
+    assert default_max_tokens(both[:1]) == 20 and default_max_tokens(both) == 50
 
 
 def test_known_totals():
@@ -285,7 +288,7 @@ def test_known_totals():
 
 
 def test_the_table_imports_no_package():
-    code = ("import sys, refer.layouts; "
+    code = ("import sys, refer.layouts, refer.own; "
             "print([name for name in ('torch', 'numpy', 'PIL', 'pycocotools') if name in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

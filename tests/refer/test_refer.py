@@ -11,9 +11,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from refer import REFER
+from refer.layouts import DATASETS
 from refer.masks import decode_segmentation
 from refer.plain_pickle import load_plain_pickle
-from refer.refer import DATASETS
 from utils import UserError
 
 HEIGHT, WIDTH = 6, 8

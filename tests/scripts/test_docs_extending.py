@@ -50,7 +50,7 @@ def extended(tmp_path_factory) -> Path:
         path.write_text(text)
     for diff in blocks("diff"):
         subprocess.run(["git", "apply", "-"], cwd=folder, input=diff, text=True, check=True)
-    make_toy_rrsisd(folder / "quickstart/data", images=10, size=64)   # for its text encoder
+    make_toy_rrsisd(folder / "quickstart/data", images=10, size=64)
     return folder
 
 
@@ -69,7 +69,7 @@ def run_commands(folder: Path, block: str) -> str:
 
 
 def test_the_fusion_module_is_one_file_and_one_row():
-    fusion, *_ = blocks("diff")
+    fusion, = blocks("diff")
     added = [line for line in fusion.splitlines() if re.match(r"[+-](?![+-])", line)]
     assert len(added) == 1
 
@@ -89,12 +89,3 @@ def test_the_fusion_module_starts_from_the_network_it_extends(extended):
     saved = torch.load(extended / "checkpoints/model_best_gated.pth", weights_only=True)
     assert saved["config"]["fusion"] == "gated"
     assert saved["model"]["backbone.stages.0.fusion.gate_project.weight"].any()   # it began as zeros
-
-
-@pytest.mark.slow
-def test_the_data_set_is_written_without_faults_and_trains(extended):
-    for script in ("make_pictures.py", "write_refer.py"):
-        python(extended, script)
-    said = run_commands(extended, blocks("bash")[1])
-    assert "\n0 faults" in said and "train: 4 refs, 8 sentences, 4 images" in said
-    assert (extended / "roofs.png").is_file() and (extended / "models/roofs/log.jsonl").is_file()
