@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 from lib.evaluation import NO_TARGET_PIXELS
 from lib.segmentation import LARGEST_IMAGE_PX, MODELS, NUM_TMEM, PARTS, STRIDE, SWIN_VARIANTS
-from lib.training.recipes import DEFAULT_DATASETS, NANO, RECIPES, SWIN_BASE_FILE, Recipe, recipe_of
+from lib.training.recipes import DEFAULT_DATASETS, LONG_EPOCH, NANO, RECIPES, SWIN_BASE_FILE, Recipe, recipe_of
 from refer.layouts import DATASETS
 from refer.own import Dataset, as_written, default_max_tokens, parse_datasets
 from schema import Range, check
@@ -155,6 +155,9 @@ class RecipeParser(Parser):
         for name, value in {**recipe.flags, **MODELS[args.model], "max_tokens": longest}.items():
             if getattr(args, name, "not a flag of this script") is None:
                 setattr(args, name, value)
+        if getattr(args, "init_from", "") and args.resume not in ("", "auto"):
+            self.error("--init_from starts a new run and --resume continues one: give one of them, or --resume auto, "
+                       "which continues this run once it has begun")
         if args.ema is True and "epochs" in vars(args):   # --ema without a value, in train.py
             args.ema = EMA_DECAY
         if PARTS["cross_scale"][args.cross_scale].fixed_size and args.img_size % STRIDE:
@@ -289,11 +292,18 @@ def add_training(group: Group) -> None:
     """The flags of the training recipe."""
     group.add("--show_recipe", action="store_true",
               help="print the values of these flags for this --model, --dataset and --swin_type, and exit")
-    group.add("--epochs", type=positive, metavar="N", help=f"default: {defaults('epochs')}")
+    group.add("--epochs", type=positive, metavar="N",
+              help="default: 40, fianet on refsegrs 60; nano: as many as fit the number of samples")
+    group.add("--passes", type=positive, metavar="N",
+              help="how often an epoch goes through the training samples\n"
+                   f"(default: 1; nano: as many as give {LONG_EPOCH} samples)")
+    group.add("--overfit", default=0, type=count, metavar="N",
+              help="train and validate on N refs of the train split, a check that the network can learn the data at\n"
+                   "all (default: 0, off)")
     group.add("--lr", type=real(0), help=f"initial learning rate (default: {defaults('lr')})")
     group.add("--warmup_iters", type=count, metavar="N",
               help="iterations N over which lr rises linearly, from 1/N of it in the first\n"
-                   "(default: 0, as in the original code; nano: 100)")
+                   "(default: 0, as in the original code; nano: 100, but at most a tenth of the run)")
     group.add("--wd", "--weight-decay", dest="weight_decay", default=1e-2, type=real(0), metavar="RATE",
               help="AdamW's weight decay (default: 0.01)")
     group.add("--amsgrad", action="store_true", help="AdamW's AMSGrad variant")

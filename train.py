@@ -17,20 +17,19 @@ with importing_much():
     import utils
     from data import RefsReader, make_loaders
     from lib.accelerate import set_up
-    from lib.checkpoint import read_checkpoint
-    from lib.checkpoint.starting import make_network, settings_to_start
+    from lib.checkpoint.starting import make_network
     from lib.evaluation.generalized import format_all
+    from lib.training.advice import advice_on
     from lib.training.epoch import Interrupted, train_one_epoch, validate
     from lib.training.generators import seed_everything
-    from lib.training.recipes import follow_network
     from lib.training.resume import (
         annotation_digests,
         choose_start,
         decisive_flags,
         goes_on,
         refuse_changes,
-        same_global_batch,
         set_earlier_run_aside,
+        settle_flags,
     )
     from lib.training.run_lock import hold
     from lib.training.run_record import RunRecord
@@ -60,20 +59,15 @@ def open_run(args: Namespace) -> Run:
     distributed.watch_signals()
 
     output, asked = Path(args.output_dir), args.resume
-    if args.init_from and asked not in ("", "auto"):
-        raise UserError("--init_from starts a new run and --resume continues one: give one of them, or --resume auto, "
-                        "which continues this run once it has begun")
     for folder in (output, Path("models")):   # both must be writable before any work starts
         hold(folder, args.model_id)
     record = RunRecord(Path("models") / args.model_id, args, device, args.tensorboard, args.wandb)
     refs = reader.refs()
     annotations = annotation_digests(refs.annotation_files)
     args.resume, checkpoint = choose_start(asked, output, args.model_id, distributed.was_restarted())
+    settle_flags(args, checkpoint, refs.training_samples(), utils.world_size())
     resumed = goes_on(checkpoint)
-    if args.init_from and "config" in (start := checkpoint or read_checkpoint(args.init_from)):
-        follow_network(args, settings_to_start(args, start)[0])
     if resumed and not args.allow_changed_flags:
-        args.batch_size = same_global_batch(args, checkpoint, utils.world_size())
         refuse_changes(args, checkpoint, utils.world_size(), annotations)
     log(decisive_flags(args))
 
@@ -98,7 +92,7 @@ def open_run(args: Namespace) -> Run:
 
 def fit(run: Run) -> None:
     """Trains and validates epoch after epoch, and keeps the last and the best checkpoint."""
-    state, progress = run.state, run.state.progress
+    state, progress, mIoUs = run.state, run.state.progress, []
     while progress.epoch < state.args.epochs:
         learning_rate = state.schedule.get_last_lr()[0]
         try:
@@ -122,6 +116,9 @@ def fit(run: Run) -> None:
                           **({"val_ema": averaged} if averaged else {}),
                           "peak_memory_mib": utils.peak_memory_mib(state.device)}, state.model)
         state.end_epoch((averaged or metrics)["oIoU"])
+        mIoUs.append(metrics["mIoU"])
+    if advice := advice_on(mIoUs):
+        log(advice)
 
 
 def run(args: Namespace) -> None:

@@ -152,18 +152,22 @@ class ReferDataset(Dataset):
 
     `refer` has the refs: a `RefTable`, or an index. `source` chooses one of several data sets. `packed` names a file
     that `tools/pack_dataset.py` wrote; '' reads the images themselves. With `phrases`, samples have `phrase_masks`.
+    `most` limits the number of refs, which are then evenly spread over the split; 0 means all.
     Raises `UserError` when a split has no refs, and, unless `skip_bad_images`, when a sample's image is missing or
     broken.
     """
 
     def __init__(self, refer: REFER | RefTable, split: str, tokenizer: Tokenizer, size_px: int,
                  skip_bad_images: bool = False, packed: str = "", max_tokens: int = MAX_TOKENS,
-                 source: int | None = None, phrases: bool = False):
+                 source: int | None = None, phrases: bool = False, most: int = 0):
         self.table = RefTable.of(refer)
         self.tokenizer, self.size_px, self.skip_bad_images = tokenizer, size_px, skip_bad_images
         self.packed = PackedRefs(packed, self.table, size_px) if packed else None
         self.said_that_sizes_differ = False
-        self.refs = RefRows(self.table, self.chosen(self.table.rows(split, source)))
+        rows = self.chosen(self.table.rows(split, source))
+        if 0 < most < len(rows):
+            rows = rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+        self.refs = RefRows(self.table, rows)
         self.tokens = tokenize_refs(tokenizer, self.refs, max_tokens, phrases)
 
     def chosen(self, rows: np.ndarray) -> np.ndarray:
@@ -202,9 +206,10 @@ class TrainSet(ReferDataset):
 
     def __init__(self, refer: REFER | RefTable, split: str, tokenizer: Tokenizer, size_px: int, seed: int,
                  random_box_share: float = 0.0, skip_bad_images: bool = False, packed: str = "",
-                 max_tokens: int = MAX_TOKENS, exclude: str = "", allow_leak: bool = False, phrases: bool = False):
+                 max_tokens: int = MAX_TOKENS, exclude: str = "", allow_leak: bool = False, phrases: bool = False,
+                 most: int = 0):
         self.exclude, self.allow_leak = exclude, allow_leak
-        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens, phrases=phrases)
+        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens, None, phrases, most)
         self.seed = seed
         # The ref of each sample, and the number of its sentence, -1 where the sentence is drawn.
         counts = np.where(self.table.each_sentence[self.refs.rows], self.tokens.counts, 0)
@@ -278,8 +283,9 @@ class EvalSet(ReferDataset):
 
     def __init__(self, refer: REFER | RefTable, split: str, tokenizer: Tokenizer, size_px: int,
                  shuffle_seed: int | None = None, one_sentence_seed: int | None = None, skip_bad_images: bool = False,
-                 packed: str = "", max_tokens: int = MAX_TOKENS, source: int | None = None, phrases: bool = False):
-        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens, source, phrases)
+                 packed: str = "", max_tokens: int = MAX_TOKENS, source: int | None = None, phrases: bool = False,
+                 most: int = 0):
+        super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens, source, phrases, most)
         if source is None and len(self.table.sources) > 1:
             raise UserError(f"figures are of one data set, and --dataset names {', '.join(self.table.datasets)}: name "
                             "one")

@@ -22,14 +22,17 @@ T = TypeVar("T")
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """One process's share of each epoch's batches, as lists of (epoch, index).
+    """One process's share of each epoch's batches, as lists of (pass, index); passes count from the run's beginning.
 
-    The seed and the epoch fix an order of all samples; it is cut into batches for all processes together
+    An epoch goes through all samples `passes` times. The seed and the epoch fix the order of each pass; all passes
+    together are cut into batches for all processes together
     (an incomplete last one is dropped), and each process takes its part of every one of them. The number
     of batches is a multiple of `accumulate`.
     """
 
-    def __init__(self, samples: int, batch_size: int, rank: int, world_size: int, seed: int, accumulate: int = 1):
+    def __init__(self, samples: int, batch_size: int, rank: int, world_size: int, seed: int, accumulate: int = 1,
+                 passes: int = 1):
+        self.passes = passes
         self.samples, self.batch_size, self.rank, self.seed = samples, batch_size, rank, seed
         self.global_batch, self.accumulate = batch_size * world_size, accumulate
         self.epoch = 0
@@ -37,14 +40,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        return self.samples // (self.global_batch * self.accumulate) * self.accumulate
+        return self.samples * self.passes // (self.global_batch * self.accumulate) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.samples, generator=generator).tolist()
+        order = [(self.epoch * self.passes + number, index) for number in range(self.passes)
+                 for index in torch.randperm(self.samples, generator=generator).tolist()]
         for batch in range(self.first, len(self)):
             start = batch * self.global_batch + self.rank * self.batch_size
-            yield [(self.epoch, index) for index in order[start:start + self.batch_size]]
+            yield order[start:start + self.batch_size]
 
 
 class ShardedBatches(Sampler[list[int]]):
@@ -135,9 +139,9 @@ def _loader(dataset: TrainSet | EvalSet, sampler: Sampler, workers: int, pin_mem
 
 
 def train_loader(dataset: TrainSet, batch_size: int, workers: int, pin_memory: bool, rank: int, world_size: int,
-                 accumulate: int = 1) -> ReadableBatches:
+                 accumulate: int = 1, passes: int = 1) -> ReadableBatches:
     """Batches for one process; set `loader.batch_sampler.epoch` (and `.first`) before going through it."""
-    sampler = EpochBatches(len(dataset), batch_size, rank, world_size, dataset.seed, accumulate)
+    sampler = EpochBatches(len(dataset), batch_size, rank, world_size, dataset.seed, accumulate, passes)
     return _loader(dataset, sampler, workers, pin_memory)
 
 
@@ -158,11 +162,13 @@ def make_loaders(args: Namespace, refs: RefTable, tokenizer: Tokenizer, size_px:
     shared = {"skip_bad_images": args.skip_bad_images, "packed": args.packed, "max_tokens": max_tokens,
               "phrases": phrases}
     train_set = TrainSet(refs, "train", tokenizer, size_px, args.seed, args.random_box_share,
-                         exclude=args.exclude, allow_leak=args.allow_leak, **shared)
-    val_set = EvalSet(refs, "val", tokenizer, size_px, source=0, **shared,
-                      one_sentence_seed=args.seed if args.published_validation else None)
+                         exclude=args.exclude, allow_leak=args.allow_leak, most=args.overfit, **shared)
+    if args.overfit:
+        log(f"--overfit: trains on {len(train_set.refs)} refs of the train split and is validated on the same")
+    val_set = EvalSet(refs, "train" if args.overfit else "val", tokenizer, size_px, source=0, most=args.overfit,
+                      one_sentence_seed=args.seed if args.published_validation else None, **shared)
     common = (args.batch_size, args.workers, args.pin_mem, rank(), world_size())
-    train_batches = train_loader(train_set, *common, accumulate=args.accumulate)
+    train_batches = train_loader(train_set, *common, args.accumulate, args.passes)
     if not len(train_batches):
         raise UserError(f"the train split of {args.dataset} has {len(train_set)} samples, fewer than an update of "
                         f"{args.accumulate} batch(es) of {args.batch_size} for each of {world_size()} "

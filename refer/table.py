@@ -185,6 +185,12 @@ class RefTable(LocatedRefs):
                 raise missing_split(split, own["dataset"], own["splitBy"], own["splits"], own["refs_path"], counts)
         return np.flatnonzero(included & np.isin(self.source_of, list(chosen)))
 
+    def training_samples(self) -> int:
+        """The number of samples of the train split: its refs, or their sentences where an epoch shows each of them."""
+        rows = self.rows("train")
+        sentences = self.first_sentence[rows + 1] - self.first_sentence[rows]
+        return int(np.where(self.each_sentence[rows], sentences, 1).sum())
+
     def ref(self, row: int) -> Entry:
         """`row`, `ref_id`, `image_id`, `category` (its name), `no_target` and `sentences`: `sent_id`, `raw`."""
         sentences = range(self.first_sentence[row], self.first_sentence[row + 1])

@@ -144,7 +144,8 @@ def run(args: argparse.Namespace) -> int:
     log(f"wrote {args.out}, the data set '{name}': --dataset {args.out}")
     if args.sheet:
         draw_sheet(args)
-    log(f"next: python tools/check_dataset.py --dataset {args.out}")
+    log(f"next: python tools/check_dataset.py --dataset {args.out}; then tools/make_text_encoder.py and train.py, with "
+        "--overfit 8 first (README, \"Your own data\")")
     return 0
 
 

@@ -11,7 +11,8 @@ from utils.errors import UserError
 T = TypeVar("T")
 ANSWER_S = 5
 NOT_LOADABLE = ("no such folder, and the Hugging Face hub did not provide it; see pretrained_weights/README.md for "
-                "what to download, then give the folder's path")
+                "what to download, then give the folder's path; tools/make_text_encoder.py makes a small one from "
+                "your own sentences, without a download")
 
 
 def load(flag: str, source: str, read: Callable[[bool], T], not_loadable: str = NOT_LOADABLE) -> T:

@@ -1,4 +1,5 @@
 """Trained parameters, optimiser and schedule, as in the original recipe."""
+from argparse import Namespace
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lib.model import ReferringSegmenter
 from lib.swin import no_weight_decay
+from utils import log
 
 
 def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropout: bool = True) -> None:
@@ -59,6 +61,18 @@ def learning_rate_factor(iteration: int, total: int, warmup: int) -> float:
     """The schedule: (1 − iteration / total)^0.9, times a linear rise over the first `warmup` iterations."""
     rise = min(1.0, (iteration + 1) / warmup) if warmup else 1.0
     return rise * (1 - min(iteration, total) / total) ** 0.9
+
+
+def warm_up_of(args: Namespace, iterations: int) -> int:
+    """The warm-up of a run of so many iterations: a recipe's is at most a tenth of it, one that was asked for stays."""
+    asked, tenth = args.warmup_iters, iterations // 10
+    if "warmup_iters" in args.given:
+        if asked > iterations:
+            log(f"--warmup_iters {asked}: the whole run has {iterations} iterations, so lr never gets to --lr")
+        return asked
+    if asked > tenth:
+        log(f"warm-up of {tenth} instead of {asked} iterations, a tenth of this run's {iterations}")
+    return min(asked, tenth)
 
 
 def make_optimizer(model: ReferringSegmenter, lr: float, weight_decay: float, total_iterations: int,

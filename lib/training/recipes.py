@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lib.segmentation import MAX_TOKENS, NUM_TMEM, ModelConfig, flags_of
+from utils import log
 
 
 @dataclass(frozen=True)
@@ -17,15 +18,17 @@ class Recipe:
     `batch_size` is the batch of one process (the original programs of RMSIN and LAVT run four). `max_tokens` includes
     [CLS] and [SEP]; a data set of longer sentences has more, see `refer.layouts`. `dice_weight` is the share of the
     Dice loss, the rest is cross-entropy. `random_box_share` is the share of training refs whose images get black
-    squares. `bert_dropout` switches BERT's dropouts on. `num_tmem` is the number of blocks of FIANet's TMEM, None for
-    other networks.
+    squares. `passes` is how often an epoch goes through the training samples. None for it or for `epochs` means as many
+    as fit the number of samples (`fit_to_samples`). `bert_dropout` switches BERT's dropouts on. `num_tmem` is the
+    number of blocks of FIANet's TMEM, None for other networks.
     """
 
     source: str
     model_id: str
     lr: float
     batch_size: int
-    epochs: int = 40
+    epochs: int | None = 40
+    passes: int | None = 1
     max_tokens: int = 20
     dice_weight: float = 0.0
     random_box_share: float = 0.0
@@ -64,7 +67,24 @@ DEFAULT_DATASETS = {"rmsin": "rrsisd", "lavt": "refcoco", "lavt_one": "refcoco",
 
 # A nano network starts from random weights, for which the original rates, chosen for fine-tuning, are too low.
 NANO: dict[str, Any] = {"img_size": 96, "batch_size": 8, "lr": 3.5e-4, "warmup_iters": 100, "random_box_share": 0.0,
-        "train_embeddings": True}
+        "train_embeddings": True, "epochs": None, "passes": None}
+
+
+LONG_EPOCH = 250   # samples that an epoch of a nano network has at least: validating and saving would take its time
+
+
+def fit_to_samples(args: Namespace, samples: int) -> None:
+    """Sets `epochs` and `passes`, where the recipe leaves them open, to fit a training split of so many samples.
+
+    A nano network, which starts from random weights, gets 2,500 to 12,000 samples in all, more for larger splits.
+    """
+    if args.passes is None:
+        args.passes = max(1, round(LONG_EPOCH / samples))
+    if args.epochs is None:
+        wanted = min(12_000, 2_500 + 12 * samples)
+        args.epochs = max(1, round(wanted / (samples * args.passes)))
+        log(f"{samples} training samples: {args.epochs} epochs"
+            + (f" of {args.passes} passes each" if args.passes > 1 else "") + " (--epochs and --passes change that)")
 
 
 def recipe_of(model: str, dataset: str, swin_type: str) -> Recipe:

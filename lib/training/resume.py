@@ -11,15 +11,17 @@ from distributed import gather_objects
 from lib.checkpoint import peek, read_checkpoint
 from lib.checkpoint.digests import move_digests
 from lib.checkpoint.official_layout import is_official
+from lib.checkpoint.starting import settings_to_start
 from lib.segmentation import NETWORK_FLAGS
+from lib.training.recipes import fit_to_samples, follow_network
 from lib.training.state import Progress, run_files
 from schema import Range, check, faults
 from utils import UserError, log, set_aside, sha256_of
 
 # Flags that change what is computed; the others (paths, workers, log lines) may differ in a resumed run.
-DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "exclude", "published_masks", "published_validation", "epochs",
-            "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad", "dice_weight", "random_box_share",
-            "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp", "accumulate",
+DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "exclude", "published_masks", "published_validation", "overfit",
+            "epochs", "passes", "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad", "dice_weight",
+            "random_box_share", "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp", "accumulate",
             "ema", "masked_pass")
 
 
@@ -107,6 +109,19 @@ def decisive_flags(args: Namespace) -> str:
 def annotation_digests(paths: Iterable[str]) -> dict[str, str]:
     """{folder and name of an annotation file: its SHA-256}."""
     return {"/".join(Path(path).parts[-2:]): sha256_of(path) for path in paths}
+
+
+def settle_flags(args: Namespace, checkpoint: dict[str, Any], samples: int, world_size: int) -> None:
+    """Sets the flags that were left open to what follows from the files, in place.
+
+    With `--init_from`, the network's settings and its recipe; epochs and passes by the number of training `samples`;
+    the batch size of a run that goes on with another number of processes. `checkpoint` is that of `--resume`, or {}.
+    """
+    if args.init_from and "config" in (start := checkpoint or read_checkpoint(args.init_from)):
+        follow_network(args, settings_to_start(args, start)[0])
+    fit_to_samples(args, min(samples, args.overfit or samples))
+    if goes_on(checkpoint) and not args.allow_changed_flags:
+        args.batch_size = same_global_batch(args, checkpoint, world_size)
 
 
 def same_global_batch(args: Namespace, checkpoint: dict[str, Any], world_size: int) -> int:

@@ -17,7 +17,7 @@ from lib.segmentation import ModelConfig
 from lib.training.averaging import WeightAverage
 from lib.training.generators import generator_states, restore_generators
 from lib.training.masked_pass import Disturbance
-from lib.training.optimizer import make_optimizer
+from lib.training.optimizer import make_optimizer, warm_up_of
 from lib.training.threads import choose_threads
 from lib.training.update_step import Updater
 from schema import Range, faults
@@ -78,7 +78,7 @@ class TrainingState:
         self.annotations, self.batches = annotations, batches
         self.iterations = args.epochs * batches // args.accumulate
         self.optimizer, self.schedule = make_optimizer(
-            model, args.lr, args.weight_decay, self.iterations, args.warmup_iters, args.amsgrad)
+            model, args.lr, args.weight_decay, self.iterations, warm_up_of(args, self.iterations), args.amsgrad)
         self.updater = Updater(wrapped, self.optimizer, self.schedule, device, args.amp, args.accumulate,
                                args.skip_nonfinite > 0, passes=1 + args.masked_pass)
         self.disturb = Disturbance(tokenizer) if args.masked_pass else None

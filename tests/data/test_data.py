@@ -94,6 +94,16 @@ def test_an_epoch_sees_each_sample_once_but_for_the_dropped_last_batch(samples, 
         assert {e for e, _ in seen} <= {epoch}
 
 
+def test_an_epoch_of_several_passes_sees_every_sample_as_often_each_time_anew():
+    sampler = EpochBatches(5, 2, 0, 1, seed=5, passes=4)
+    seen = [pair for batch in sampler for pair in batch]
+    assert len(sampler) == 10 and sorted(seen) == [(number, index) for number in range(4) for index in range(5)]
+    sampler.epoch = 1
+    assert {number for batch in sampler for number, _ in batch} == {4, 5, 6, 7}
+    single = EpochBatches(5, 2, 0, 1, seed=5)
+    assert [pair for batch in single for pair in batch] == seen[:4]
+
+
 def test_processes_together_see_the_batches_of_one_process():
     one = [sorted(keys) for keys in EpochBatches(40, 8, 0, 1, seed=5)]
     four = [list(EpochBatches(40, 2, rank, 4, seed=5)) for rank in range(4)]

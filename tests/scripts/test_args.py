@@ -28,6 +28,7 @@ OWN_FLAGS = [
     "--amp", "--accumulate", "--checkpoint_activations", "--compile", "--packed", "--fuse",
     "--tensorboard", "--wandb", "--eval_ori_size", "--latex", "--markdown", "--save_predictions", "--prediction_pngs",
     "--report", "--report_samples", "--report_attention", "--probe", "--init_from", "--resize_weights",
+    "--passes", "--overfit",
     "--fusion", "--intra_scale", "--alignment", "--cross_scale", "--decoder_conv", "--num_tmem",
     "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels", "--show_recipe", "--masked_pass",
     "--ema", "--config",
@@ -146,6 +147,7 @@ def test_both_spellings_of_the_launchers_flag(spelling):
     ("--img_size 500", "--img_size 500: rmsin needs a multiple of 32, 512 for example"),
     ("--dataset rrsis-d", "Unknown data set 'rrsis-d': choose --dataset from rrsisd, refcoco, "),
     ("--mha 2-2", "'2-2' is not of the form a-b-c-d"),
+    ("--init_from a.pth --resume b.pth", "--init_from starts a new run and --resume continues one: give one of them"),
     ("--epochs 0", "0 is not a whole number of at least 1"),
     ("--random_box_share 1.5", "1.5 is not between 0 and 1"),
 ])

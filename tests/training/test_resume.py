@@ -241,8 +241,6 @@ def test_a_run_from_other_weights_is_continued_by_the_same_command(toy, capsys):
     assert "weights from checkpoints/model_last_before.pth" in capsys.readouterr().out
     train.run(arguments(toy, "--epochs", 1, *flags))
     assert "resuming from checkpoints/model_" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--init_from starts a new run and --resume continues one"):
-        train.run(arguments(toy, *flags[:2], "--resume", "checkpoints/model_last_before.pth"))
 
 
 @pytest.mark.slow
