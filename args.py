@@ -59,7 +59,7 @@ def heads(text: str) -> str:
     """An argparse type: '' or four numbers joined by '-'."""
     numbers = text.split("-")
     if text and (len(numbers) != 4 or not all(re.fullmatch("[1-9][0-9]{0,3}", number) for number in numbers)):
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form a-b-c-d, one number of heads a stage")
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form a-b-c-d, one number of heads per stage")
     return text
 
 
@@ -73,14 +73,14 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass
 class Start:
-    """The fields that are read of a start in a `run.json`."""
+    """The fields that are read from a start in a `run.json`."""
 
     flags: dict[str, Any]
 
 
 @dataclass
 class RunJson:
-    """The fields that are read of a `run.json`, the record of a training run."""
+    """The fields that are read from a `run.json`, the record of a training run."""
 
     starts: Annotated[list[Start], Range(1)]
 
@@ -102,7 +102,7 @@ class RecipeParser(Parser):
         words = list(sys.argv[1:] if args is None else args)
         known = [action.dest for action in self._actions if action.dest != "help"]
         namespace, rest = super().parse_known_args(words, argparse.Namespace(**dict.fromkeys(known, unset)))
-        if (config := getattr(namespace, "config", unset)) is not unset:   # its flags come first: the last ones count
+        if (config := getattr(namespace, "config", unset)) is not unset:   # its flags first: later ones take precedence
             words = self.replayed(config) + words
             namespace, rest = super().parse_known_args(words, argparse.Namespace(**dict.fromkeys(known, unset)))
         given = {name for name in known if getattr(namespace, name) is not unset}
@@ -302,7 +302,7 @@ def add_training(group: Group) -> None:
                    "all (default: 0, off)")
     group.add("--lr", type=real(0), help=f"initial learning rate (default: {defaults('lr')})")
     group.add("--warmup_iters", type=count, metavar="N",
-              help="iterations N over which lr rises linearly, from 1/N of it in the first\n"
+              help="over the first N iterations, the learning rate rises linearly from lr / N to lr\n"
                    "(default: 0, as in the original code; nano: 100, but at most a tenth of the run)")
     group.add("--wd", "--weight-decay", dest="weight_decay", default=1e-2, type=real(0), metavar="RATE",
               help="AdamW's weight decay (default: 0.01)")
@@ -313,7 +313,7 @@ def add_training(group: Group) -> None:
               help="share of the training refs whose images get black squares\n"
                    f"(default: {defaults('random_box_share')})")
     group.add("--bert_layers", default=10, type=count, metavar="N",
-              help="number of BERT's layers that train, from the first (default: 10, as in the original code)")
+              help="number of BERT's first layers that are trained (default: 10, as in the original code)")
     group.add("--train_embeddings", action=argparse.BooleanOptionalAction,
               help="train BERT's embeddings too (default: no, as in the original code; nano: yes)")
     group.add("--bert_dropout", action=argparse.BooleanOptionalAction,
@@ -322,11 +322,11 @@ def add_training(group: Group) -> None:
               help="MaskRIS's training: a second pass in each step, on hidden image patches and replaced words,\n"
                    "distilled from the first; twice the arithmetic")
     group.add("--exclude", default="", metavar="FILE",
-              help="training refs to leave out: ids or file names, one a line; or a list of refer/exclusions")
+              help="training refs to leave out: ids or file names, one per line; or a list of refer/exclusions")
     group.add("--allow_leak", action="store_true",
               help="train on images that are in a test split of another of the data sets")
     group.add("--published_validation", action="store_true",
-              help="choose the best epoch on one random sentence a ref, as in the original code;\n"
+              help="choose the best epoch on one random sentence per ref, as in the original code;\n"
                    "without it on all sentences")
     group.add("--deterministic", action="store_true",
               help="the same command on the same machine gives the same losses, bit for bit (slower)")
@@ -381,12 +381,12 @@ def add_run(group: Group) -> None:
               help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
     group.add("--local_rank", "--local-rank", default=0, type=whole(-1), help=argparse.SUPPRESS)
     group.add("--ema", nargs="?", default=0.0, const=True, type=real(0, 0.999999), metavar="DECAY",
-              help="train.py: also keep an exponential moving average of the weights, which chooses the best\n"
-                   f"epoch (default: 0, off; without a value {EMA_DECAY}); elsewhere, without DECAY: use that average")
+              help="train.py: also keep an exponential moving average of the weights, and choose the best epoch\n"
+                   f"by it (default: 0, off; without a value {EMA_DECAY}); elsewhere: use the average (give no DECAY)")
     group.add("--amp", default="off", choices=("off", "bf16", "bf16!", "fp16"),
               help="precision of the network: bf16 or fp16 where that is safe, float32 elsewhere\n"
                    "(default: off, float32 throughout). bf16 means float32 on a CPU without bfloat16\n"
-                   "instructions, where it would be slow; bf16! insists")
+                   "instructions, where it would be slow; bf16! uses bfloat16 there, too")
     group.add("--tf32", action=argparse.BooleanOptionalAction, default=True,
               help="on GPUs, float32 products and convolutions in TF32 (default: yes, as in the\n"
                    "original's PyTorch)")
@@ -395,7 +395,7 @@ def add_run(group: Group) -> None:
 
 
 def add_speed(group: Group) -> None:
-    """The flags that may make a GPU faster, which has to be measured there."""
+    """The flags that may speed up a GPU; a measurement on that GPU has to show it."""
     group.add("--compile", action="store_true",
               help="compile the network with torch.compile: a slow start, then faster on GPUs")
     group.add("--channels_last", action="store_true",
@@ -412,7 +412,7 @@ def add_evaluation(group: Group) -> None:
     """The flags of test.py's outputs."""
     group.add("--split", default="test", help="split that test.py evaluates (default: test)")
     group.add("--ddp_trained_weights", action="store_true",
-              help="accepted as in the original script; test.py removes the prefixes of such weights without it")
+              help="accepted, as in the original script, without effect: test.py always removes such weights' prefixes")
     group.add("--results", metavar="FILE",
               help="write metrics, their 95 %% intervals, tables per category, kind of expression, object\n"
                    "size and sentence length, and each sample's pixel counts as JSON")
@@ -427,7 +427,7 @@ def add_evaluation(group: Group) -> None:
     group.add("--report", metavar="FOLDER",
               help="write index.html, a self-contained page with tables, curves and a gallery of samples")
     group.add("--report_samples", default=200, type=positive, metavar="N",
-              help="largest number of samples in the gallery, evenly spread over the ranks of IoU (default: 200)")
+              help="largest number of samples in the gallery, evenly spread over the ranking by IoU (default: 200)")
     group.add("--report_attention", action="store_true",
               help="with --report: show an attention map for each word")
     group.add("--probe", metavar="FILE", help="with --report: show the tables that tools/probe_language.py wrote")

@@ -12,8 +12,8 @@ dict[…], other dataclasses, and `Annotated` with a `Range` or a `Rule`. A fiel
 `__post_init__` may raise `ValueError` for fields that contradict each other. Undeclared fields are allowed, unless the
 class sets `closed = True`. Nothing is converted: the data remain dicts and lists.
 
-Pydantic checks twice as fast, but importing it would multiply the time in which --help answers, and its messages would
-have to be made one line with file and field again.
+Pydantic checks twice as fast, but importing it would make --help several times slower, and its messages would have to
+be rewritten as one line that names file and field.
 """
 import dataclasses
 import math
@@ -81,7 +81,7 @@ def check(kind: Any, data: Any, source: str) -> None:
 
 
 def refuse_newer(data: dict[str, Any], known: int, source: str) -> None:
-    """Raises `UserError` if the `format_version` of `data` is above `known`; files of before versions have none."""
+    """Raises `UserError` if the `format_version` of `data` is above `known`; files from before versions have none."""
     version = data.get("format_version", 1)
     if type(version) is not int or not 1 <= version <= known:
         raise UserError(f"{source} has format version {shown(version)}, and this code reads versions up to {known}: "

@@ -43,14 +43,15 @@ def nearest(length: int, size: int) -> np.ndarray:
 
 
 def normalize(image: Tensor) -> Tensor:
-    """uint8 (B, 3, S, S) of 0 … 255 -> float32, ImageNet's mean 0 and standard deviation 1."""
-    mean, std = image_statistics(image.device)   # torchvision's normalize looks for zeros in the latter, which waits
+    """uint8 (B, 3, S, S) of 0 … 255 -> float32, normalised by ImageNet's mean and standard deviation."""
+    # torchvision's `normalize` looks for zeros in the standard deviation, for which it waits for the device.
+    mean, std = image_statistics(image.device)
     return (image.float() / 255).sub_(mean).div_(std)
 
 
 @cache
 def image_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """ImageNet's mean and standard deviation, (3, 1, 1) each; copied to the device once, as a copy waits for it."""
+    """ImageNet's mean and standard deviation, (3, 1, 1) each; copied only once, because a copy waits for the device."""
     with torch.inference_mode(False):   # tensors made in inference mode could not be used in training
         mean, std = (torch.tensor(numbers, device=device)[:, None, None] for numbers in (IMAGENET_MEAN, IMAGENET_STD))
     return mean, std

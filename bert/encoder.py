@@ -32,7 +32,7 @@ class TextSettings:
     initializer_range: Annotated[float, Range(0, 1)] = 0.02
     layer_norm_eps: Annotated[float, Range(0, 1)] = 1e-12
     pad_token_id: int | None = 0
-    position_embedding_type: Literal["absolute"] = "absolute"   # the other kinds are other networks
+    position_embedding_type: Literal["absolute"] = "absolute"   # the other kinds make another network
     is_decoder: Literal[False] = False
     add_cross_attention: Literal[False] = False
 
@@ -40,7 +40,7 @@ class TextSettings:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f"{self.num_attention_heads} heads do not divide a hidden_size of {self.hidden_size}")
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            raise ValueError(f"pad_token_id {self.pad_token_id} is none of {self.vocab_size} words")
+            raise ValueError(f"pad_token_id {self.pad_token_id} is outside the vocabulary of {self.vocab_size} words")
 
 
 def text_config(values: dict[str, Any], source: str) -> BertConfig:
@@ -68,7 +68,7 @@ class TextEncoder(nn.Module):
         self.dropout_in_training = True
 
     def train(self, mode: bool = True) -> "TextEncoder":
-        """Sets the mode as `nn.Module.train` does; without `dropout_in_training` it is always evaluation."""
+        """Sets the mode as `nn.Module.train` does; without `dropout_in_training`, always to evaluation."""
         return super().train(mode and self.dropout_in_training)
 
     @property
@@ -84,7 +84,7 @@ class TextEncoder(nn.Module):
         real = token_mask.bool()
         # BERT subtracts the same large number from every masked score, so masking all tokens masks none.
         real = real | ~real.any(dim=-1, keepdim=True)
-        # BERT uses a 4-D mask as it is. It would read the values of a 2-D one, for which a GPU has to be waited for.
+        # BERT uses a 4-D mask unchanged. It would inspect the values of a 2-D mask, and so wait for the GPU.
         return self.bert(token_ids, attention_mask=real[:, None, None, :]).last_hidden_state
 
 

@@ -23,8 +23,9 @@ PLACE: {<IN><DT>?<JJ.*>?<NN>}
 class PhraseMarker:
     """Marks the tokens of the words that name one of `class_names`, and of those that say where it is.
 
-    Word w of a sentence stands for its token w + 1, after [CLS], although tokens are word pieces: the original
-    program's rule, which shifts the marks behind a word of several pieces. Raises `UserError` without nltk or its data.
+    Word w of a sentence marks token w + 1, after [CLS], as if each word were one token. This is the original program's
+    rule; after a word of several pieces, the marks are on tokens before those of the words. Raises `UserError` without
+    nltk or its data.
     """
 
     def __init__(self, class_names: Iterable[str]):
@@ -43,7 +44,7 @@ class PhraseMarker:
         """Object and position masks of sentences with the token masks (n, N) of 0 and 1: (n, 2, N) int64.
 
         A sentence that names no class has no object token. One without a phrase of place has all its tokens as its
-        position. What lies beyond the N tokens is cut.
+        position. Marks beyond the N tokens are left out.
         """
         tokens = token_mask.shape[1]
         marks = np.zeros((len(sentences), 2, tokens), dtype=np.int64)
@@ -61,7 +62,7 @@ class PhraseMarker:
     def object_words(self, sentence: str, words: list[str]) -> list[tuple[int, int]]:
         """(first word, how many) of each class name in the sentence, also within a longer word ('ships').
 
-        Only a name's first word is looked for among the words, wherever it occurs first.
+        A name is marked from the earliest word that contains the name's first word.
         """
         found = []
         for name in self.class_names:
@@ -72,7 +73,7 @@ class PhraseMarker:
         return found
 
     def place_words(self, words: list[str]) -> list[tuple[int, int]]:
-        """(first word, how many) of each phrase of place, from where its first word occurs first ('on')."""
+        """(first word, how many) of each phrase of place; it is marked where its first word ('on') first occurs."""
         if not words:   # nltk would warn of an empty list
             return []
         chunks = self.grammar.parse(self.tagger.tag(words)).subtrees(lambda tree: tree.label() == "PLACE")

@@ -12,7 +12,7 @@ from schema import is_unicode
 from utils import UserError, hub
 
 MAX_TOKENS = 20  # of a sentence, [CLS] and [SEP] included, unless a data set or --max_tokens says otherwise
-AT_ONCE = 4096  # sentences; the tokenizer's answer to one takes a kilobyte
+AT_ONCE = 4096  # sentences per call of the tokenizer; its result takes a kilobyte for each
 
 
 def load_tokenizer(source: str) -> Tokenizer:
@@ -63,7 +63,7 @@ def refuse_odd_text(sentences: Iterable[str]) -> None:
 
 
 def reading_problems(tokenizer: Tokenizer, sentence: str, max_tokens: int = MAX_TOKENS) -> list[str]:
-    """What a network cannot read of a sentence, in one line for words that its vocabulary lacks and one for words cut.
+    """The words of a sentence that a network cannot read: a line on those not in the vocabulary, a line on those cut.
 
     Raises `UserError` for a sentence that is not Unicode.
     """
@@ -104,7 +104,7 @@ def tokenize(tokenizer: Tokenizer, sentences: list[str], max_tokens: int = MAX_T
 
 def tokenize_many(tokenizer: Tokenizer, sentences: Iterable[str], number: int,
                   max_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokenises so many sentences in little memory: -> ids (number, max_tokens), lengths in tokens (number,) int32.
+    """Tokenises `number` sentences in little memory: -> ids (number, max_tokens), lengths in tokens (number,) int32.
 
     Ids have the smallest type that holds the vocabulary's ids. Raises `UserError` for a sentence that is not Unicode.
     """

@@ -33,8 +33,8 @@ from utils import UserError, log
 class RefsReader:
     """Reads the refs of one data set or of several (see `refer.layouts.parse_datasets`), once for all processes.
 
-    Every process makes one, before it has threads (see `MadeApart`), and the first of each machine, whose `local_rank`
-    is 0, begins to read. Every process then calls `refs`.
+    Every process makes a reader before it starts threads (see `MadeApart`). On each machine the process with
+    `local_rank` 0 then begins to read. Later, every process calls `refs`.
     """
 
     def __init__(self, data_root: str, datasets: str, split_by: str, published_masks: bool = False,
@@ -94,9 +94,9 @@ def tokenize_refs(tokenizer: Tokenizer, refs: RefRows, max_tokens: int = MAX_TOK
 
 
 def mark_phrases(refs: RefRows, lengths: np.ndarray, max_tokens: int) -> np.ndarray:
-    """The phrase masks of all sentences of some refs, (sentences, 2, max_tokens) uint8, by their data sets' classes.
+    """The phrase masks of all sentences of some refs: (sentences, 2, max_tokens) uint8.
 
-    `lengths` (sentences,) says how many tokens each sentence has.
+    `lengths` (sentences,) are in tokens. The class names to look for are those of each ref's data set.
     """
     table = refs.table
     markers = [PhraseMarker(table.class_names(source)) for source in range(len(table.sources))]
@@ -113,7 +113,7 @@ def mark_phrases(refs: RefRows, lengths: np.ndarray, max_tokens: int) -> np.ndar
 def load_image_and_mask(refs: LocatedRefs, ref: Any) -> tuple[Image.Image, np.ndarray]:
     """A ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size. Raises `BadImage`.
 
-    A mask that is a picture must have its image's size. A mask in the annotations need not (RRSIS-D has some).
+    A mask in a picture file must have the size of its image. A mask in the annotations need not (RRSIS-D has some).
     """
     path = refs.image_path(ref)
     try:
@@ -134,7 +134,7 @@ def load_image_and_mask(refs: LocatedRefs, ref: Any) -> tuple[Image.Image, np.nd
 
 
 def identify(refer: REFER, ref: dict[str, Any], sentence_index: int) -> dict[str, Any]:
-    """What results hold of a sample: `ref_id`, `sent_id`, `image_id`, `category` (its name), `sentence`.
+    """A sample's entries in a file of results: `ref_id`, `sent_id`, `image_id`, `category` (its name), `sentence`.
 
     A sample whose mask is empty by design also has `no_target`.
     """
@@ -150,8 +150,8 @@ def _identity(ref: dict[str, Any], category: str, sentence_index: int) -> dict[s
 class ReferDataset(Dataset):
     """The refs of one split with their images and masks, resized to `size_px`, and their sentences of `max_tokens`.
 
-    `refer` has the refs: a `RefTable`, or an index. `source` chooses one of several data sets. `packed` names a file
-    that `tools/pack_dataset.py` wrote; '' reads the images themselves. With `phrases`, samples have `phrase_masks`.
+    `refer` is the table of the refs, or an index. `source` chooses one of several data sets. `packed` names a file
+    that `tools/pack_dataset.py` wrote; with '' the image files are read. With `phrases`, samples have `phrase_masks`.
     `most` limits the number of refs, which are then evenly spread over the split; 0 means all.
     Raises `UserError` when a split has no refs, and, unless `skip_bad_images`, when a sample's image is missing or
     broken.
@@ -199,7 +199,7 @@ class TrainSet(ReferDataset):
     pair, so it does not depend on the number of workers or processes, nor on where a run was resumed.
     `random_box_share` of the samples, drawn here, have black squares pasted on their images. A bad image that is
     skipped is replaced by the next sample. `exclude` names a list of refs that are left out (see `refer.selection`).
-    Raises `UserError` if another of several data sets has one of the images in a test split, unless `allow_leak`.
+    Raises `UserError` if a training image is in a test split of another of the data sets, unless `allow_leak`.
     """
 
     LONGEST_RUN_OF_BAD_IMAGES = 10  # with more, the folder is at fault
@@ -235,9 +235,9 @@ class TrainSet(ReferDataset):
             log(f"{'; '.join(found)}: the best epoch is chosen on images that are trained on")
         if found := leaks(self.table, rows, "test"):
             if not self.allow_leak:
-                raise UserError(f"{'; '.join(found)}: figures on these splits would measure memory. Leave the images "
-                                "out with --exclude, or train on them with --allow_leak")
-            log(f"--allow_leak: {'; '.join(found)}; figures on these splits measure memory, too")
+                raise UserError(f"{'; '.join(found)}: figures on these splits would measure memorisation. Leave the "
+                                "images out with --exclude, or train on them with --allow_leak")
+            log(f"--allow_leak: {'; '.join(found)}; figures on these splits measure memorisation, too")
         return rows
 
     def __len__(self) -> int:
@@ -277,7 +277,7 @@ class TrainSet(ReferDataset):
 class EvalSet(ReferDataset):
     """One sample for each (ref, sentence), in the order of the refs.
 
-    With `shuffle_seed`, which makes the control, each ref is shown the sentences of another ref, drawn by that seed.
+    With `shuffle_seed`, each ref gets the sentences of another ref, drawn by that seed: the control experiment.
     With `one_sentence_seed`, each ref has one sentence, drawn by that seed, as in the original programs' validation.
     """
 
@@ -287,8 +287,8 @@ class EvalSet(ReferDataset):
                  most: int = 0):
         super().__init__(refer, split, tokenizer, size_px, skip_bad_images, packed, max_tokens, source, phrases, most)
         if source is None and len(self.table.sources) > 1:
-            raise UserError(f"figures are of one data set, and --dataset names {', '.join(self.table.datasets)}: name "
-                            "one")
+            raise UserError("an evaluation is of one data set, but --dataset names "
+                            f"{', '.join(self.table.datasets)}: name one of them")
         counts = self.tokens.counts
         # The ref of each sample and the number of its sentence: (samples, 2).
         self.samples = np.stack([np.repeat(np.arange(len(counts)), counts),
@@ -302,11 +302,11 @@ class EvalSet(ReferDataset):
                 raise UserError("--shuffle_sentences needs a split of at least two refs")
             order = random.Random(shuffle_seed).sample(self.speaker.tolist(), len(self.speaker))
             self.speaker[order] = order[1:] + order[:1]
-        self.last: tuple[int, Tensor, Tensor] | None = None  # the last ref's, since a ref's sentences follow each other
+        self.last: tuple[int, Tensor, Tensor] | None = None  # a cache: a ref's sentences follow each other
 
     @property
     def name(self) -> str:
-        """The data set's name; "toy" for a toy set, whose scores say nothing of the data set whose layout it has."""
+        """The data set's name; "toy" for a toy set, whose scores say nothing about the data set that it imitates."""
         source = self.table.sources[int(self.table.source_of[self.refs.rows[0]])]
         folders = Path(source["annotation_files"][0]).parents
         return "toy" if any(map(is_toy, folders)) else source["dataset"]

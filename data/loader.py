@@ -24,10 +24,9 @@ T = TypeVar("T")
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """One process's share of each epoch's batches, as lists of (pass, index); passes count from the run's beginning.
 
-    An epoch goes through all samples `passes` times. The seed and the epoch fix the order of each pass; all passes
-    together are cut into batches for all processes together
-    (an incomplete last one is dropped), and each process takes its part of every one of them. The number
-    of batches is a multiple of `accumulate`.
+    An epoch goes through all samples `passes` times. The seed and the epoch determine the order of each pass. All passes
+    together are cut into global batches (an incomplete last one is dropped), and each process takes its share of every
+    global batch. The number of batches is a multiple of `accumulate`.
     """
 
     def __init__(self, samples: int, batch_size: int, rank: int, world_size: int, seed: int, accumulate: int = 1,
@@ -106,7 +105,7 @@ def _watched(batches: Iterable[T]) -> Iterator[T]:
         except StopIteration:
             return
         except (RuntimeError, ConnectionError, EOFError) as error:
-            # The last two when the worker was killed between announcing a batch and handing over its memory.
+            # The last two occur if a worker is killed between announcing a batch and passing on its memory.
             if not isinstance(error, RuntimeError) or any(words in str(error) for words in (
                     "DataLoader worker", "shared memory", "unable to write to file", "unable to allocate shared",
                     "No space left")):
@@ -118,9 +117,9 @@ def _watched(batches: Iterable[T]) -> Iterator[T]:
 
 
 def ignore_signals_of_launchers(worker: int) -> None:
-    """Lets a worker process ignore signals of launchers and terminals, as its parent needs it to finish the step.
+    """Makes a worker process ignore the stop signals of launchers and terminals.
 
-    Only SIGTERM from the parent itself, which then no longer needs the worker, ends it.
+    Its parent still needs it to finish the step. Only a SIGTERM from the parent itself ends the worker.
     """
     def watch() -> None:
         while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
@@ -154,7 +153,7 @@ def eval_loader(dataset: EvalSet, batch_size: int, workers: int, pin_memory: boo
 
 def make_loaders(args: Namespace, refs: RefTable, tokenizer: Tokenizer, size_px: int,
                  max_tokens: int, phrases: bool = False) -> tuple[ReadableBatches, ReadableBatches]:
-    """This process's loaders of the train split and of the val split; of several data sets the first is validated on.
+    """This process's loaders of the train split and of the val split; the latter is that of the first data set.
 
     `args` are train.py's flags. With `phrases`, samples have phrase masks. Raises `UserError` if an epoch would have no
     update.

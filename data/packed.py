@@ -29,7 +29,7 @@ Load = Callable[[Entry], tuple[Image.Image, np.ndarray]]  # a ref's image and ma
 
 
 def settings_of(refer: RefTable, size_px: int) -> dict[str, Any]:
-    """What a packed file depends on besides the images. Opening one compares it."""
+    """The settings that a packed file depends on besides the images; they are compared when it is opened."""
     source, = refer.sources
     return {"format": FORMAT, "dataset": source["dataset"], "splitBy": source["splitBy"], "size_px": size_px,
             "published_masks": source["drop_overlaps"],
@@ -95,7 +95,7 @@ class PackedRefs:
 
 
 class ResizedRefs(Dataset):
-    """Refs as they are packed: image (3, S, S) uint8, mask as bits, eight a byte, (⌈S² / 8⌉,) uint8."""
+    """Refs as they are packed: image (3, S, S) uint8, mask as bits, eight per byte, (⌈S² / 8⌉,) uint8."""
 
     def __init__(self, refs: list[Entry], load: Load, size_px: int):
         self.refs, self.load, self.size_px = refs, load, size_px

@@ -43,10 +43,10 @@ def shared_arrays(write: Write, ready: bool = True) -> Arrays:
         assert made is not None
         # As plain arrays, because indexing a memmap takes three times as long.
         arrays = {path.stem: np.asarray(np.load(path, mmap_mode="r")) for path in made.iterdir()}
-        gather_objects(None)   # by now all have mapped them
+        gather_objects(None)   # waits until all processes have mapped the files
     except OSError as error:
-        raise UserError(f"{folder or tempfile.gettempdir()} cannot hold what the processes share ({error}): make room "
-                        "there, or name another folder in TMPDIR") from error
+        raise UserError(f"{folder or tempfile.gettempdir()} cannot hold the arrays that the processes share ({error}): "
+                        "make room there, or name another folder in TMPDIR") from error
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
@@ -60,10 +60,10 @@ def save(arrays: Arrays, folder: Path) -> None:
 
 
 class MadeApart:
-    """Arrays that a child process makes while this one goes on; the child's end frees the memory that this took.
+    """Arrays that a child process makes while this process goes on; when the child ends, its memory is freed.
 
-    Make it before this process has threads, and so before it is connected to others: a lock that another thread holds
-    at that moment would stay locked in the child for ever, which is rare, and hangs the run. Where processes cannot
+    Make it before this process starts threads, and so before it connects to others: a lock that another thread holds
+    during the fork stays locked in the child for ever, which is rare but would hang the run. Where processes cannot
     fork, and if `begin` is false, `write` makes the arrays.
     """
 
@@ -81,7 +81,7 @@ class MadeApart:
             self.end_child = weakref.finalize(self, os.kill, self.child, signal.SIGKILL)   # if nobody wants the arrays
 
     def write(self, folder: Path) -> None:
-        """Has the arrays saved in the folder. Raises `make`'s UserError, OSError, RuntimeError for a bug or a crash."""
+        """Saves the arrays in the folder. Raises `make`'s UserError, OSError, or RuntimeError for a bug or a crash."""
         if not self.child:
             return save(self.make(), folder)
         try:
@@ -97,11 +97,11 @@ class MadeApart:
 
 
 def _make_and_save(make: Make, parent: Connection) -> None:
-    """What the child does: it ends without the exit handlers of its parent, and at the latest when the parent does."""
+    """The child's work. The child ends without its parent's exit handlers, at the latest when the parent ends."""
     arrays: Arrays = {}
     error: Exception | None = None
     try:
-        for number in STOP_SIGNALS:   # they are the parent's business
+        for number in STOP_SIGNALS:   # the parent handles them
             signal.signal(number, signal.SIG_IGN)
         try:
             arrays = make()

@@ -46,7 +46,7 @@ _control_group: Any = None
 
 
 def any_process(condition: bool) -> bool:
-    """Whether the condition holds on any process, agreed by all through their CPUs, so that no GPU waits."""
+    """Whether the condition holds on any process, found out through the CPUs, so that no process waits for its GPU."""
     global _control_group
     if world_size() == 1:
         return condition

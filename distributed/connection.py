@@ -1,4 +1,4 @@
-"""The process group: how the processes of a run find each other, and part."""
+"""The process group: how the processes of a run connect and disconnect."""
 import os
 import time
 import uuid
@@ -30,7 +30,8 @@ def _fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
     """A store for the processes of this start, this process's rank, and the number of processes.
 
     torchrun keeps its store over restarts, and Gloo would find the addresses of ended processes in it. The first
-    process therefore invents a new prefix and gives it to each other process that proves by its answer to be alive.
+    process therefore chooses a new prefix, sends it to each process that asks, and waits for the answers of all others,
+    because an ended process may have asked, too.
     """
     store, number, processes = next(dist.rendezvous("env://", timeout=timeout))
     if number > 0:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 
 def leave(status: int, message: str, is_cause: bool = True) -> NoReturn:
-    """Prints the message and ends this process, at once if other processes may wait for it in turn."""
+    """Prints the message and ends this process, at once and without cleaning up if others may wait for it."""
     with suppress(OSError):   # the terminal may be closed
         if message:
             print(message, file=sys.stderr, flush=True)

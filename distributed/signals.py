@@ -20,8 +20,8 @@ def watch_signals() -> None:
 
     Ignored signals, such as SIGHUP under nohup, stay ignored.
 
-    A process of several ends itself if it cannot agree on stopping with the others within `PATIENCE_S` after the
-    signal, because one of them may be gone, and a collective would wait for it.
+    With several processes, a process ends itself if the others do not agree on stopping within `PATIENCE_S` after
+    the signal: one of them may be gone, and a collective would wait for it.
     """
     def note(number: int, frame: Any) -> None:
         _signals.append(number)

@@ -57,7 +57,7 @@ class Router(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.scale = nn.Linear(channels, kernels)
         self.angle = nn.Linear(channels, kernels, bias=False)
-        for layer in (self.depthwise, self.scale, self.angle):   # λ's bias keeps PyTorch's default
+        for layer in (self.depthwise, self.scale, self.angle):   # the bias of `scale` keeps PyTorch's default
             nn.init.trunc_normal_(layer.weight, std=0.02)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ class Stage(nn.Module):
     """Swin blocks, followed by language (and, in RMSIN, intra-scale) features that are gated into the map.
 
     LAVT:   x ← x + gate(f)·f,                     f = PWAM(x, words)
-    RMSIN:  x ← x + gate(f)·f + visual_gate(v)·v,  v = IntraScale(x), the same x as before
+    RMSIN:  x ← x + gate(f)·f + visual_gate(v)·v,  v = IntraScale(x), with the x before the update
     FIANet: x ← x + c·(gate(f)·f + o·a),           o, a, c as in ObjectPositionAlignment
 
     x is not used after the last stage. The last stage's gates and other branches exist because the original

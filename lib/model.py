@@ -34,7 +34,8 @@ class ReferringSegmenter(nn.Module):
     def read(self, token_ids: Tensor, token_mask: Tensor, phrase_masks: Tensor | None) -> tuple[Tensor, Phrases | None]:
         """Encodes the words (B, N, L) and, if the network reads them, the phrases: arguments of `forward`.
 
-        A phrase is the whole sentence encoded under the mask of the phrase. FIANet encodes all three in one batch.
+        A phrase is the whole sentence encoded under the mask of the phrase. As in FIANet, sentence and phrases are
+        encoded in one batch.
         """
         if not self.reads_phrases:
             return self.text_encoder(token_ids, token_mask), None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lib.pwam import Gate, WordAttention
 from lib.swin import init_swin_weights
 
-REDUCTION = 8   # of the channels, between the two layers of their weights
+REDUCTION = 8   # the hidden layer that computes the channel weights has C / REDUCTION channels
 Phrases = tuple[Tensor, Tensor]   # words (B, 2, N, L) and masks (B, 2, N) of 0 and 1: object first, then position
 
 

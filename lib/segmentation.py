@@ -72,7 +72,7 @@ class Part:
         return getattr(import_module(f"lib.{file}"), name)
 
     def make(self, **sizes: Any) -> Any:
-        """The module, made from those of the `sizes` that its arguments name."""
+        """The module; its maker receives those of the `sizes` that are names of its arguments."""
         maker = self.load()
         return maker(**{name: sizes[name] for name in signature(maker).parameters if name in sizes})
 
@@ -121,7 +121,7 @@ MODELS: dict[str, dict[str, str]] = {
 NUM_TMEM = 3   # blocks, as for RRSIS-D
 MAX_TOKENS = {"fianet": 22}   # of a sentence, for models whose original code has other than 20
 
-FLAGS = {"window": "window12", "fusion_heads": "mha", "text": "ck_bert"}   # for fields with another name
+FLAGS = {"window": "window12", "fusion_heads": "mha", "text": "ck_bert"}   # of fields whose flag has another name
 
 
 Heads = Annotated[int, Range(1, 1024)]
@@ -242,7 +242,7 @@ def build(config: ModelConfig) -> ReferringSegmenter:
         raise UserError(f"--img_size {config.img_size}: {config.model} needs a multiple of {STRIDE}")
     for dim, heads in zip(variant.dims, config.fusion_heads, strict=True):
         if dim % heads:
-            raise UserError(f"--mha asks for {heads} heads in a stage of {dim} channels, which it does not divide")
+            raise UserError(f"--mha asks for {heads} heads in a stage of {dim} channels, which {heads} does not divide")
     text_encoder = TextEncoder(text_config(config.text, "the text encoder's configuration"))
 
     patch_embed, stages, rates = PatchEmbed(variant.dims[0]), [], iter(variant.drop_path_rates)

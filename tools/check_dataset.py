@@ -31,13 +31,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_tokens", type=tokens, metavar="N",
                         help="list sentences of more tokens, [CLS] and [SEP] included (default: the data set's own)")
     parser.add_argument("--bert_tokenizer", default="", metavar="FOLDER",
-                        help="count its word pieces (default: words and marks, of which there are fewer)")
+                        help="count its tokens (default: words and punctuation marks, which are fewer)")
     parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
     parser.add_argument("--no_images", action="store_true", help="do not look at image files")
     parser.add_argument("--examples", default=5, type=count, metavar="N",
                         help="examples shown of each kind (default: 5)")
     parser.add_argument("-j", "--workers", default=min(8, os.cpu_count() or 1), type=whole(0, 1024), metavar="N",
-                        help="processes that decode masks and images (default: one a core, at most 8; 0: this one)")
+                        help="processes that decode masks and images (default: one per core, at most 8; 0: this one)")
     pictures = parser.add_argument_group("contact sheet")
     pictures.add_argument("--pictures", metavar="FILE", help="also draw some refs, with their masks, as this PNG")
     pictures.add_argument("--samples", default=16, type=positive, metavar="N",
@@ -91,7 +91,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def show_categories(refs_of: dict[str, dict[str, int]]) -> None:
-    """Prints {category: {split: refs}} as a table, without the categories that no ref is of; these below it."""
+    """Prints {category: {split: refs}} as a table, and below it the categories without refs."""
     used = {name: counts for name, counts in refs_of.items() if any(counts.values())}
     if used:
         title, splits = "refs per category", list(next(iter(used.values())))

@@ -43,11 +43,11 @@ from utils import UserError, duration, log, make_folder, read_json, sha256_of, w
 ROOT = Path(__file__).resolve().parents[1]
 SET_HERE = ("seed", "model_id", "output_dir", "resume", "show_recipe")   # flags that no method may have
 NOTES = (
-    "Metrics are means over the runs, in percent; ± is half of Student's 95 % interval over runs, which supposes that "
-    "runs differ as draws from a normal distribution do.",
-    "Differences are of runs paired in their order. \"Over runs\": Student's 95 % interval, what other seeds would "
-    "give on these images. \"Over images\": bootstrap over images, what other images would give with these networks. A "
-    "difference that would hold again has 0 outside of both.",
+    "Metrics are means over the runs, in percent; ± is half of Student's 95 % interval over runs, which assumes that "
+    "runs are normally distributed.",
+    "Differences are of runs paired in their order. \"Over runs\": Student's 95 % interval, for other seeds on these "
+    "images. \"Over images\": bootstrap interval, for other images with these networks. A difference is likely to be "
+    "found again if 0 is outside both intervals.",
     "GFLOP are those of a forward pass of one image (twice the multiplications); speeds and memory were measured on "
     "this machine, by tools/benchmark.py, and are of the flags' batch size.")
 
@@ -63,13 +63,13 @@ class Method:
 
     @property
     def slug(self) -> str:
-        """The name as file names have it."""
+        """The name in the form that file names have."""
         return re.sub(r"\W+", "-", self.name.lower()).strip("-")
 
 
 @dataclass
 class Run:
-    """One training of a method: its files are called `name`; `seed` is None where the checkpoint was brought along."""
+    """One training of a method: its files are called `name`; `seed` is None if its checkpoint was given."""
 
     method: Method
     name: str
@@ -200,7 +200,7 @@ def log_of(run: Run, own: Namespace) -> Path:
 
 
 def known_flags(method: Method, parser: RecipeParser) -> list[str]:
-    """Those of a method's flags that `parser` knows, spelt out."""
+    """The words of a command line for those of a method's flags that `parser` knows."""
     flags = []
     for action in parser._actions:
         if action.dest in method.args.given:

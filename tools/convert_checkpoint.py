@@ -2,8 +2,8 @@
 
 `--to official` writes what the original programs load: their entry names, `bert_model` beside `model` for lavt, the
 attention's index tables. LGCE's entries that have no effect are left out: its program must load the file with
-strict=False. `--to native` writes what train.py writes. The optimiser's state cannot follow (its parameters are
-numbered in another order), so a converted file evaluates and fine-tunes, but does not resume.
+strict=False. `--to native` writes what train.py writes. The optimiser's state cannot be converted (its
+parameters are numbered in another order), so a converted file serves evaluation and fine-tuning, but no resumed run.
 """
 import argparse
 import sys

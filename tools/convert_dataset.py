@@ -31,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
                         help="\n".join(f"{name}: {MEANINGS[name]}" for name in WRITERS))
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the new data root")
     parser.add_argument("--images", default="link", choices=("link", "copy", "none"),
-                        help="how the images get there (default: link); to phrases they are always written anew")
+                        help="how the new data root gets the images (default: link); phrases always writes new files")
     return parser
 
 

@@ -5,7 +5,7 @@
     python tools/export.py --resume CHECKPOINT --to torch --out FILE.pt2
 
 Graphs take image, token_ids, token_mask (and phrase_masks where the network reads phrases) and give logits in float32;
-docs/deployment.md shows their use. A file is compared with the network before it gets its name.
+docs/deployment.md shows their use. A file's logits are compared with the network's before it gets its name.
 """
 import argparse
 import re

@@ -2,7 +2,7 @@
 
 Each input must end in success or in one line and status 2: never in a traceback, in more than 20 s of computing, in
 more than 2 GiB, or in a change to a file outside its folder. Inputs follow from the seed alone; each runs in a forked
-process of its own (Linux only). Failures are printed with the number that makes them again: --first N --inputs 1.
+process of its own (Linux only). Failures are printed with the number that reproduces them: --first N --inputs 1.
 """
 import argparse
 import io
@@ -157,7 +157,7 @@ def refs(samples: Samples, draw: random.Random) -> Input:
 
 
 def checkpoints(samples: Samples, draw: random.Random) -> Input:
-    """Checkpoint files: restored and used, resumed from, converted, taken for Swin's weights."""
+    """Checkpoint files: restored and used, resumed from, converted, read as Swin's weights."""
     content: Any = samples.checkpoint
     kind, use = draw.randrange(4), draw.randrange(4)
     if kind == 0:
@@ -223,7 +223,7 @@ def results(samples: Samples, draw: random.Random) -> Input:
 
 
 def pictures(samples: Samples, draw: random.Random) -> Input:
-    """Picture files: shown with a mask, and taken for a mask."""
+    """Picture files: shown with a mask, and read as a mask."""
     content = mutations.damage(samples.pictures[draw.choice(sorted(samples.pictures))], draw, 2)
 
     def run() -> None:
@@ -243,7 +243,7 @@ AREAS = {area.__name__: area for area in (flags, refs, checkpoints, results, pic
 
 
 def child(run: Input, folder: Path) -> None:
-    """Runs one input in the forked process, in `folder`, output in files, resources limited. Does not return."""
+    """Runs one input in the forked process, in `folder`, with limited resources and output in files; never returns."""
     os.chdir(folder)
     for number in (1, 2):
         os.dup2(os.open(folder.parent / f"said{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -271,7 +271,7 @@ def verdict(run: Input, box: Path, allowed: tuple[int, ...], everything: bool) -
     folder = box / "work"
     folder.mkdir()
     before = contents(box, everything)
-    begun, inherited_kib = time.monotonic(), resident_kib()   # a child's peak counts what its parent held
+    begun, inherited_kib = time.monotonic(), resident_kib()   # included in a child's peak
     if (process := os.fork()) == 0:
         child(run, folder)
     while not (ended := os.wait4(process, os.WNOHANG))[0]:
@@ -301,7 +301,7 @@ def resident_kib() -> int:
 
 
 def contents(box: Path, everything: bool) -> dict[str, tuple[int, int]]:
-    """Sizes and times of the files in `box` that no input may change; of all, or only of those in `victim`."""
+    """Sizes and times of the files that no input may change: all in `box` if `everything`, else those in `victim`."""
     kept = sorted((box if everything else box / "victim").rglob("*"))
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in kept
             if not path.name.startswith("said") and not path.is_relative_to(box / "work")}

@@ -1,7 +1,7 @@
 """Writes a small text encoder whose vocabulary is the words of a data set's training sentences.
 
 It serves a machine without network, or a first try. It has no weights; a nano network trains it from scratch. Words
-that it lacks are spelled letter by letter. BERT's own weights read far better: pretrained_weights/README.md.
+that it lacks are spelled letter by letter. The pretrained BERT gives far better results: pretrained_weights/README.md.
 """
 import argparse
 import sys

@@ -1,7 +1,7 @@
 """Measures what a large data set costs: seconds and memory of reading it, and memory of the loader's workers.
 
-Writes a synthetic set in RRSIS-D's layout (one small picture under every name, a mask and a sentence a ref), reads it
-as train.py does, and goes through an epoch. USS is what a process alone holds: what it shares with others is not in it.
+Writes a synthetic set in RRSIS-D's layout (one small picture under every name, a mask and a sentence per ref), reads it
+as train.py does, and goes through an epoch. USS is a process's memory without the part that it shares with others.
 """
 import argparse
 import json
@@ -32,7 +32,7 @@ WORDS = (4, 10)  # of a sentence, RRSIS-D's mean is 6.8
 
 
 def write_set(root: Path, refs: int) -> None:
-    """A synthetic set of so many refs, and a text encoder's folder."""
+    """Writes a synthetic set of `refs` refs, and a text encoder's folder."""
     draw, words = random.Random(0), grammar_words()
     images, annotations, entries = [], [], []
     for number in range(refs):
@@ -74,7 +74,7 @@ def cpu_seconds() -> float:
 
 
 def epoch(batches: object, most: int) -> Iterator[int]:
-    """Goes through up to so many batches; gives the number that is done."""
+    """Goes through at most `most` batches and yields, after each, the number done so far."""
     for done, _ in enumerate(batches, start=1):
         yield done
         if done == most:

@@ -8,7 +8,7 @@ DEEP: list[Any] = []
 for _ in range(300):
     DEEP = [DEEP]
 
-# What stands where a number, a text or a list is expected. {box} is a folder that nothing may write to.
+# Values that replace a number, a text or a list. {box} is a folder that nothing may write to.
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2**31, 2**63, 10**30, -10**30, 1e308, float("nan"), float("inf"), 0.5, "", "x", "7",
     "../../victim/photo", "{box}/victim/photo", "a\0b", "\ud800", "\x1b[31mred\x1b[0m", "\u202ertl",
@@ -44,7 +44,7 @@ def change(data: Any, draw: random.Random) -> Any:
 
 
 def _place(data: Any, draw: random.Random) -> tuple[Any, Any]:
-    """A random entry: its list or dict, and its index or key. Nearer to the top more often."""
+    """A random entry, more often one near the top: its list or dict, and its index or key."""
     holder = key = None
     while isinstance(data, list | dict) and data and (holder is None or draw.random() < 0.8):
         holder, key = data, draw.choice(list(data)) if isinstance(data, dict) else draw.randrange(len(data))
@@ -60,7 +60,7 @@ def text(content: str, draw: random.Random) -> str:
 
 
 def damage(content: bytes, draw: random.Random, most: int = 6) -> bytes:
-    """Bytes cut short, flipped, overwritten, repeated or filled up, at most so many times; mostly where headers are."""
+    """Bytes cut short, flipped, overwritten, repeated or removed, at most `most` times, mostly in the first 512."""
     changed = bytearray(content)
     for _ in range(draw.randint(1, most)):
         if not changed:

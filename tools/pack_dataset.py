@@ -1,6 +1,6 @@
 """Packs a data set for training: images resized and masks as bits, in one file that --packed reads.
 
-Some 0.7 MiB an image at 480 px (12 GiB for RRSIS-D), read some twenty times faster than the images themselves.
+The file has about 0.7 MiB per image at 480 px (12 GiB for RRSIS-D) and is read about twenty times faster than images.
 """
 import os
 import sys

@@ -1,8 +1,10 @@
-"""Tests which words a model uses: evaluates the same refs with changed sentences. What costs no IoU was not read.
+"""Tests which words a model uses: evaluates the same refs with changed sentences.
 
+A change that costs no IoU removes only words that the model does not use.
 The flags are those of test.py, --out and --samples. The sentences are: the original; another ref's; the original's
 words in random order; its category alone; without position words; without attribute words; empty. Then each word is
-masked in turn: the table has the word whose masking costs most IoU, and a second table the mean loss of each word.
+masked in turn: the last row is for the word of each sentence whose masking costs most IoU, and a second table has the
+mean loss of each word.
 """
 import random
 import sys
@@ -61,7 +63,7 @@ def variants(sample: dict[str, Any], others_sentence: str, seed: int) -> dict[st
 
 
 def masked(sentence: str, mask_token: str) -> dict[str, str]:
-    """{word in lower case: the sentence with the mask token in its place}, of words that occur twice the first."""
+    """{word in lower case: the sentence with the mask token in its place, the first one if the word occurs twice}."""
     pieces = sentence.split()
     found: dict[str, str] = {}
     for place, word in enumerate(pieces):
@@ -76,7 +78,7 @@ def ious(model: ReferringSegmenter, tokenizer: Tokenizer, image: Tensor, target:
          marker: PhraseMarker | None = None) -> dict[str, float]:
     """{sentence: IoU in percent} of one image (3, S, S) uint8 and its mask (S, S), each different sentence once.
 
-    `marker` is what a network that reads phrases needs.
+    A network that reads phrases needs a `marker`.
     """
     different = list(dict.fromkeys(sentences))
     image, target = normalize(image[None].to(device)), target[None].to(device)
@@ -96,8 +98,8 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     A row is a sample: `image_id`, `iou` {condition: percent}, `changed` {condition: bool}, `losses` {word: IoU that
     masking it costs, in points}.
-    -> `conditions`: mIoU, its change from the original with a 95 % interval (images drawn anew), and of how many
-    samples the sentence changed; `words`: how often each occurs and its mean loss, most important first.
+    -> `conditions`: mIoU, its change from the original with a 95 % interval (bootstrap over images), and of how
+    many samples the sentence changed; `words`: how often each occurs and its mean loss, most important first.
     """
     images, conditions = [row["image_id"] for row in rows], []
     for name in rows[0]["iou"]:

@@ -24,7 +24,7 @@ CAPTION_CHARACTERS, CAPTION_LINES = 54, 6   # and below the two of a ref
 
 
 def choose(refer: REFER, number: int, seed: int, split: str = "") -> list[dict[str, Any]]:
-    """So many refs of a split, or of all, drawn by the seed, in the files' order; all of them if there are fewer.
+    """`number` refs of a split, or of all splits, drawn by the seed, in the files' order; all refs if there are fewer.
 
     Raises `UserError` for a split without refs.
     """
@@ -51,7 +51,7 @@ def draw_refs(refer: REFER, refs: Sequence[dict[str, Any]]) -> Image.Image:
 def draw_mask(image: Image.Image, mask: np.ndarray) -> list[Image.Image]:
     """Two panels: the image, RGB, and the same with its mask (H, W) of 0 and 1 over it, each from its own size.
 
-    A pixel of the panel is the object's if any of the mask's below it is: small objects would vanish otherwise.
+    A pixel of the panel shows the object if any mask pixel that it covers does: small objects would vanish otherwise.
     """
     small = image.resize((PANEL_PX, PANEL_PX))
     coverage = Image.fromarray(mask.astype(np.float32)).resize(small.size, Image.Resampling.BOX)

@@ -1,9 +1,9 @@
 """Scores the predicted masks of any program on a split, with the evaluator of test.py.
 
---predictions is what `test.py --save_predictions` writes, or its like: a JSON list of {ref_id, sent_id, segmentation}
+--predictions is what `test.py --save_predictions` writes, or equivalent: a JSON list of {ref_id, sent_id, segmentation}
 with COCO RLEs (without sent_id: for all sentences of the ref), or a folder of PNGs named REF_SENT.png, not 0 inside.
 Each is compared in its own size; the true mask is resized to it by nearest neighbour where the sizes differ. A
-prediction may have at most 16 times the pixels of its true mask, or 4 million.
+prediction may have at most 16 times the pixels of its true mask, or 4 million if that is more.
 """
 import argparse
 import sys
@@ -33,7 +33,7 @@ from transforms import resize_mask
 from utils import UserError, log, sha256_of, write_json
 
 Masks = dict[tuple[str, str], Callable[[int], np.ndarray]]
-LARGER, ALWAYS_ALLOWED_PX = 16, 2**22   # a prediction's pixels: times those of the true mask, or so many
+LARGER, ALWAYS_ALLOWED_PX = 16, 2**22   # limits of a prediction's pixels: times those of the true mask, in all
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -59,10 +59,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def read_predictions(path: Path) -> Masks:
-    """A reader of predicted masks, (H, W) bool each, by ref_id and sent_id as text ('' for all of a ref's sentences).
+    """{(ref_id, sent_id) as text: reader of the mask, (H, W) bool}; sent_id '' stands for all of a ref's sentences.
 
-    It is called with the most pixels that the mask may have. Raises `UserError` for a file or folder that holds no
-    predictions; a damaged mask raises it when it is read.
+    A reader is called with the largest number of pixels that the mask may have; it raises `UserError` for a damaged
+    mask. Raises `UserError` for a file or folder that holds no predictions.
     """
     if path.is_dir() and not (path / "predictions.json").is_file():
         files = sorted(path.glob("*.png"))
@@ -76,7 +76,7 @@ def read_predictions(path: Path) -> Masks:
 
 
 def read_png(file: Path, most_px: int) -> np.ndarray:
-    """A mask picture as (H, W) bool: not 0 in any channel but alpha. Raises `UserError`."""
+    """A mask picture as (H, W) bool, true where a channel other than alpha is not 0. Raises `UserError`."""
     try:
         with Image.open(file, formats=["PNG"]) as opened:
             if opened.width * opened.height > most_px:   # before it is decoded
@@ -99,14 +99,14 @@ def decode(place: str, rle: Any, most_px: int) -> np.ndarray:
 def score(refer: REFER, split: str, masks: Masks, size_px: int | None) -> tuple[list[dict[str, Any]], int]:
     """Every (ref, sentence) of the split as a sample of `lib.evaluation.tables`, and how many had no prediction.
 
-    Without a prediction nothing is predicted: the sample's IoU is 0. Raises `UserError` for predictions of refs
+    A sample without a prediction counts as an empty one: its IoU is 0. Raises `UserError` for predictions of refs
     that the split does not have, and when there is none for any of its own.
     """
     refs = refer.loadRefs(refer.getRefIds(split=split))
     wanted = {(str(ref["ref_id"]), str(sentence["sent_id"])) for ref in refs for sentence in ref["sentences"]}
     foreign = [name for name in masks if name not in wanted and (name[1] or not any(w[0] == name[0] for w in wanted))]
     if foreign:
-        raise UserError(f"{len(foreign)} of {len(masks)} predictions are of no sentence of the split {split}, for one "
+        raise UserError(f"{len(foreign)} of {len(masks)} predictions are of no sentence of the split {split}, such as "
                         f"ref_id {foreign[0][0]}, sent_id {foreign[0][1] or 'none'}: is it another split or data set?")
     samples, missing = [], 0
     for ref in refs:

@@ -106,7 +106,7 @@ def plain_train(model: ReferringSegmenter, batch: dict[str, Tensor], args: Names
 
 
 def evaluation(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
-    """A function that evaluates images of random pixels, 16 at least: in batches, or as originally one by one."""
+    """A function that evaluates at least 16 random images: in batches, or one by one as in the original code."""
     model, images = fresh_model(args, device, plain).eval(), max(16, args.batch_size)
     size = 1 if plain else min(images, args.batch_size)
     batches = [make_batch(args, size, device, model.reads_phrases) for _ in range(images // size)]
@@ -118,9 +118,9 @@ def evaluation(args: Namespace, device: torch.device, plain: bool) -> tuple[Call
 
 
 def loading(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[[], None], int]:
-    """A function that loads training samples: decoding, resizing, and packing up as batches.
+    """A function that loads training samples: it decodes, resizes and collates them.
 
-    In this process, or in so many others as `--workers` says if it is given.
+    It does so in this process, or in as many workers as `--workers` asks for if the flag is given.
     """
     if not args.data:
         raise UserError("loading needs --data FOLDER, a data root with the data set in it")

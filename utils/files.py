@@ -12,7 +12,7 @@ from utils.ranks import rank
 
 
 def set_aside(path: Path) -> Path | None:
-    """Renames `path`, left by an earlier run, by the time of its last change; returns the new name, or None."""
+    """Adds the time of its last change to the name of `path`, left by an earlier run; returns the new name, or None."""
     if rank() > 0 or not path.exists():
         return None
     written = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))

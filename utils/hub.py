@@ -35,7 +35,7 @@ def load(flag: str, source: str, read: Callable[[bool], T], not_loadable: str = 
 
 
 def hub_answers() -> bool:
-    """Whether the hub's host takes connections. The answer is True behind a proxy, which decides that itself."""
+    """Whether the hub's host accepts connections. Behind a proxy, which alone can tell, the answer is True."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
     address = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))

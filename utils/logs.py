@@ -53,8 +53,8 @@ _output = _Output()
 def standard_output() -> Iterator[None]:
     """A context in which standard output exists; text that cannot be written to it at the end is lost.
 
-    A program may be started without one (`>&-`); the next file that it opens would take its place. The null device
-    takes it instead.
+    A program may be started without standard output (`>&-`); the next file that it opens would then become its
+    standard output. The null device is opened first to prevent that.
     """
     for number in (0, 1, 2):
         try:

@@ -1,4 +1,4 @@
-"""Garbage collection: Python's collector would pause each process at another training step."""
+"""Garbage collection at chosen times: Python's own would pause each process at a different training step."""
 import atexit
 import gc
 from collections.abc import Iterator

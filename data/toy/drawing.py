@@ -55,8 +55,8 @@ def moved(polygon: Polygon, centre: Point = (0, 0), angle_rad: float = 0, scale:
 
 
 # ----------------------------------------------------------------------------------------------------- shapes
-# In a thing's own frame: length 1, centre (0, 0), x ahead. A shape is its silhouette, which is filled with
-# the colour and becomes the mask, and the details then painted on it, within the silhouette.
+# Shapes are in a thing's own frame: length 1, centre (0, 0), x ahead. A shape has a silhouette, which is filled
+# with the colour and becomes the mask, and details, which are then painted within the silhouette.
 
 Shape = tuple[list[Polygon], list[tuple[Polygon, Colour]]]
 LIGHT, DARK, GLASS, GRASS, CLAY = (244, 244, 240), (40, 42, 46), (44, 58, 76), (84, 140, 66), (214, 186, 140)
@@ -199,7 +199,7 @@ SUPERSAMPLING = 3
 
 
 def noise(rng: np.random.Generator, size: int, cells: Sequence[int]) -> np.ndarray:
-    """Smooth noise (size, size) float32 in 0..1: random grids of so many cells a side, later ones weaker."""
+    """Smooth noise (size, size) float32 in 0..1: a sum of random grids of `cells` per side, later ones weaker."""
     field = np.zeros((size, size), np.float32)
     for octave, count in enumerate(cells):
         grid = Image.fromarray(rng.random((count, count), np.float32))
@@ -225,7 +225,7 @@ def stencil(polygons: Iterable[Polygon], side: int) -> Image.Image:
 
 
 def shadows_of(things: Iterable[Thing], sun_rad: float) -> list[Polygon]:
-    """The silhouettes swept away from the sun, as far as each category is high."""
+    """The silhouettes swept away from the sun, farther for higher categories."""
     shadows = []
     for thing in things:
         reach, (silhouette, _) = CATEGORIES[thing.category].shadow * thing.length, shape_of(thing)

@@ -1,7 +1,7 @@
 """The toy scenes in the layouts of other data sets: RefSegRS', RISBench's and gRefCOCO's, field by field.
 
 All show the same pixels (those of the JPEG that the toy RRSIS-D has) and the same masks. In gRefCOCO's layout each
-scene has two refs more: one to all objects of a category, and one to nothing, a category that the scene lacks.
+scene has two more refs: one to all objects of a category, and one to a category that the scene lacks, to no object.
 """
 import io
 import json
@@ -48,7 +48,7 @@ def shots(splits: list[str], size: int, seed: int) -> Iterator[Shot]:
 
 
 def write_refsegrs(root: Path, taken: Iterator[Shot]) -> None:
-    """Writes TIFFs that are named by numbers, a picture for each ref, since an id has one mask."""
+    """Writes TIFFs named by numbers; each ref has its own picture, because an id stands for a picture and its mask."""
     def name(shot: Shot, place: int) -> str:
         return str(2 * shot.number - 1 + place)
 
@@ -119,7 +119,7 @@ def _annotation(shot: Shot, target: int, number: int) -> dict[str, Any]:
 
 
 def said_of(scene: Scene, number: int) -> list[tuple[str, list[int]]]:
-    """A scene's sentences with their objects: two expressions, a category's name for all, an absent one's for none."""
+    """A scene's sentences with their objects: two expressions, a category for all, an absent category for none."""
     category = scene.things[scene.expressions[0].target].category
     present = {thing.category for thing in scene.things}
     absent = [look.words for name, look in CATEGORIES.items() if name not in present]

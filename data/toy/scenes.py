@@ -5,10 +5,11 @@ the object meant scores at least `holds`, every other object of its category at 
 between is ambiguous, and such a sentence is not written. Distances are in image sides, between centres.
     attribute   Size and colour fit no other object of the category. Within a category, a large object is at
                 least 1.6 times as long as a small one.
-    position    The score is the distance from the image's centre towards the side named; towards a corner,
-                the lesser of two; for "in the middle", minus the greater of the distances across and down.
-    relation    The score is the distance from the anchor in the direction named; in a diagonal one, the
-                lesser of two. The anchor is of another category, and its description fits it alone.
+    position    The score is the distance from the image's centre towards the side named; for a corner, the
+                smaller of the distances towards its two sides; for "in the middle", minus the larger of
+                the horizontal and the vertical distance.
+    relation    The score is the distance from the anchor in the direction named; for a diagonal, the smaller
+                of the two. The anchor is of another category, and its description fits no other object.
 """
 import math
 from collections.abc import Iterable, Sequence
@@ -58,9 +59,9 @@ CATEGORIES = {
 class Direction:
     """A place or a relation, and the phrases that name it.
 
-    The score of an offset (x, y) is the lesser of its components along `signs` (a 0 there leaves one out);
-    if both signs are 0, minus the greater of |x| and |y|. The target's other component, the one that is not
-    its score, may be up to `slant` times as long: with a small one, "right" is not said of the lower right.
+    The score of an offset (x, y) is the smaller of its components along `signs` (a sign of 0 leaves one out);
+    if both signs are 0, it is minus the larger of |x| and |y|. The target's other component may be up to `slant`
+    times as long as its score: a small `slant` keeps "right" from being said of an object at the lower right.
     """
 
     phrases: tuple[str, ...]
@@ -125,7 +126,7 @@ GROUNDS = {
     "soil": Ground(((104, 82, 62), (150, 122, 94)), ("brown",)),
     "sand": Ground(((166, 148, 114), (208, 192, 158)), ("yellow",)),
 }
-ROAD_WIDTHS = {"vehicle": 0.64}  # in lengths of what stands on the road
+ROAD_WIDTHS = {"vehicle": 0.64}  # in lengths of the object on the road
 
 
 # ---------------------------------------------------------------------------------- a scene and its sentences
@@ -144,7 +145,7 @@ class Thing:
 
     @property
     def radius(self) -> float:
-        """Of the circle that nothing else enters, in image sides."""
+        """The radius of the circle around it that no other object enters, in image sides."""
         return self.length * CATEGORIES[self.category].clearance
 
 
@@ -219,7 +220,7 @@ def aim(rng: np.random.Generator, thing: Thing, others: Sequence[Thing]) -> Thin
 
 def write_expressions(
         rng: np.random.Generator, things: Sequence[Thing], kinds: Sequence[str]) -> list[Expression]:
-    """One expression of each kind, each of another object; fewer if the scene does not allow them."""
+    """One expression of each of the `kinds`, each about a different object; fewer if the scene allows no more."""
     expressions: list[Expression] = []
     for kind in kinds:
         taken = {expression.target for expression in expressions}

@@ -44,7 +44,7 @@ def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 
     """Writes a toy set of `images` images of size x size pixels into the folder `out_dir`.
 
     It serves as `--refer_data_root OUT --dataset rrsisd --ck_bert OUT/bert --bert_tokenizer OUT/bert`; `layout` names
-    another data set of `data.toy.layouts`, in whose files the same scenes are then written. The set is written beside
+    another data set of `data.toy.layouts`; the same scenes are then written in its layout. The set is written beside
     `out_dir` and moved there when complete; an older toy set there is replaced. Raises UserError for impossible
     numbers, or if `out_dir` holds anything other than a toy set.
     """

@@ -77,5 +77,6 @@ def store_weights(model: nn.Module, amp: str, pack_float32: bool) -> None:
         pack_products(model, packed)
     if dtype:
         for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, WinogradConv2d):   # has its own
+            # A `WinogradConv2d` caches its own transformed weight in that precision.
+            if isinstance(module, nn.Linear | nn.Conv2d) and not isinstance(module, WinogradConv2d):
                 module.to(dtype)

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Products of fewer multiplications, or over fewer features, gain nothing by oneDNN.
+# oneDNN is no faster for products of fewer multiplications, or over fewer features.
 LARGE, WIDE = 2 ** 24, 96
 ACTIVATIONS: dict[type, str] = {nn.ReLU: "relu", nn.GELU: "gelu", nn.Tanh: "tanh"}   # oneDNN's names
 
 
 @cache
 def has_products(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies matrices of `dtype` on this CPU, an x86 one, and this PyTorch has the operators."""
+    """Whether oneDNN multiplies matrices of `dtype` on this x86 CPU, and this PyTorch has the operators for it."""
     names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
     return (dtype in (torch.float32, torch.bfloat16) and platform.machine() in ("x86_64", "AMD64")
             and torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
@@ -96,7 +96,7 @@ class PackedPointwise(PackedLinear):
 
 
 def is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether `module` is a 1 × 1 convolution of several channels (for one, products are no faster)."""
+    """Whether `module` is a 1 × 1 convolution of several channels (a product is no faster for one channel)."""
     return (type(module) is nn.Conv2d and module.kernel_size == module.stride == (1, 1) and module.groups == 1
             and module.in_channels > 1)
 

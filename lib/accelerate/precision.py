@@ -25,7 +25,7 @@ def usable_amp(amp: str, device: torch.device) -> str:
     """
     if amp == "bf16" and device.type == "cpu" and not cpu_computes_bfloat16():
         log(f"--amp bf16: {processor()[0]} has no bfloat16 instructions, so this computes in float32, which is faster "
-            "here; --amp bf16! insists")
+            "here; --amp bf16! uses bfloat16 all the same")
         return "off"
     return amp.removesuffix("!")
 

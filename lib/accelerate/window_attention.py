@@ -25,8 +25,8 @@ class FastWindowAttention(WindowAttention):
         padded_height, padded_width = rows * window, columns * window
 
         qkv = pad_and_shift(self.qkv(x), self.qkv.bias, padded_height, padded_width, self.shift)
-        # Shifted windows differ in their masks and count as heads, so that the batch shares the masks: (B, n·h, w², d).
-        # Other windows count as samples and share the bias: (B·n, h, w², d).
+        # Shifted windows have different masks. They become heads, so that all samples share the masks: (B, n·h, w², d).
+        # Other windows become samples, which share the bias: (B·n, h, w², d).
         qkv = qkv.view(batch, rows, window, columns, window, 3, heads, channels // heads)
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)                                  # (3, B, rows, columns, h, w, w, d)
         groups = (batch, -1) if self.shift else (-1, heads)

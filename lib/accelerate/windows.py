@@ -25,7 +25,7 @@ def unshift_and_crop(x: Tensor, height: int, width: int, shift: int) -> Tensor:
 
 
 def spans(length: int, padded: int, shift: int) -> tuple[tuple[slice, slice], ...]:
-    """The two parts of a side and their places in the padded and shifted side; one part may be empty."""
+    """The two slices into which a shift cuts a side, each with its slice of the padded side; one may be empty."""
     wrapped = min(shift, length)
     return ((slice(0, wrapped), slice(padded - shift, padded - shift + wrapped)),
             (slice(wrapped, length), slice(0, length - wrapped)))

@@ -48,7 +48,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"checkpoint {path} is damaged: {problem}")
     try:
         with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")   # they concern what is refused anyway, or is harmless
+            warnings.simplefilter("ignore")   # about content that is refused anyway, or harmless
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {path} is damaged, or holds more than tensors and plain data; it was not loaded "
@@ -87,11 +87,11 @@ def peek(path: str | Path, entry: str) -> Any:
 def _problem(path: Path) -> str:
     """The damage found in a file's bytes before any of them are interpreted; '' if there is none."""
     try:
-        is_archive, size = zipfile.is_zipfile(path), path.stat().st_size   # before PyTorch 1.6 it was no archive
+        is_archive, size = zipfile.is_zipfile(path), path.stat().st_size   # before PyTorch 1.6, files were no archives
         digests = read_digests(path)
         if digests and sha256_of(path) not in digests:
             return (f"its SHA-256 is not the one in {digest_file(path)}; fetch or train it again (if you replaced the "
-                    "file yourself, remove the other)")
+                    "file yourself, remove the .sha256 file)")
         if not is_archive:
             return ""
         with zipfile.ZipFile(path) as archive:
@@ -136,7 +136,7 @@ def restore(path: str, args: Namespace | None) -> tuple[ReferringSegmenter, Mode
 
 
 def use_average(checkpoint: Checkpoint, path: str) -> None:
-    """Gives a checkpoint, the contents of `path`, its averaged weights for its own. Raises `UserError` without any."""
+    """Replaces the weights of `checkpoint`, read from `path`, by their average. Raises `UserError` if it has none."""
     if "ema" not in checkpoint:
         raise UserError(f"--ema: checkpoint {path} holds no averaged weights: leave the flag out, or train with it")
     checkpoint["model"] = checkpoint["ema"]
@@ -176,7 +176,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         digest = sha256_of(temporary)
         if digest != hashing.hash.hexdigest():
             raise OSError("what was read back is not what was written")
-        # Until the file is renamed it is the old one, so both digests are valid.
+        # Until the rename, `path` is the old file, so both digests are valid.
         write_digests(path, [*read_digests(path), digest])
         os.replace(temporary, path)
         sync_folder(path.parent)

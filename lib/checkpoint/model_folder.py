@@ -95,5 +95,5 @@ def push_folder(folder: Path, name: str) -> str:
                                         commit_message="Model folder of tools/export.py"))
     except Exception as error:   # the client raises errors of its own and of its HTTP library
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"--push {name}: the Hugging Face hub did not take {folder}, which stays: {reason} (`hf auth "
-                        "login` makes this machine known to it)") from error
+        raise UserError(f"--push {name}: the Hugging Face hub refused {folder}, which is kept: {reason} (`hf auth "
+                        "login` logs this machine in)") from error

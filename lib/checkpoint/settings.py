@@ -11,7 +11,7 @@ from lib.segmentation import LARGEST_IMAGE_PX, ModelConfig, flag_of, fusion_head
 from schema import Range, Rule, check
 from utils import UserError, log
 
-FORMAT_VERSION = 1   # of checkpoints; one more when older code could no longer read what is written
+FORMAT_VERSION = 1   # of checkpoints; raise it when older code cannot read new files any more
 
 
 def describe_model(config: ModelConfig, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -35,8 +35,8 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
         refuse_other_heads(config, checkpoint.get("args"))
     places = text_config(config.text, "the text encoder").max_position_embeddings
     if config.max_tokens > places:
-        raise UserError(f"--max_tokens {config.max_tokens}: the text encoder has places for {places} tokens; give no "
-                        "more than these")
+        raise UserError(f"--max_tokens {config.max_tokens}: the text encoder has positions for {places} tokens; give "
+                        "no more")
     if "tokenizer" in checkpoint:
         tokenizer = tokenizer_from_text(checkpoint["tokenizer"])
         refuse_unknown_words(tokenizer, config, "the checkpoint's tokenizer")
@@ -50,8 +50,8 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
 def needed_flags(args: Namespace | None) -> Namespace:
     """The flags, where the checkpoint lacks its settings or its tokenizer. Raises `UserError` if there are none."""
     if args is None:
-        raise UserError("the checkpoint does not say what network and tokenizer it belongs to, as original ones do "
-                        "not: give the flags that describe it (args.py)")
+        raise UserError("the checkpoint does not say what network and tokenizer it belongs to, which is usual for "
+                        "original ones: give the flags that describe it (args.py)")
     return args
 
 
@@ -65,7 +65,7 @@ def refuse_unknown_words(tokenizer: Tokenizer, config: ModelConfig, source: str)
 
 @dataclass
 class SavedFlags:
-    """The flags saved in a checkpoint of an original program that its weights do not show."""
+    """The flags that an original program saved in a checkpoint and that its weights do not imply."""
 
     mha: Annotated[str, Rule(re.compile(r"(\d{1,4}(-\d{1,4}){3})?").fullmatch, "of the form A-B-C-D")] | None = None
     img_size: Annotated[int, Range(1, LARGEST_IMAGE_PX)] = 480
@@ -82,7 +82,7 @@ def saved_flags(saved: Any) -> dict[str, Any]:
 def refuse_other_heads(config: ModelConfig, saved: Any) -> None:
     """Raises `UserError` if the flags saved in an original checkpoint name other heads of PWAM than `config`.
 
-    Weights do not show their number of heads: with another number they load and give wrong masks.
+    The shapes of weights do not depend on the heads: with a wrong number, they load and give wrong masks.
     """
     saved = saved_flags(saved)
     if "mha" in saved and fusion_heads(saved["mha"] or "") != config.fusion_heads:
@@ -95,7 +95,7 @@ def note_other_dataset(args: Namespace, saved: Any) -> None:
     trained_on = saved.get("dataset") if isinstance(saved, dict) else None
     chosen = "refer_data_root" not in args or "dataset" in args.given
     if isinstance(trained_on, str) and not chosen and args.dataset != trained_on:
-        log(f"note: the checkpoint was trained on {trained_on}, but {args.dataset} is read, the default: give "
+        log(f"note: the checkpoint was trained on {trained_on}, but the default, {args.dataset}, is read: give "
             "--dataset if you mean another")
 
 

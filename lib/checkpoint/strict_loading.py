@@ -185,7 +185,7 @@ def infer_config(state: State, args: Any, text_beside: bool) -> ModelConfig:
 
 
 def suggestion(given: State, built: State) -> str:
-    """The flags that would build a network for the weights where it differs visibly from the one built, or ''."""
+    """Advice on flags with which the network would fit the weights; '' if names and shapes show no difference."""
     wanted, have = traits(given), traits(built)
     differing = {kind: value for kind, value in wanted.items() if have.get(kind) != value}
     if not differing:

@@ -24,14 +24,14 @@ SWIN_IGNORED = r"^(norm|head)\.|\.(attn_mask|relative_position_index)$"
 def load_swin_weights(backbone: nn.Module, source: str | Path) -> str:
     """Loads Swin classification weights into the backbone; returns one line for the log on the entries loaded.
 
-    `source` is a file or `timm:NAME`. A file has the original layout, `{'model': …}`, `{'state_dict': …}` or bare, with
-    a `module.`, `backbone.` or (MoBY) `encoder.` prefix, or timm's, and is a `.pth` or a `.safetensors` file. Bias
+    `source` is `timm:NAME` or a file, `.pth` or `.safetensors`, in the original layout or timm's. The weights may be in
+    an entry `model` or `state_dict`, and their names may begin with `module.`, `backbone.` or (MoBY) `encoder.`. Bias
     tables of another window are resized bicubically. Raises `UserError` if the weights cannot be obtained or belong to
     another variant.
     """
     if "swin_s3_" in str(source):
         raise UserError(f"{FLAG} {source}: Swin-S3 has another window in each stage, which no --swin_type has; give "
-                        f"another Swin, {TIMM_EXAMPLE} for one")
+                        f"another Swin, for example {TIMM_EXAMPLE}")
     given = read_swin_weights(str(source))
     state = {re.sub(r"^layers\.", "stages.", name): value for name, value in given.items()
              if not re.search(SWIN_IGNORED, name)}
@@ -77,7 +77,7 @@ def read_timm(name: str) -> State:
     """The weights of timm's pretrained model `name`, from this machine's cache of the hub or else from the hub."""
     if not re.fullmatch(r"swin_(tiny|small|base|large)_[\w.]+", name):
         raise UserError(f"{FLAG} {TIMM}{name}: not one of timm's swin_tiny_…, swin_small_…, swin_base_… and "
-                        f"swin_large_…; {TIMM_EXAMPLE} is the default's name there")
+                        f"swin_large_…; the default weights are {TIMM_EXAMPLE} there")
 
     def read(local_only: bool) -> State:
         if local_only:   # without timm, whose import takes seconds

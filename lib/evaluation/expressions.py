@@ -16,7 +16,7 @@ ATTRIBUTES = frozenset([
     "circular", "rectangular", "square", "oval", "curved", "straight", "triangular", "cylindrical", "semicircular",
     "frustum", "cone", "old", "young", "empty", "full", "half", "complete"])
 
-# RRSIS-D's category names as its sentences spell them, where the name does not show it.
+# RRSIS-D's category names as its sentences spell them, where that does not follow from the name.
 _CATEGORY_WORDS = {
     "baseballfield": "baseball field", "basketballcourt": "basketball court", "golffield": "golf field",
     "groundtrackfield": "ground track field", "storagetank": "storage tank", "tenniscourt": "tennis court",

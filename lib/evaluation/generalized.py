@@ -24,9 +24,9 @@ def generalized_metrics(counts: np.ndarray, no_target: np.ndarray, fewest_px: in
 
     `counts` are the samples' `lib.evaluation.metrics.COUNTS`, (samples, 5) integers; `no_target`, (samples,) bool,
     marks samples whose truth is empty by design; `fewest_px` is the threshold. gIoU is the mean of the IoUs above, cIoU
-    the sum of I over the sum of U. N-acc is the share of samples without a target that are recognised as such, T-acc
-    the share of samples with a target; both are 0 without such samples. Prec@X is the share of samples with a target
-    whose IoU is at least X.
+    the sum of I over the sum of U. N-acc is the share of the samples without a target that are recognised as such,
+    T-acc the same for samples with a target; each is 0 if there are no such samples. Prec@X is the share of samples
+    with a target whose IoU is at least X.
     """
     intersection, union, object_px = counts[:, :3].T
     predicted_px = intersection + union - object_px   # |P| = |I| + |U| − |T|

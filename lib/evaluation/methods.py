@@ -48,11 +48,12 @@ def metrics_of(entry: Entry) -> dict[str, Any]:
 def difference(base: Entry, other: Entry) -> dict[str, Any]:
     """{metric: {"mean", "over_runs", "over_images"}} of `other` less `base`, their runs paired in order.
 
-    The first interval covers other seeds on these images; the second covers other images for these networks, by a
-    bootstrap over images with all runs together. Raises `UserError` for runs of other samples.
+    The first interval is over training seeds, for these images. The second is over images, for these networks: a
+    bootstrap with all runs together. Raises `UserError` if the runs have different samples.
     """
     paired = [pair(*runs) for runs in zip(base.runs, other.runs, strict=False)]
-    each = [changes(pairs) for pairs in paired]   # runs have as many samples, so the mean over all is that over runs
+    # All runs have the same number of samples, so the mean over all samples is also the mean over runs.
+    each = [changes(pairs) for pairs in paired]
     together = mean_intervals({name: np.concatenate([run[name] for run in each]) for name in DIFFERENCES},
                               [sample["image_id"] for pairs in paired for sample, _ in pairs])
     found = {}

@@ -38,10 +38,11 @@ def count_pixels(predicted: Tensor, truth: Tensor) -> Tensor:
 def boundary(mask: Tensor) -> Tensor:
     """The pixels of a mask within 2 % of the image's diagonal from its contour or the image's border.
 
-    (B, H, W) bool -> same. Distance is counted in steps between the eight neighbours of a pixel, and is at least 1.
+    (B, H, W) bool -> same. Distance is counted in steps to one of the eight neighbours of a pixel; the
+    limit is at least one step.
     """
     depth = max(1, round(BOUNDARY_SHARE * math.hypot(*mask.shape[1:])))
-    inner = F.pad(mask, (depth,) * 4)   # finally the pixels whose square of side 2·depth + 1 lies in the mask
+    inner = F.pad(mask, (depth,) * 4)   # after the loops: the pixels whose square of side 2·depth + 1 is in the mask
     for axis in (1, 2):
         width = 1
         while width < 2 * depth + 1:   # inner[i] is true if `width` pixels from i on are in the mask

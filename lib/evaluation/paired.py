@@ -15,8 +15,8 @@ def pair(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[Sample, Sa
     only = [sorted(map(str, ours.keys() - theirs.keys())) for ours, theirs in (by_key, by_key[::-1])]
     if only[0] or only[1]:
         raise UserError(f"the results are of different samples: {len(only[0])} are only in the first, {len(only[1])} "
-                        f"only in the second (split {first.get('split')} and {second.get('split')}), for one (ref_id, "
-                        f"sent_id) {(only[0] or only[1])[0]}")
+                        f"only in the second (split {first.get('split')} and {second.get('split')}), for example "
+                        f"(ref_id, sent_id) {(only[0] or only[1])[0]}")
     return [(sample, by_key[1][key]) for key, sample in by_key[0].items()]
 
 
@@ -30,10 +30,10 @@ def compare(pairs: list[tuple[Sample, Sample]]) -> dict[str, Any]:
 
 
 def changes(pairs: list[tuple[Sample, Sample]]) -> dict[str, np.ndarray]:
-    """{metric: (samples,) float}, in percent: numbers whose mean is the second's metric less the first's.
+    """{metric: (samples,) float}, in percent: one value per sample; their mean is the second's metric less the first's.
 
-    They are the samples' differences; for overall IoU, a ratio, those of the ratio linearised at the estimate (the
-    delta method), so that the same images may be drawn for both.
+    For mIoU and boundary IoU they are the samples' differences. Overall IoU is a ratio, so its values come from the
+    ratio linearised at the estimate (the delta method); a bootstrap of their mean draws the same images for both.
     """
     first, second = (counts_of(samples) for samples in zip(*pairs, strict=True))
     # U·d(ΣI/ΣU) = dI − (ΣI/ΣU)·dU: with it, the mean over samples is the ratio's difference.

@@ -25,7 +25,7 @@ from utils import UserError, read_json, write_json
 
 @dataclass
 class PredictionEntry:
-    """The fields that are read of an entry in a file of predictions, by any program."""
+    """The fields that are read from an entry of a file of predictions, which any program may have written."""
 
     ref_id: Id
     segmentation: Any   # refer.masks.decode_segmentation checks it

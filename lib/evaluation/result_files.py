@@ -7,7 +7,7 @@ from lib.evaluation import NO_TARGET_PIXELS
 from schema import Id, Range, Rule, check, refuse_newer
 from utils import UserError, read_json
 
-FORMAT_VERSION = 1   # of the files; one more when older code could no longer read what is written
+FORMAT_VERSION = 1   # of the files; raise it when older code cannot read new files any more
 
 Pixels = Annotated[int, Range(0, 2**31)]
 
@@ -33,15 +33,15 @@ class Sample:
     def __post_init__(self) -> None:
         if not self.intersection <= self.object_px <= self.union:
             raise ValueError(f"intersection {self.intersection}, object_px {self.object_px} and union {self.union} "
-                             "do not rise")
+                             "are not in ascending order")
         if not self.boundary_intersection <= self.boundary_union <= self.union:
             raise ValueError(f"boundary_intersection {self.boundary_intersection}, boundary_union "
-                             f"{self.boundary_union} and union {self.union} do not rise")
+                             f"{self.boundary_union} and union {self.union} are not in ascending order")
 
 
 @dataclass
 class Results:
-    """The fields that are read of a file of `test.py --results` or `tools/score_predictions.py --results`.
+    """The fields that are read from a file of `test.py --results` or `tools/score_predictions.py --results`.
 
     Metrics are not among them: readers compute them from the samples.
     """
@@ -115,14 +115,14 @@ def read_evaluation(path: str, sha256: str, averaged: bool) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{error}. Give what --results of test.py wrote") from error
     if results["flags"].get("shuffle_sentences"):
-        raise UserError(f"{path} is of the control, --shuffle_sentences: give an evaluation without it")
+        raise UserError(f"{path} is a control experiment, --shuffle_sentences: give an evaluation without it")
     if (evaluated := results["checkpoint"]["sha256"]) != sha256:
         raise UserError(f"{path} is of other weights: their SHA-256 begins with {evaluated[:12]}, that of these with "
                         f"{sha256[:12]}; evaluate this checkpoint with test.py")
     if bool(results["flags"].get("ema")) != averaged:
         raise UserError(f"{path} is of the {'weights' if averaged else 'averaged weights'} of this checkpoint, not of "
-                        f"its {'averaged weights' if averaged else 'weights'}: give --ema to test.py and "
-                        "tools/export.py alike")
+                        f"its {'averaged weights' if averaged else 'weights'}: give --ema to both "
+                        "test.py and tools/export.py, or to neither")
     return results
 
 

@@ -34,7 +34,7 @@ from lib.imagery.pictures import read_picture
 from lib.predictor import Predictor, ReadingWarning
 from utils import UserError, log
 
-HOSTS = ("127.0.0.1", "localhost")   # accepted names of this machine: any site may let its own name lead here
+HOSTS = ("127.0.0.1", "localhost")   # accepted names of this machine: any site can make its own name resolve to it
 MOST_BYTES = 32 << 20                # of a picture's file
 MOST_PIXELS = 50_000_000             # of a picture
 MOST_SENTENCES, MOST_CHARACTERS = 16, 1000
@@ -180,7 +180,8 @@ class Handler(BaseHTTPRequestHandler):
     def refuse_strangers(self) -> None:
         """Raises `Refusal` for a request that a page of another site may have made.
 
-        Such a site may point its own name to this machine in order to read answers; `Host` is then that name.
+        Such a site may let its own name resolve to this machine in order to read answers (DNS rebinding); `Host` then
+        has that name.
         """
         hosts, origin = self.headers.get_all("Host", []), self.headers.get("Origin")
         name = None

@@ -9,7 +9,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """A copy of `model` whose weights a become a·decay + w·(1 − decay) after each update w, and w after the first.
+    """A copy of `model` whose weights are averages a: a = w after the first update w, then a ← a·decay + w·(1 − decay).
 
     Running statistics (BatchNorm) are averaged like weights, integer buffers are copied. `network` is the copy, always
     in evaluation mode; make it before the model is compiled or wrapped. `updates` counts the updates so far.

@@ -48,7 +48,7 @@ class Disturbance:
     def replace_tokens(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         """token_ids and token_mask (B, N) int64 -> (B, N) int64; each word's token is chosen with probability 0.15."""
         special = torch.zeros_like(token_ids, dtype=torch.bool)
-        for token in self.kept:   # copying a tensor of them to the device would wait for it
+        for token in self.kept:   # a tensor of them would have to be copied to the device, which waits
             special |= token_ids == token
         chosen = (torch.rand(token_ids.shape, device=token_ids.device) < TOKEN_SHARE) & (token_mask == 1) & ~special
         fate = torch.rand(token_ids.shape, device=token_ids.device)

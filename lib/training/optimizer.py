@@ -13,7 +13,7 @@ from utils import log
 
 
 def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropout: bool = True) -> None:
-    """Freezes BERT but for its first `layers` and, if `embeddings`, its embeddings; the original code trains 10 layers.
+    """Freezes BERT except its first `layers` and, if `embeddings`, its embeddings; the original code trains 10 layers.
 
     `dropout` switches BERT's dropouts on while the network trains.
     """

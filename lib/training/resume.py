@@ -96,7 +96,7 @@ def set_earlier_run_aside(resume: str, folder: Path, model_id: str) -> None:
         return
     for path in files:
         if kept := set_aside(path):
-            log(f"an earlier run of this name left {path}: it is {kept} from now on")
+            log(f"an earlier run of this name left {path}: it is renamed to {kept}")
             move_digests(path, kept)
 
 
@@ -125,7 +125,7 @@ def settle_flags(args: Namespace, checkpoint: dict[str, Any], samples: int, worl
 
 
 def same_global_batch(args: Namespace, checkpoint: dict[str, Any], world_size: int) -> int:
-    """The batch size of a process with which all together have the same batches as the run of `checkpoint` had.
+    """The batch size of a process for which the global batch is the same as in the run of `checkpoint`.
 
     It is the flag's value unless the number of processes has changed and the flag has not. Raises `UserError` if the
     batches cannot be shared equally.
@@ -136,7 +136,7 @@ def same_global_batch(args: Namespace, checkpoint: dict[str, Any], world_size: i
     together = args.batch_size * before
     if together % world_size:
         raise UserError(f"--resume {args.resume}: its batches of {together} cannot be shared by {world_size} "
-                        "processes; start a number that divides it, or give --allow_changed_flags")
+                        f"processes; start a number that divides {together}, or give --allow_changed_flags")
     log(f"{world_size} processes instead of {before}: {together // world_size} samples each, {together} together as "
         "before")
     return together // world_size
@@ -146,7 +146,7 @@ def refuse_changes(args: Namespace, checkpoint: dict[str, Any], world_size: int,
     """Raises `UserError` naming each flag whose change would make this a different run than `checkpoint`'s.
 
     `annotations` maps the names of this run's annotation files to their SHA-256. The batch size of a process may
-    differ if all processes together have the same batches (`same_global_batch`).
+    differ if the global batch stays the same (`same_global_batch`).
     """
     stored, path = {"batch_size": args.batch_size, **checkpoint["args"]}, args.resume
     together = stored["batch_size"] * checkpoint["world_size"]

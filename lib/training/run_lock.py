@@ -11,7 +11,7 @@ _held: list[BinaryIO] = []   # they stay open until the process ends; the system
 def hold(folder: Path, model_id: str) -> None:
     """Locks `folder` against other runs of this name until this process ends. The first process locks for all.
 
-    Loader workers do not inherit the lock, so they cannot outlive it. Raises `UserError` if another run holds it.
+    Loader workers do not inherit the lock, so it never outlives the run. Raises `UserError` if another run holds it.
     """
     if rank() > 0:
         return

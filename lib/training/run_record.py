@@ -122,7 +122,7 @@ class RunRecord:
             if isinstance(content, dict) and isinstance(content.get("starts"), list):
                 return content
         if kept := set_aside(path):
-            log(f"{path} is damaged: it is {kept} from now on")
+            log(f"{path} is damaged: it is renamed to {kept}")
         return {"starts": []}
 
     def _show_samples(self, epoch: int, model: nn.Module) -> None:

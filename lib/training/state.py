@@ -43,7 +43,7 @@ class Progress:
         return ((epochs - self.epoch) * batches - self.step) * self.seconds / self.step
 
     def clock(self) -> Callable[[], float]:
-        """A function that returns the seconds of this epoch from now on, those before a resumed run's stop included."""
+        """A function that returns the seconds spent in this epoch, including those before a resumed run was stopped."""
         start = time.perf_counter() - self.seconds
         return lambda: time.perf_counter() - start
 
@@ -106,7 +106,7 @@ class TrainingState:
         if left > 0 and self.schedule.last_epoch >= self.iterations:
             raise UserError(f"{another} (its schedule of {self.iterations} iterations is at its end, so the {left} "
                             "batches that are left would train at lr 0)")
-        # The best epoch counts only with its file: a run may end between two files, or be resumed in another folder.
+        # The best IoU counts only if its file exists: a run may end between two files, or be resumed in another folder.
         same_data = checkpoint.get("annotations", self.annotations) == self.annotations
         self.progress.best_oIoU = min(self.progress.best_oIoU, self.best_on_disk()) if same_data else -1.0
         if world_size() == checkpoint["world_size"]:
@@ -123,7 +123,7 @@ class TrainingState:
         return self.progress.step // self.args.accumulate % self.args.print_freq == 0
 
     def look_is_due(self) -> bool:
-        """Whether the losses are read after this update: each on a CPU; with the log lines on a GPU, which waits."""
+        """Whether the losses are read after this update: always on a CPU; only with log lines on a GPU, which waits."""
         return self.device.type != "cuda" or self.log_is_due()
 
     def log_line(self) -> str:
@@ -158,7 +158,7 @@ class TrainingState:
         return -1.0 if faults(Progress, stored) else stored.get("best_oIoU", -1.0)
 
     def save_between_updates(self) -> None:
-        """As `save`, after a batch could not be loaded: the batches without an update so far are repeated."""
+        """Saves after a batch could not be loaded; a resumed run repeats the batches since the last update."""
         self.progress.step -= self.updater.waiting
         self.progress.loss_sum = self.updater.loss_sum.item()
         self.save()

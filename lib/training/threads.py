@@ -57,7 +57,7 @@ class ThreadCount:
             if speed <= earlier_speed:
                 self.use(threads)
             else:
-                log(f"training with {self.now} of {self.full} threads: faster beside what else runs on this machine"
+                log(f"training with {self.now} of {self.full} threads: faster while other programs use this machine"
                     if self.now < self.full else f"training with all {self.full} threads again")
         elif self.trained_s >= self.next_trial_s:
             wanted = self.full if self.now < self.full else min(self.full, max(1, round(cores)))

@@ -32,7 +32,7 @@ class Updater:
         self.passes = passes                                            # per batch
         self.passes_done = 0                                            # since the last update
         self.bad_updates = torch.zeros((), device=device)
-        self.buffers: list[Tensor] = []                                 # values before the first of these batches
+        self.buffers: list[Tensor] = []                                 # values before the update's first batch
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # over batches whose update was made
 
     @property

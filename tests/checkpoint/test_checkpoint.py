@@ -141,7 +141,7 @@ def test_a_flag_that_contradicts_the_checkpoint_is_an_error(nano, toy, flags, me
 def test_the_default_dataset_is_noted_if_the_checkpoint_was_trained_on_another(nano, toy, capsys, flags, noted):
     checkpoint = {**small_checkpoint(nano, toy, "rmsin"), "args": {"dataset": "risbench"}}
     model_settings(get_parser().parse_args(flags.split()), checkpoint)
-    said = "the checkpoint was trained on risbench, but rrsisd is read, the default: give --dataset if you mean another"
+    said = "trained on risbench, but the default, rrsisd, is read: give --dataset if you mean another"
     assert (said in capsys.readouterr().out) == noted
 
 

@@ -113,7 +113,7 @@ def text(**changes) -> callable:
     (text(hidden_act="os.system"), "text: hidden_act must be a text, the name of an activation, but is 'os.system'"),
     (text(hidden_act=["gelu"]), "text: hidden_act must be a text"),
     (text(num_attention_heads=3), "text: is impossible: 3 heads do not divide a hidden_size of"),
-    (text(pad_token_id=10**6), "text: is impossible: pad_token_id 1000000 is none of"),
+    (text(pad_token_id=10**6), "text: is impossible: pad_token_id 1000000 is outside the vocabulary"),
     (text(is_decoder=True), "text: is_decoder must be False, but is True"),
     (text(layer_norm_eps="0"), "text: layer_norm_eps must be a number")])
 def test_a_config_that_describes_no_network_is_refused_field_by_field(checkpoint, tmp_path, damage, message):

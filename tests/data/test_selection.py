@@ -145,7 +145,7 @@ def test_training_on_two_sets_shows_the_refs_of_both_and_validation_the_first(tw
             assert np.array_equal(train[0, place]["image"], alone[0, index]["image"])
             assert np.array_equal(train[0, place]["target"], alone[0, index]["target"])
     assert len(EvalSet(refs, "val", tokenizer, 32, source=0)) == 4
-    with pytest.raises(UserError, match=r"figures are of one data set, and --dataset names refcoco, refcoco\+"):
+    with pytest.raises(UserError, match=r"an evaluation is of one data set, but --dataset names refcoco, refcoco\+"):
         EvalSet(refs, "val", tokenizer, 32)
 
 

@@ -187,7 +187,7 @@ def test_a_new_run_sets_an_earlier_one_of_its_name_aside(tmp_path, capsys):
     set_earlier_run_aside(str(other), tmp_path, "m")
     (kept,) = tmp_path.glob("model_last_m.*.pth")
     assert kept.read_bytes() == b"a day's work" and not last.exists()
-    assert f"it is {kept} from now on" in capsys.readouterr().out
+    assert f"it is renamed to {kept}" in capsys.readouterr().out
 
 
 def test_processes_must_find_the_same_checkpoint(tmp_path, monkeypatch):

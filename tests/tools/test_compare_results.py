@@ -99,8 +99,10 @@ def altered(place: int = 5, **changes) -> dict:
 
 
 @pytest.mark.parametrize(("second", "message"), [
-    (altered(intersection=101), "samples[5] is impossible: intersection 101, object_px 100 and union 100 do not rise"),
-    (altered(boundary_intersection=51), "boundary_intersection 51, boundary_union 50 and union 100 do not rise"),
+    (altered(intersection=101),
+     "samples[5] is impossible: intersection 101, object_px 100 and union 100 are not in ascending order"),
+    (altered(boundary_intersection=51),
+     "boundary_intersection 51, boundary_union 50 and union 100 are not in ascending order"),
     (altered(union=-3), "samples[5].union must be a whole number, 0 to 2147483648, but is -3"),
     (altered(union=10**30), "samples[5].union must be a whole number"),
     (altered(intersection=float("nan")), "samples[5].intersection must be a whole number"),

@@ -76,7 +76,7 @@ def test_a_folder_evaluates_to_the_same_integers_and_its_card_says_them(nano, to
     assert found["overall IoU"] == round(results["oIoU"], 2) and len(found) == 8
 
     evaluate(toy, tmp_path, "ships", "--shuffle_sentences")
-    for flags, message in ((["--resume", "ships"], "r.json is of the control, --shuffle_sentences"),
+    for flags, message in ((["--resume", "ships"], "r.json is a control experiment, --shuffle_sentences"),
                            (["--resume", "c.pth", "--push", "x"], "'x' is not of the form USER/NAME")):
         done = run_script("tools/export.py", *flags, "--to", "folder", "--out", "no", "--results", "r.json",
                           cwd=tmp_path)
@@ -100,7 +100,7 @@ def results_of(tmp_path, **changes) -> str:
 @pytest.mark.parametrize(("changes", "message"), [
     ({"checkpoint": {"sha256": "b" * 64}}, "is of other weights: their SHA-256 begins with bbbbbbbbbbbb"),
     ({"checkpoint": None}, "checkpoint must be an object with sha256"),
-    ({"flags": {"shuffle_sentences": True}}, "is of the control"),
+    ({"flags": {"shuffle_sentences": True}}, "is a control experiment"),
     ({"flags": {"ema": True}}, "is of the averaged weights of this checkpoint, not of its weights: give --ema to"),
     ({"samples": []}, "samples must be a list"), ({"dataset": 3}, "dataset must be a text")])
 def test_results_of_anything_else_are_refused(tmp_path, changes, message):
