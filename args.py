@@ -296,7 +296,7 @@ def add_training(group: Group) -> None:
               help="default: 40, fianet on refsegrs 60; nano: as many as fit the number of samples")
     group.add("--passes", type=positive, metavar="N",
               help="how often an epoch goes through the training samples\n"
-                   f"(default: 1; nano: as many as give {LONG_EPOCH} samples)")
+                   f"(default: 1; nano without --epochs: as many as give {LONG_EPOCH} samples)")
     group.add("--overfit", default=0, type=count, metavar="N",
               help="train and validate on N refs of the train split, a check that the network can learn the data at\n"
                    "all (default: 0, off)")

@@ -24,7 +24,7 @@ T = TypeVar("T")
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """One process's share of each epoch's batches, as lists of (pass, index); passes count from the run's beginning.
 
-    An epoch goes through all samples `passes` times. The seed and the epoch determine the order of each pass. All passes
+    An epoch goes through all samples `passes` times; seed and epoch determine the order of each pass. All passes
     together are cut into global batches (an incomplete last one is dropped), and each process takes its share of every
     global batch. The number of batches is a multiple of `accumulate`.
     """

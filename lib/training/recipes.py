@@ -78,8 +78,8 @@ def fit_to_samples(args: Namespace, samples: int) -> None:
 
     A nano network, which starts from random weights, gets 2,500 to 12,000 samples in all, more for larger splits.
     """
-    if args.passes is None:
-        args.passes = max(1, round(LONG_EPOCH / samples))
+    if args.passes is None:   # who gives --epochs means passes by it
+        args.passes = 1 if args.epochs else max(1, round(LONG_EPOCH / samples))
     if args.epochs is None:
         wanted = min(12_000, 2_500 + 12 * samples)
         args.epochs = max(1, round(wanted / (samples * args.passes)))

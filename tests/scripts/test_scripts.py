@@ -56,7 +56,7 @@ def test_training_prints_its_recipe_and_the_time_left(trained):
     recipe = " ".join(printed[printed.index("recipe: "):].split())
     assert printed.count("recipe: ") == 1
     assert recipe.startswith("recipe: model 'rmsin', swin_type 'nano', window12 False")
-    assert ", epochs 1, batch_size 8, lr 0.0003, warmup_iters 100, weight_decay 0.01, amsgrad False" in recipe
+    assert ", epochs 1, passes 1, batch_size 8, lr 0.0003, warmup_iters 100, weight_decay 0.01, amsgrad False" in recipe
     assert ", amp 'off', accumulate 1, ema 0.5, masked_pass False " in recipe
     assert re.search(r"^epoch 0 \[4/4\] loss \S+ lr \S+ \S+ images/s, 0 s of training left$", printed, re.MULTILINE)
 
