@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from args import Parser
 from data.toy import make_toy_rrsisd
 from data.toy.layouts import LAYOUTS
+from data.toy.scenes import CONTENTS
 from distributed import user_errors
 from refer.refer import REFER
 from tools.ref_sheet import choose, draw_refs, save_sheet
@@ -26,6 +27,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
     parser.add_argument("--layout", default="rrsisd", choices=("rrsisd", *LAYOUTS),
                         help="data set whose files are written")
+    parser.add_argument("--contents", default="mixed", choices=(*CONTENTS,),
+                        help="mixed: three or four objects per scene; roomy: three, a little larger")
     parser.add_argument("--preview", default="", metavar="FILE",
                         help="also draw some of its refs, with their masks, as this PNG")
     return parser
@@ -38,7 +41,7 @@ def main() -> None:
             raise UserError(f"--preview {args.preview} lies in --out {args.out}, where nothing but the toy set may be: "
                             "give another folder")
         try:
-            make_toy_rrsisd(args.out, args.images, args.size, args.seed, args.layout)
+            make_toy_rrsisd(args.out, args.images, args.size, args.seed, args.layout, args.contents)
         except OSError as error:
             raise UserError(f"The toy set cannot be written: {error}.") from error
         sentences = (4 if args.layout == "grefcoco" else 2) * args.images

@@ -37,10 +37,10 @@ class Shot:
         return Image.fromarray(coco_mask.decode(mask_rle(self.scene.things[target], self.size)) * np.uint8(255))
 
 
-def shots(splits: list[str], size: int, seed: int) -> Iterator[Shot]:
-    """The scenes of a toy set, one for each entry of `splits`."""
+def shots(splits: list[str], size: int, seed: int, contents: str) -> Iterator[Shot]:
+    """The scenes of a toy set, one for each entry of `splits`; `contents` is a key of `CONTENTS`."""
     for index, split in enumerate(splits):
-        scene = make_scene(seed, index)
+        scene = make_scene(seed, index, contents)
         pixel_rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index, 1)))
         file = io.BytesIO()
         draw_scene(scene, size, pixel_rng).save(file, "JPEG", quality=95, subsampling=0)

@@ -167,7 +167,18 @@ class Scene:
     expressions: tuple[Expression, ...]  # two
 
 
-LAYOUTS = ((2, 1), (2, 1), (2, 1), (2, 2))  # the number of things of each category
+@dataclass(frozen=True)
+class Contents:
+    """What a toy set's scenes hold, a row of `CONTENTS`."""
+
+    layouts: tuple[tuple[int, ...], ...]     # the number of things of each category; all rows are equally likely
+    sizes: dict[str, tuple[float, float]]    # shortest and longest length of each size, as in `SIZES`
+
+
+CONTENTS = {
+    "mixed": Contents(((2, 1), (2, 1), (2, 1), (2, 2)), SIZES),
+    "roomy": Contents(((2, 1),), {"small": (0.285, 0.30), "large": (0.465, 0.50)}),
+}
 
 
 def pick(rng: np.random.Generator, options: Sequence):
@@ -175,28 +186,29 @@ def pick(rng: np.random.Generator, options: Sequence):
     return options[int(rng.integers(len(options)))]
 
 
-def make_scene(seed: int, index: int) -> Scene:
-    """The symbolic description of image `index`, before any pixel is drawn."""
+def make_scene(seed: int, index: int, contents: str = "mixed") -> Scene:
+    """The symbolic description of image `index`, before any pixel is drawn; `contents` is a key of `CONTENTS`."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(index, 0)))
-    kinds, layout = (pick(rng, KINDS), pick(rng, KINDS)), pick(rng, LAYOUTS)
+    kinds, layout = (pick(rng, KINDS), pick(rng, KINDS)), pick(rng, CONTENTS[contents].layouts)
     chosen = [list(CATEGORIES)[i] for i in rng.permutation(len(CATEGORIES))[:len(layout)]]
     categories = [name for name, count in zip(chosen, layout, strict=True) for _ in range(count)]
     while True:  # takes about ten tries; kinds and categories stay, so that rare ones keep their share
         ground = pick(rng, tuple(GROUNDS))
-        things = place_things(rng, categories, GROUNDS[ground].hides)
+        things = place_things(rng, categories, GROUNDS[ground].hides, CONTENTS[contents].sizes)
         expressions = write_expressions(rng, things, kinds)
         if len(expressions) == len(kinds):
             return Scene(ground, tuple(things), tuple(expressions))
 
 
-def place_things(rng: np.random.Generator, categories: Sequence[str], hidden: Sequence[str]) -> list[Thing]:
+def place_things(rng: np.random.Generator, categories: Sequence[str], hidden: Sequence[str],
+                 sizes: dict[str, tuple[float, float]]) -> list[Thing]:
     """Objects of these categories at random places, no two of one look, in visible colours; [] if they do not fit."""
     things: list[Thing] = []
     for category in categories:
-        look, size = CATEGORIES[category], pick(rng, tuple(SIZES))
+        look, size = CATEGORIES[category], pick(rng, tuple(sizes))
         taken = [thing.colour for thing in things if thing.category == category]
         colour = pick(rng, [colour for colour in look.colours if colour not in (*hidden, *taken)])
-        length = float(rng.uniform(*SIZES[size])) * look.stretch
+        length = float(rng.uniform(*sizes[size])) * look.stretch
         for _ in range(25):
             x, y = rng.uniform(0.5 * length + 0.03, 0.97 - 0.5 * length, 2)
             angle_rad = float(rng.uniform(0, math.tau))

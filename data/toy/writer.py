@@ -40,11 +40,12 @@ IMAGE_FOLDER = "images/rrsisd/JPEGImages"
 
 
 def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 128, seed: int = 0,
-                    layout: str = "rrsisd") -> None:
+                    layout: str = "rrsisd", contents: str = "mixed") -> None:
     """Writes a toy set of `images` images of size x size pixels into the folder `out_dir`.
 
     It serves as `--refer_data_root OUT --dataset rrsisd --ck_bert OUT/bert --bert_tokenizer OUT/bert`; `layout` names
-    another data set of `data.toy.layouts`; the same scenes are then written in its layout. The set is written beside
+    another data set of `data.toy.layouts`; the same scenes are then written in its layout. `contents` is a row of
+    `data.toy.scenes.CONTENTS`. The set is written beside
     `out_dir` and moved there when complete; an older toy set there is replaced. Raises UserError for impossible
     numbers, or if `out_dir` holds anything other than a toy set.
     """
@@ -57,9 +58,11 @@ def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 
     try:
         partial.mkdir(parents=True)
         write = write_rrsisd if layout == "rrsisd" else LAYOUTS[layout]
-        write(partial, shots(draw_splits(images, seed), size, seed))
+        write(partial, shots(draw_splits(images, seed), size, seed, contents))
         write_text_encoder(partial / "bert", grammar_words())
         other = {} if layout == "rrsisd" else {"layout": layout}
+        if contents != "mixed":
+            other["contents"] = contents
         write_json(partial / MARKER, {"images": images, "size": size, "seed": seed, **other})
         if out.exists():
             out.rename(old)

@@ -35,6 +35,12 @@ def scenes():
     return [toy_scenes.make_scene(SEED, index) for index in range(200)]
 
 
+@pytest.fixture(scope="module", params=toy_scenes.CONTENTS)
+def any_scenes(request):
+    """As many scenes of each row of `CONTENTS`."""
+    return [toy_scenes.make_scene(SEED, index, request.param) for index in range(200)]
+
+
 def read(folder):
     refs = pickle.loads((folder / "rrsisd/refs(unc).p").read_bytes())
     return refs, json.loads((folder / "rrsisd/instances.json").read_text())
@@ -81,6 +87,15 @@ def test_same_seed_same_bytes(tmp_path, run_tool):
     writer.make_toy_rrsisd(tmp_path / "a", images=12, size=64, seed=4)
     other = contents(tmp_path / "a")
     assert {name for name in first if first[name] == other[name]} == {
+        "bert/config.json", "bert/vocab.txt", "bert/tokenizer_config.json"}
+
+
+def test_contents_change_the_scenes_and_are_recorded(tmp_path, run_tool):
+    writer.make_toy_rrsisd(tmp_path / "mixed", images=10, size=64)
+    assert run_tool("--out", tmp_path / "roomy", "--images", 10, "--size", 64, "--contents", "roomy")[0] == 0
+    first, second = contents(tmp_path / "mixed"), contents(tmp_path / "roomy")
+    assert json.loads(second.pop(writer.MARKER)) == {**json.loads(first.pop(writer.MARKER)), "contents": "roomy"}
+    assert {name for name in first if first[name] == second[name]} == {
         "bert/config.json", "bert/vocab.txt", "bert/tokenizer_config.json"}
 
 
@@ -208,6 +223,16 @@ def test_sizes_are_clearly_apart(scenes):
     assert max(extents["small"]) < 0.35 < 0.40 < min(extents["large"])
 
 
+def test_roomy_scenes_have_three_objects_and_larger_ones(scenes):
+    def shortest(scenes, size):
+        return min(thing.length / toy_scenes.CATEGORIES[thing.category].stretch
+                   for scene in scenes for thing in scene.things if thing.size == size)
+
+    roomy = [toy_scenes.make_scene(SEED, index, "roomy") for index in range(60)]
+    assert all(len(scene.things) == 3 for scene in roomy)
+    assert all(shortest(roomy, size) > 1.1 * shortest(scenes, size) for size in toy_scenes.SIZES)
+
+
 # ---------------------------------------------------------------------------------------------- the language
 # A reader of its own: it takes the sentence apart with a regular expression and decides by the plain meaning
 # of the words, on the masks' centroids, without the generator's rules and margins.
@@ -259,22 +284,22 @@ def referents(sentence, things):
     return found
 
 
-def test_every_sentence_is_true_of_exactly_one_object(scenes):
-    for scene in scenes:
+def test_every_sentence_is_true_of_exactly_one_object(any_scenes):
+    for scene in any_scenes:
         assert 3 <= len(scene.things) <= 5
         assert len({expression.target for expression in scene.expressions}) == 2
         for expression in scene.expressions:
             assert referents(expression.raw, scene.things) == [expression.target], (expression, scene)
 
 
-def test_the_category_alone_never_tells(scenes):
-    for scene in scenes:
+def test_the_category_alone_never_tells(any_scenes):
+    for scene in any_scenes:
         counts = Counter(thing.category for thing in scene.things)
         assert all(counts[scene.things[e.target].category] >= 2 for e in scene.expressions)
 
 
-def test_kinds_and_categories_all_occur(scenes):
-    expressions = [(e, scene.things[e.target]) for scene in scenes for e in scene.expressions]
+def test_kinds_and_categories_all_occur(any_scenes):
+    expressions = [(e, scene.things[e.target]) for scene in any_scenes for e in scene.expressions]
     kinds = Counter(expression.kind for expression, _ in expressions)
     assert set(kinds) == {"attribute", "position", "relation"}
     assert all(0.25 < count / len(expressions) < 0.42 for count in kinds.values())
@@ -283,8 +308,8 @@ def test_kinds_and_categories_all_occur(scenes):
     assert min(categories.values()) > 0.04 * len(expressions)
 
 
-def test_every_word_and_phrase_of_the_grammar_occurs(scenes):
-    sentences = [f"{expression.raw} ".lower() for scene in scenes for expression in scene.expressions]
+def test_every_word_and_phrase_of_the_grammar_occurs(any_scenes):
+    sentences = [f"{expression.raw} ".lower() for scene in any_scenes for expression in scene.expressions]
     assert {word for sentence in sentences for word in sentence.split()} == set(toy_scenes.grammar_words())
     for direction in toy_scenes.POSITIONS:
         assert any(sentence.endswith(f" {phrase} ") for sentence in sentences for phrase in direction.phrases)
