@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers.activations import ACT2FN
 
-from schema import Range, Rule, check
+from schema import Range, Rule, check, shown
 from utils import UserError, hub, read_json
 
 BASE_UNCASED = "bert-base-uncased"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+OTHER_WEIGHTS = ("*.h5", "*.msgpack", "*.ckpt*", "*.onnx", "*.index.json")   # TensorFlow's, Flax's, …, a file in parts
+LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass
@@ -48,6 +50,10 @@ def text_config(values: dict[str, Any], source: str) -> BertConfig:
 
     Raises `UserError`, which names the `source`, for values that no text encoder can have.
     """
+    kind = values.get("model_type", "bert") if isinstance(values, dict) else "bert"
+    if kind != "bert":
+        raise UserError(f"{source} describes a text encoder of the type {shown(kind)}; this code has BERT's alone, "
+                        "whose model_type is 'bert'")
     check(TextSettings, values, source)
     # JSON writes 0.0 as 0 at times; BertConfig accepts no whole number where it expects a fraction.
     settings: dict[str, Any] = {field.name: float(values[field.name]) if isinstance(field.default, float)
@@ -101,8 +107,9 @@ def load_text_config(source: str) -> BertConfig:
         return text_config(read_json(file), f"--ck_bert {file}")
     if source == BASE_UNCASED:
         return BertConfig()
-    return text_config(hub.load("--ck_bert", source, lambda local: BertConfig.from_pretrained(
-        source, local_files_only=local).to_dict()), f"--ck_bert {source}")
+    # The dict as it is: `from_pretrained` would make a BERT of another kind's configuration.
+    return text_config(hub.load("--ck_bert", source, lambda local: BertConfig.get_config_dict(
+        source, local_files_only=local)[0]), f"--ck_bert {source}")
 
 
 def load_text_weights(encoder: TextEncoder, source: str) -> bool:
@@ -111,8 +118,17 @@ def load_text_weights(encoder: TextEncoder, source: str) -> bool:
     Returns False, leaving `encoder` as it is, for a folder that has a configuration but no weights (a
     text encoder to be trained from scratch). Raises `UserError` when the weights cannot be had or do not fit.
     """
-    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in WEIGHT_FILES):
-        return False
+    folder = Path(source)
+    if folder.is_dir():
+        files = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
+        if not files:
+            if others := sorted(path.name for pattern in OTHER_WEIGHTS for path in folder.glob(pattern)):
+                raise UserError(f"--ck_bert {source}: its weights are {others[0]}, of another program; needed is "
+                                f"{' or '.join(WEIGHT_FILES)}, or a folder without weights for random ones")
+            return False
+        if pointer := next((path for path in files if path.read_bytes()[:len(LFS_POINTER)] == LFS_POINTER), None):
+            raise UserError(f"--ck_bert {source}: {pointer.name} is a pointer of Git LFS and not the file: fetch "
+                            "it with `git lfs pull`, or download it")
     # A pair, since `output_loading_info` asks for the report, too.
     loaded: Any = hub.load("--ck_bert", source, lambda local: BertModel.from_pretrained(
         source, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True, local_files_only=local))

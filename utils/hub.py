@@ -18,15 +18,22 @@ NOT_LOADABLE = ("no such folder, and the Hugging Face hub did not provide it; se
 def load(flag: str, source: str, read: Callable[[bool], T], not_loadable: str = NOT_LOADABLE) -> T:
     """Calls `read(local_only)`, which loads `source`, a folder or a hub name: first offline, then with the network.
 
-    Raises `UserError`, which names the `flag` and ends with `not_loadable`, if both fail. Without a network it does so
-    at once, while the hub's client would try again for most of a minute.
+    Raises `UserError`, which names the `flag`, for a folder whose files cannot be loaded, and one that ends with
+    `not_loadable` if both ways fail. Without a network it does so at once, while the hub's client would try again for
+    most of a minute.
     """
     try:
         return read(True)
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
-        if Path(source).is_dir() or not hub_answers():
+    except Exception as error:   # readers of damaged files raise nearly any exception
+        if Path(source).is_dir():
+            said = " ".join((str(error).strip() or type(error).__name__).split())[:300]
+            raise UserError(f"{flag} {source}: the files in this folder cannot be loaded ({said}); fetch them again, "
+                            "or give the configuration that belongs to the weights") from error
+        if not isinstance(error, OSError | ValueError | RuntimeError):
+            raise
+        if not hub_answers():
             raise UserError(f"{flag} {source}: {not_loadable}") from error
     try:
         return read(False)

@@ -56,11 +56,14 @@ def needed_flags(args: Namespace | None) -> Namespace:
 
 
 def refuse_unknown_words(tokenizer: Tokenizer, config: ModelConfig, source: str) -> None:
-    """Raises `UserError` if the tokenizer has token ids without a row in the text encoder's embedding."""
+    """Raises `UserError` if the tokenizer has token ids without a row in the text encoder's embedding, or too few."""
     known, needed = text_config(config.text, "the text encoder").vocab_size, words_needed(tokenizer)
     if needed > known:
         raise UserError(f"{source} has {needed} tokens, more than the {known} of the text encoder: give the tokenizer "
                         "that belongs to it")
+    if needed < known / 2:   # a vocabulary may be padded, but not to twice its size
+        raise UserError(f"{source} has {needed} tokens, far fewer than the {known} of the text encoder, so their ids "
+                        "mean other words there: give the tokenizer that belongs to it")
 
 
 @dataclass

@@ -139,6 +139,33 @@ def test_a_folder_without_weights_starts_from_random_ones(tmp_path):
     assert not load_text_weights(TextEncoder(load_text_config(str(tmp_path))), str(tmp_path))
 
 
+@pytest.mark.parametrize("kind", ["roberta", "clip", 3])
+def test_a_text_encoder_of_another_kind_is_refused_by_its_type(tmp_path, kind):
+    """RoBERTa's weights would load into BERT and compute something else."""
+    (tmp_path / "config.json").write_text(json.dumps({**TEXT, "model_type": kind}))
+    with pytest.raises(UserError, match=rf"config\.json describes a text encoder of the type {kind!r}; this code has"):
+        load_text_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(("file", "content", "message"), [
+    ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
+    ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "the files in this folder cannot be loaded"),
+    ("tf_model.h5", b"x", r"its weights are tf_model\.h5, of another program; needed is model\.safetensors or"),
+])
+def test_weights_that_are_none_are_one_line(tmp_path, file, content, message):
+    (tmp_path / "config.json").write_text(json.dumps({**TEXT, "model_type": "bert"}))
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_text_weights(TextEncoder(load_text_config(str(tmp_path))), str(tmp_path))
+
+
+def test_weights_of_other_shapes_are_one_line(tmp_path):
+    BertModel(BertConfig(**{**TEXT, "intermediate_size": 24})).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**TEXT, "model_type": "bert"}))
+    with pytest.raises(UserError, match="the files in this folder cannot be loaded"):
+        load_text_weights(TextEncoder(load_text_config(str(tmp_path))), str(tmp_path))
+
+
 def test_a_fraction_may_be_written_as_a_whole_number(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**TEXT, "model_type": "bert", "initializer_range": 0,
                                                       "hidden_dropout_prob": 0}))
