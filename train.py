@@ -35,6 +35,7 @@ with importing_much():
     from lib.training.run_record import RunRecord
     from lib.training.set_up import set_up_training
     from lib.training.state import TrainingState
+    from lib.training.update_step import lack_of_memory
     from transforms import network_inputs
     from utils import MachineError, UserError, duration, log
 
@@ -59,7 +60,7 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
     bad_images: list[str] = []
     for batch in log_problems(utils.progress(batches, f"epoch {progress.epoch}"), bad_images):
         inputs, target = network_inputs(batch, device), batch["target"].to(device, non_blocking=True).long()
-        with state.threads.step():
+        with lack_of_memory(updater), state.threads.step():
             logits = updater.forward(*inputs)
             updated = updater.backward(segmentation_loss(logits, target, args.dice_weight))
             if state.disturb:
@@ -96,7 +97,7 @@ def train_one_epoch(state: TrainingState, batches: DataLoader, args: Namespace) 
 
 def validate(state: TrainingState, batches: DataLoader, model: nn.Module) -> dict[str, Any]:
     """Metrics on all sentences of the val split; each process evaluates a share and gets the whole result."""
-    distributed.share_buffers(model)   # without SyncBatchNorm running statistics differ between processes
+    distributed.share_buffers(model)   # on CPUs running statistics differ between processes
     readable = log_problems(utils.progress(batches, "val"), [])
     watched = itertools.takewhile(lambda _: not distributed.stop_requested(), readable)
     rows = distributed.gather_rows(evaluate(model, watched, state.device, state.args.amp)).cpu().numpy()

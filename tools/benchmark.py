@@ -38,9 +38,22 @@ from lib.accelerate.onednn import has_products
 from tools.workloads import WORKLOADS
 from utils import UserError, log
 
-# FLOPs of lib.accelerate.onednn's layers, which FlopCounterMode does not know, by the shapes of their arguments.
-ONEDNN_FLOPS = {torch.ops.mkldnn._linear_pointwise:
-                lambda x, weight, *_, **__: 2 * weight[0] * math.prod(x)} if has_products(torch.float32) else {}
+
+def convolution_backward_flops(gradient: list[int], x: list[int], weight: list[int], _bias: Any, _stride: Any,
+                               _padding: Any, _dilation: Any, transposed: bool, _output_padding: Any, _groups: int,
+                               wanted: list[bool], **_: Any) -> int:
+    """FLOPs of the gradients of a convolution's input and weight, each as many as the convolution itself has.
+
+    FlopCounterMode's own formula ignores groups, of which ARC has one a sample.
+    """
+    places = math.prod((x if transposed else gradient)[2:])
+    return 2 * x[0] * places * math.prod(weight) * (wanted[0] + wanted[1])
+
+
+# FLOPs of operators that FlopCounterMode does not know or counts wrongly, by the shapes of their arguments.
+FLOPS: dict[Any, Callable[..., int]] = {torch.ops.aten.convolution_backward: convolution_backward_flops}
+if has_products(torch.float32):
+    FLOPS[torch.ops.mkldnn._linear_pointwise] = lambda x, weight, *_, **__: 2 * weight[0] * math.prod(x)
 
 
 def wait(device: torch.device) -> None:
@@ -100,7 +113,7 @@ def serve(connection: Connection, args: Namespace, task: str, plain: bool) -> No
     result: dict[str, Any] = {"peak_memory_mib": utils.peak_memory_mib(device)}
     # Not for training on a CPU, where the work of a step depends on the branches that drop path drops.
     if not plain and (task == "forward" or (task == "train" and device.type == "cuda")):
-        with FlopCounterMode(display=False, custom_mapping=ONEDNN_FLOPS) as counter:
+        with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
             run()
         result |= {"gflop": counter.get_total_flops() / 1e9,
                    "matmul_gflop_per_second": matmul_flops(device, AMP_DTYPES[args.amp] or torch.float32) / 1e9}

@@ -3,14 +3,35 @@
 Reading a number from a GPU blocks the program until the GPU has finished its work. The flag for a gradient that is not
 finite therefore stays on the device, where it skips the update, and is read later.
 """
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distributed import memory_advice, out_of_memory
 from lib.accelerate import autocast
-from utils import UserError
+from utils import MachineError, UserError
+
+
+@contextmanager
+def lack_of_memory(updater: "Updater") -> Iterator[None]:
+    """A context for a training step that turns a lack of memory into one line.
+
+    It is a `MachineError`, after which the run can be saved, but a `UserError` inside an update, which may have changed
+    a part of the weights.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        if updater.updating:
+            raise UserError(f"{memory_advice(error)}; an update was under way, so the last checkpoint stays as it "
+                            "is") from error
+        raise MachineError(memory_advice(error)) from error
 
 
 class Updater:
@@ -31,6 +52,7 @@ class Updater:
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.passes = passes                                            # per batch
         self.passes_done = 0                                            # since the last update
+        self.updating = False                                           # also after an error inside an update
         self.bad_updates = torch.zeros((), device=device)
         self.buffers: list[Tensor] = []                                 # values before the first of these batches
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # over batches whose update was made
@@ -74,6 +96,7 @@ class Updater:
 
     def update(self) -> None:
         """Steps optimizer and schedule with the accumulated gradients."""
+        self.updating = True
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -92,3 +115,4 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.passes_done = 0
+        self.updating = False

@@ -4,6 +4,9 @@ import os
 import subprocess
 
 import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from args import EVALUATION, TRAINING, get_parser
 from tests.launch import ROOT, run_script
@@ -30,6 +33,18 @@ def test_growth_takes_two_sizes(capsys):
     with pytest.raises(SystemExit):
         benchmark.parser().parse_args(["forward", "--scale", "--scale_sides", "64,64"])
     assert "names one size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_convolutions_gradients_cost_twice_the_convolution(layer, groups):
+    """In any number of groups; ARC has one a sample."""
+    conv = layer(8, 12, 3, padding=1, groups=groups)
+    x = torch.randn(2, 8, 6, 7, requires_grad=True)
+    forward = 2 * 2 * 6 * 7 * 9 * 8 * 12 // groups
+    with FlopCounterMode(display=False, custom_mapping=benchmark.FLOPS) as counter:
+        conv(x).sum().backward()
+    assert counter.get_total_flops() == 3 * forward
 
 
 @pytest.mark.slow
