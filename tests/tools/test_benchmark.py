@@ -10,8 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from args import EVALUATION, TRAINING, get_parser
 from tests.launch import ROOT, run_script
-from tools import benchmark, make_toy_rrsisd
-from utils import describe_cpu
+from tools import benchmark, counting, make_toy_rrsisd
+from tools.costs import FLOPS, GPUS, Ledger
+from utils import UserError, describe_cpu
 
 
 def test_growth_is_the_slope_of_logarithms(monkeypatch, capsys):
@@ -35,6 +36,37 @@ def test_growth_takes_two_sizes(capsys):
     assert "names one size" in capsys.readouterr().err
 
 
+def test_a_ledger_counts_by_phase_part_and_family():
+    """A product and a ReLU: x (4, 3), weight (5, 3), no bias; 4 bytes a number. Views are no operators."""
+    model = nn.Sequential(nn.Linear(3, 5, bias=False), nn.ReLU())
+    ledger = Ledger(gpu=GPUS["l4"], tf32=False, parts={model[0]: "product"})
+    x = torch.ones(4, 3)
+    with ledger:
+        model(x).backward(torch.ones(4, 5))
+    forward = ledger.costs["forward", "product", "GEMM"]
+    assert (forward.operators, forward.flops, forward.moved) == (1, 2 * 4 * 3 * 5, 4 * (12 + 15 + 20))
+    assert forward.seconds == max(forward.flops / 30.3e12, forward.moved / 0.3e12)
+    backward = ledger.costs["backward", "product", "GEMM"]   # x takes no gradient
+    assert (backward.operators, backward.flops) == (1, 120)
+    assert ledger.costs["forward", "rest", "activation"].moved == 4 * 40
+    assert ledger.costs["backward", "rest", "activation"].operators == 1
+    assert ledger.total().operators == sum(cost.operators for cost in ledger.by("family").values())
+
+
+@pytest.mark.slow
+def test_count_needs_no_gpu_and_says_that_nothing_was_measured(toy, capsys):
+    args = benchmark.parser().parse_args(["count", "--swin_type", "nano", "--img_size", "32", "--batch-size", "2",
+                                          "--model", "lavt", "--amp", "bf16", "--ck_bert", str(toy / "bert")])
+    figures = counting.count(args)
+    assert figures["all"]["operators"] == sum(row["operators"] for row in figures["part"].values())
+    assert {"text encoder", "Swin blocks", "fusion", "decoder, rest"} <= set(figures["part"])
+    said = capsys.readouterr().out
+    assert "nothing was measured" in said and f"| all | {figures['all']['operators']:,} |" in said
+    args.compile = True
+    with pytest.raises(UserError, match="leave it out"):
+        counting.count(args)
+
+
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
 def test_a_convolutions_gradients_cost_twice_the_convolution(layer, groups):
@@ -42,7 +74,7 @@ def test_a_convolutions_gradients_cost_twice_the_convolution(layer, groups):
     conv = layer(8, 12, 3, padding=1, groups=groups)
     x = torch.randn(2, 8, 6, 7, requires_grad=True)
     forward = 2 * 2 * 6 * 7 * 9 * 8 * 12 // groups
-    with FlopCounterMode(display=False, custom_mapping=benchmark.FLOPS) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FLOPS) as counter:
         conv(x).sum().backward()
     assert counter.get_total_flops() == 3 * forward
 
