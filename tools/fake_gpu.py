@@ -35,7 +35,7 @@ class FakeDevice(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waiting_allowed = True
-        self.in_backward = self.noting = False
+        self.in_backward = self.in_function = self.noting = False
         self.produced: set[int] = set()       # tensors of the last operator, for which autograd makes a node
         self.leaves: list[Any] = []           # autograd's nodes of the parameters, which it makes again once they die
 
@@ -61,9 +61,20 @@ class FakeDevice(TorchDispatchMode):
                 self.in_backward = False
         return engine
 
+    def apply_function(self, apply: Callable[..., Any]) -> Any:
+        """`torch.autograd.Function.apply`: its nodes are made after its forward pass, which has no gradients."""
+        def applied(function: Any, *args: Any) -> Any:
+            self.in_function = True
+            try:
+                return apply.__get__(None, function)(*args)
+            finally:
+                self.in_function = False
+        return classmethod(applied)
+
     def device_of(self, tensor: Tensor) -> torch.device:
         """The answer to the C++ library."""
-        if self.noting or (self.in_backward and not torch.is_grad_enabled()):
+        with_gradients = torch.is_grad_enabled()
+        if self.noting or (self.in_function and with_gradients) or (self.in_backward and not with_gradients):
             return META
         return META if id(tensor) in self.produced and tensor.grad_fn is None else tensor.device
 
@@ -137,6 +148,8 @@ def fake_gpu() -> Iterator[FakeDevice]:
         device = stack.enter_context(FakeDevice())
         stack.enter_context(patch.object(torch.autograd, "_engine_run_backward",
                                          device.run_backward(torch.autograd._engine_run_backward)))
+        function = torch.autograd.Function
+        stack.enter_context(patch.object(function, "apply", device.apply_function(vars(function)["apply"])))
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         yield device
 

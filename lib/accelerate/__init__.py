@@ -7,6 +7,7 @@ from lib.accelerate.inference import prepare_for_inference
 from lib.accelerate.precision import AMP_DTYPES, autocast, usable_amp
 from lib.accelerate.process import set_up, set_up_cuda
 from lib.accelerate.swap import accelerate
+from lib.accelerate.weight_casts import WeightCasts
 
-__all__ = ["AMP_DTYPES", "WholeBatches", "accelerate", "autocast", "compiled", "prepare_for_inference", "set_up",
-           "set_up_cuda", "usable_amp"]
+__all__ = ["AMP_DTYPES", "WeightCasts", "WholeBatches", "accelerate", "autocast", "compiled", "prepare_for_inference",
+           "set_up", "set_up_cuda", "usable_amp"]

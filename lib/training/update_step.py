@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distributed import memory_advice, out_of_memory
-from lib.accelerate import autocast
+from lib.accelerate import WeightCasts, autocast
 from utils import MachineError, UserError
 
 
@@ -48,6 +48,7 @@ class Updater:
                  accumulate: int = 1, skip_bad: bool = False, passes: int = 1):
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.device, self.amp, self.accumulate, self.skip_bad = device, amp, accumulate, skip_bad
+        self.casts = WeightCasts(model)
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.passes = passes                                            # per batch
@@ -73,7 +74,7 @@ class Updater:
         if isinstance(self.model, DistributedDataParallel):  # one all-reduce per update
             self.model.require_backward_grad_sync = self.passes_done + 1 == self.accumulate * self.passes
         try:
-            with autocast(self.device, self.amp):
+            with autocast(self.device, self.amp), self.casts.lent():
                 logits = self.model(*inputs)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):   # PyTorch's words

@@ -207,11 +207,13 @@ def test_a_subclass_runs_as_it_is_written():
     assert type(level.conv2) is ThirdConv
 
 
-def test_other_devices_keep_the_plain_network(nano):
+@pytest.mark.parametrize("device", ["cuda", "meta"])
+def test_other_devices_have_rows_of_their_own_or_keep_the_plain_network(nano, device):
     network = nano()
-    types = [type(module) for module in network.modules()]
-    accelerate(network, torch.device("cuda"))
-    assert [type(module) for module in network.modules()] == types
+    types = [FASTER.get(device, {}).get(type(module), type(module)) for module in network.modules()]
+    keys = list(network.state_dict())
+    accelerate(network, torch.device(device))
+    assert [type(module) for module in network.modules()] == types and list(network.state_dict()) == keys
 
 
 def test_channels_last_is_a_layout_of_gpus(nano):
