@@ -139,9 +139,12 @@ def answer(connection: Connection) -> Any:
     return said
 
 
-def measure(args: Namespace, task: str) -> dict[str, Any]:
-    """Seconds of each round of one task, of this code and perhaps of the plain form, taking turns."""
-    context = multiprocessing.get_context("spawn")
+def measure(args: Namespace, task: str, context: Any = None) -> dict[str, Any]:
+    """Seconds of each round of one task, of this code and perhaps of the plain form, taking turns.
+
+    `context` starts the processes: by default each imports everything anew.
+    """
+    context = context or multiprocessing.get_context("spawn")
     forms: dict[str, Connection] = {}
     try:
         for name in ("this code", "plain")[:1 + args.baseline]:
