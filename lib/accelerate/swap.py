@@ -8,6 +8,7 @@ from lib.accelerate.arc import FastAdaptiveRotatedConv
 from lib.accelerate.cim import FastCrossScaleAttention
 from lib.accelerate.decoder import FastLevel
 from lib.accelerate.drop_path import FastSwinBlock
+from lib.accelerate.gpu_window_attention import GpuWindowAttention
 from lib.accelerate.onednn import FastLinear
 from lib.accelerate.pwam import FastPixelWordAttention, FastWordAttention
 from lib.accelerate.weight_casts import CastConv2d, CastLinear
@@ -23,7 +24,7 @@ FASTER: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     "cpu": {nn.Linear: FastLinear, WindowAttention: FastWindowAttention, WordAttention: FastWordAttention,
             PixelWordAttention: FastPixelWordAttention, Level: FastLevel, AdaptiveRotatedConv: FastAdaptiveRotatedConv,
             CrossScaleAttention: FastCrossScaleAttention, SwinBlock: FastSwinBlock},
-    "cuda": {nn.Linear: CastLinear, nn.Conv2d: CastConv2d},
+    "cuda": {nn.Linear: CastLinear, nn.Conv2d: CastConv2d, WindowAttention: GpuWindowAttention},
 }
 
 
