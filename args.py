@@ -329,7 +329,8 @@ def add_training(group: Group) -> None:
               help="choose the best epoch on one random sentence per ref, as in the original code;\n"
                    "without it on all sentences")
     group.add("--deterministic", action="store_true",
-              help="the same command on the same machine gives the same losses, bit for bit (slower)")
+              help="the same command on the same machine gives the same losses, bit for bit (slower); on GPUs\n"
+                   "cross-entropy and adaptive pooling (CIM, TMEM) have no such form, and PyTorch warns of them")
     group.add("--accumulate", default=1, type=positive, metavar="N",
               help="batches per optimiser update (default: 1); the schedule counts updates as iterations")
     group.add("--checkpoint_activations", action="store_true",

@@ -108,7 +108,7 @@ def _watched(batches: Iterable[T]) -> Iterator[T]:
             # The last two occur if a worker is killed between announcing a batch and passing on its memory.
             if not isinstance(error, RuntimeError) or any(words in str(error) for words in (
                     "DataLoader worker", "shared memory", "unable to write to file", "unable to allocate shared",
-                    "No space left")):
+                    "No space left", "in memory thread")):
                 said = " ".join(str(error).split())[:300] or type(error).__name__
                 raise MachineError(f"a loader process is gone or cannot pass its batch on ({said}): see whether memory "
                                    "or /dev/shm is full; fewer --workers need less") from error

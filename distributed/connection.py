@@ -7,7 +7,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from distributed.devices import choose_device, local_rank
+from distributed.devices import choose_device, local_rank, refuse_shared_gpu
 from utils import UserError
 
 
@@ -16,11 +16,13 @@ def init_processes(device: str | None, local_rank_flag: int, timeout_s: float = 
 
     `torchrun` and `torch.distributed.launch` set the variables RANK and WORLD_SIZE. NCCL connects GPUs, Gloo connects
     CPUs. A process that waits for another one longer than `timeout_s` gives up. Raises `UserError` for a GPU that does
-    not exist.
+    not exist, or that another process has.
     """
     chosen = choose_device(device, local_rank(local_rank_flag))
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         store, number, processes = _fresh_store(timeout := timedelta(seconds=timeout_s))
+        if chosen.type == "cuda":
+            refuse_shared_gpu(chosen, store)
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timeout, store=store, rank=number,
                                 world_size=processes)
     return chosen

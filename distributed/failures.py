@@ -1,11 +1,13 @@
 """How a script ends after an error: one line for a mistake, and one process that speaks for all."""
 import errno
 import os
+import re
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 import torch.distributed as dist
 
 from distributed.leaving import leave
@@ -17,7 +19,8 @@ from utils import MachineError, UserError, printable, standard_output
 def user_errors(program: str) -> Iterator[None]:
     """A context that turns a `UserError` into one line on stderr and exit status 2, a `MachineError` into status 1.
 
-    Other exceptions are bugs and give a traceback and status 1. Standard output exists inside (see `utils`).
+    A lack of memory for a tensor is one line and status 1, too. Other exceptions are bugs and give a traceback and
+    status 1. Standard output exists inside (see `utils`).
     Among several processes the one that fails first prints its message first, and the launcher repeats this message at
     the end. The other processes, which the launcher ends or which lose the connection, print theirs only if they still
     run after a delay.
@@ -36,6 +39,8 @@ def user_errors(program: str) -> Iterator[None]:
             _let_the_first_one_speak(2)  # most errors occur on all processes
         leave(2, printable(f"{program}: {' '.join(message.splitlines())}{signature}"))
     except Exception as error:
+        if out_of_memory(error):
+            leave(1, printable(f"{program}: {memory_advice(error)}{signature}"))
         if not dist.is_initialized():
             raise
         if not _lost_a_process(error):
@@ -43,6 +48,21 @@ def user_errors(program: str) -> Iterator[None]:
         _let_the_first_one_speak(1)
         leave(1, f"{program}: another process is gone; its message says why, and the last checkpoint is intact "
                   f"({str(error).strip().splitlines()[0]}){signature}", is_cause=False)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether PyTorch found no memory for a tensor, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
+
+
+def memory_advice(error: Exception) -> str:
+    """A sentence for an error that is `out_of_memory`: what was asked for, and the flags that need less."""
+    where = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "this machine"
+    asked = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))
+    return (f"{where} has no memory left{f' for another {asked[1]}' if asked else ''}: give --amp bf16 or a smaller "
+            "--batch-size; in training --accumulate keeps the batch of an update, and --checkpoint_activations keeps "
+            "fewer activations")
 
 
 @contextmanager

@@ -6,21 +6,28 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distributed.batch_norm import share_batch_norms
 from utils import log, world_size
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """The module that a training step calls: with several processes, it synchronises gradients and BatchNorm."""
+    """The module that a training step calls: with several processes, it synchronises gradients and, on GPUs, BatchNorm.
+
+    The buffers of the first process are copied to the others once, here.
+    """
     if world_size() == 1:
         return model
     # The router's depthwise weights have an axis of length 1, whose stride has no meaning.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-    if device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return DistributedDataParallel(model, device_ids=[device.index], gradient_as_bucket_view=True,
-                                       broadcast_buffers=False)
-    log("BatchNorm is not synchronised: SyncBatchNorm needs GPUs; each CPU process normalises its own batch")
-    return DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        share_batch_norms(model)
+    else:
+        log("BatchNorm is not synchronised: each CPU process normalises its own batch; GPUs normalise theirs together")
+    devices = [device.index] if on_gpu else None
+    wrapped = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    wrapped.broadcast_buffers = False   # in later steps; the argument of this name is deprecated
+    return wrapped
 
 
 def share_buffers(model: nn.Module) -> None:

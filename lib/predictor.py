@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from bert import PhraseMarker, reading_problems, tokenize
-from lib.accelerate import accelerate, autocast, prepare_for_inference, usable_amp
+from lib.accelerate import accelerate, autocast, prepare_for_inference, set_up_cuda, usable_amp
 from lib.checkpoint import restore
 from lib.checkpoint.model_folder import fetch_folder
 from lib.imagery.pictures import array_to_picture, read_picture, to_rgb
@@ -51,7 +51,8 @@ class Predictor:
     know, it is segmented with a `ReadingWarning`.
 
     `device` is 'cuda', 'cpu' or the like (default: a GPU if there is one); `amp` is the precision as in args.py; `fast`
-    folds BatchNorms and packs weights, as `--fuse` does. An original checkpoint does not describe itself and needs
+    folds BatchNorms and packs weights, as `--fuse` does. On a GPU the process computes float32 in TF32 from then on, as
+    test.py does, unless `args` say otherwise (`--no-tf32`). An original checkpoint does not describe itself and needs
     `args`, the result of `args.get_parser().parse_args([…])` for its flags. A network that reads phrases also needs
     `class_names`, the names that it looks for in sentences (`refer.categories.CLASS_NAMES`). Raises `UserError` if the
     checkpoint cannot be used.
@@ -66,6 +67,8 @@ class Predictor:
         self.marker = PhraseMarker(class_names or config.class_names) if config.reads_phrases else None
         self.size_px, self.max_tokens = config.img_size, config.max_tokens
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device.type == "cuda":
+            set_up_cuda(getattr(args, "tf32", True), getattr(args, "cudnn_benchmark", True))
         self.amp = usable_amp(amp, self.device)
         accelerate(self.model.to(self.device), self.device)
         prepare_for_inference(self.model, self.amp, fold_batchnorm=fast)

@@ -1,5 +1,6 @@
-"""Shared by all tests: one thread, so that figures do not depend on the machine's cores; a tiny toy data set."""
+"""Shared by all tests: no GPU, one thread, so that figures do not depend on the machine; a tiny toy data set."""
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from lib.checkpoint import describe_model, save_checkpoint
 from lib.segmentation import SWIN_VARIANTS, ModelConfig, build
 from refer.refer import REFER
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""   # also for the programs that tests start
 torch.set_num_threads(1)
 
 TEXT = {"vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,

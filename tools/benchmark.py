@@ -2,12 +2,16 @@
 
     python tools/benchmark.py forward train --swin_type base --window12 --img_size 480 --baseline
     python tools/benchmark.py loading --data FOLDER --packed FILE
+    python tools/benchmark.py count --gpu h200 --batch-size 8 --amp bf16
 
 With --baseline each figure is also taken of the plain network, without lib.accelerate, and of a plain loop:
 attention, masks built per forward, float32, everything given a gradient, a stop after every step, one image at a time
 in evaluation. Each form has a process of its own, with its own memory; the two take turns, so that a slow minute of
 the machine hits both. Times are medians over the rounds. With --scale each task is measured at several sizes of image
 and of batch instead, and how its cost grows is fitted.
+
+The task count measures nothing: it counts the operators of a training step, their bytes and FLOPs, without a GPU, and
+gives the least time that a GPU's data sheet allows.
 """
 import argparse
 import gc
@@ -35,10 +39,12 @@ from args import count, get_parser, positive
 from distributed import user_errors
 from lib.accelerate import AMP_DTYPES, set_up
 from lib.accelerate.onednn import has_products
+from tools import counting
+from tools.costs import FLOPS, GPUS
 from tools.workloads import WORKLOADS
 from utils import UserError, log
 
-# FLOPs of lib.accelerate.onednn's layers, which FlopCounterMode does not know, by the shapes of their arguments.
+# FLOPs of operators that FlopCounterMode does not know or counts wrongly, by the shapes of their arguments.
 ONEDNN_FLOPS = {torch.ops.mkldnn._linear_pointwise:
                 lambda x, weight, *_, **__: 2 * weight[0] * math.prod(x)} if has_products(torch.float32) else {}
 
@@ -100,7 +106,7 @@ def serve(connection: Connection, args: Namespace, task: str, plain: bool) -> No
     result: dict[str, Any] = {"peak_memory_mib": utils.peak_memory_mib(device)}
     # Not for training on a CPU, where the work of a step depends on the branches that drop path drops.
     if not plain and (task == "forward" or (task == "train" and device.type == "cuda")):
-        with FlopCounterMode(display=False, custom_mapping=ONEDNN_FLOPS) as counter:
+        with FlopCounterMode(display=False, custom_mapping={**FLOPS, **ONEDNN_FLOPS}) as counter:
             run()
         result |= {"gflop": counter.get_total_flops() / 1e9,
                    "matmul_gflop_per_second": matmul_flops(device, AMP_DTYPES[args.amp] or torch.float32) / 1e9}
@@ -133,9 +139,12 @@ def answer(connection: Connection) -> Any:
     return said
 
 
-def measure(args: Namespace, task: str) -> dict[str, Any]:
-    """Seconds of each round of one task, of this code and perhaps of the plain form, taking turns."""
-    context = multiprocessing.get_context("spawn")
+def measure(args: Namespace, task: str, context: Any = None) -> dict[str, Any]:
+    """Seconds of each round of one task, of this code and perhaps of the plain form, taking turns.
+
+    `context` starts the processes: by default each imports everything anew.
+    """
+    context = context or multiprocessing.get_context("spawn")
     forms: dict[str, Connection] = {}
     try:
         for name in ("this code", "plain")[:1 + args.baseline]:
@@ -234,7 +243,8 @@ def parser() -> argparse.ArgumentParser:
     own = get_parser()
     own.description, own.usage = __doc__, "benchmark.py TASK... [flags of train.py] [flags below]"
     group = own.add_argument_group("benchmark")
-    group.add_argument("tasks", nargs="+", choices=sorted(WORKLOADS), help="what to measure")
+    group.add_argument("tasks", nargs="+", choices=sorted([*WORKLOADS, "count"]), help="what to measure, or count")
+    group.add_argument("--gpu", default="h200", choices=GPUS, help="the device of the bounds of count (default: h200)")
     group.add_argument("--baseline", action="store_true", help="measure the plain form too, in turns")
     group.add_argument("--scale", action="store_true", help="measure several sizes of image and batch instead")
     group.add_argument("--scale_sides", default=SIDES_PX, type=numbers, metavar="N,N,…",
@@ -256,8 +266,12 @@ def main() -> None:
         device = prepare(args)
         figures = {"flags": {key: str(value) for key, value in vars(args).items()}, **utils.describe_run(device),
                    "machine": machine(device)}
-        log(figures["machine"])
+        if args.tasks != ["count"]:
+            log(figures["machine"])
         for task in args.tasks:
+            if task == "count":
+                figures[task] = counting.count(Namespace(**vars(args)))
+                continue
             figures[task] = measure_scale(args, task) if args.scale else measure(args, task)
             (show_scale if args.scale else show)(task, figures[task])
         if args.json:

@@ -69,6 +69,12 @@ def train(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[
     batch = make_batch(args, args.batch_size, device, model.reads_phrases)
     if plain:
         return plain_train(model, batch, args), args.batch_size
+    return training_step(model, batch, args, device)[0], args.batch_size
+
+
+def training_step(model: ReferringSegmenter, batch: dict[str, Tensor], args: Namespace,
+                  device: torch.device) -> tuple[Callable[[], None], Updater]:
+    """A function that runs one training step of a network in training mode as train.py does, and its updater."""
     freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout)
     if args.checkpoint_activations:
         recompute_activations(model)
@@ -83,7 +89,7 @@ def train(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[
         updater.backward(segmentation_loss(logits, batch["target"].long(), args.dice_weight))
         if disturb:
             updater.backward(taught_loss(updater.forward(*disturb(*inputs)), logits))
-    return run, args.batch_size
+    return run, updater
 
 
 def plain_train(model: ReferringSegmenter, batch: dict[str, Tensor], args: Namespace) -> Callable[[], None]:

@@ -5,8 +5,9 @@ The rest of the project calls these functions and does not depend on kernels, ti
 from lib.accelerate.compiling import WholeBatches, compiled
 from lib.accelerate.inference import prepare_for_inference
 from lib.accelerate.precision import AMP_DTYPES, autocast, usable_amp
-from lib.accelerate.process import set_up
+from lib.accelerate.process import set_up, set_up_cuda
 from lib.accelerate.swap import accelerate
+from lib.accelerate.weight_casts import WeightCasts
 
-__all__ = ["AMP_DTYPES", "WholeBatches", "accelerate", "autocast", "compiled", "prepare_for_inference", "set_up",
-           "usable_amp"]
+__all__ = ["AMP_DTYPES", "WeightCasts", "WholeBatches", "accelerate", "autocast", "compiled", "prepare_for_inference",
+           "set_up", "set_up_cuda", "usable_amp"]

@@ -19,6 +19,8 @@ def set_up(device: torch.device, args: Namespace) -> None:
         set_up_cpu()
     elif device.type == "cuda":
         set_up_cuda(args.tf32, args.cudnn_benchmark)
+        log("float32 products and convolutions in TF32, as in the original's PyTorch; --no-tf32 computes them in full"
+            if args.tf32 else "float32 products and convolutions in full precision (--no-tf32)")
 
 
 def set_up_cpu() -> None:
@@ -35,8 +37,8 @@ def set_up_cpu() -> None:
         mallopt(M_TRIM_THRESHOLD, -1)
 
 
-def set_up_cuda(tf32: bool, cudnn_benchmark: bool) -> None:
-    """Sets and logs the precision of float32 on GPUs, and whether cuDNN tries its algorithms on the first batch.
+def set_up_cuda(tf32: bool = True, cudnn_benchmark: bool = True) -> None:
+    """Sets the precision of float32 on GPUs, and whether cuDNN tries its algorithms on the first batch.
 
     TF32 rounds the factors of products and convolutions to 10 bits after the point, as the PyTorch version of the
     original programs did by default.
@@ -44,5 +46,3 @@ def set_up_cuda(tf32: bool, cudnn_benchmark: bool) -> None:
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = cudnn_benchmark
-    log("float32 products and convolutions in TF32, as in the original's PyTorch; --no-tf32 computes them in full"
-        if tf32 else "float32 products and convolutions in full precision (--no-tf32)")

@@ -8,8 +8,10 @@ from lib.accelerate.arc import FastAdaptiveRotatedConv
 from lib.accelerate.cim import FastCrossScaleAttention
 from lib.accelerate.decoder import FastLevel
 from lib.accelerate.drop_path import FastSwinBlock
+from lib.accelerate.gpu_window_attention import GpuWindowAttention
 from lib.accelerate.onednn import FastLinear
 from lib.accelerate.pwam import FastPixelWordAttention, FastWordAttention
+from lib.accelerate.weight_casts import CastConv2d, CastLinear
 from lib.accelerate.window_attention import FastWindowAttention
 from lib.arc import AdaptiveRotatedConv
 from lib.cim import CrossScaleAttention
@@ -17,11 +19,12 @@ from lib.decoder import Level
 from lib.pwam import PixelWordAttention, WordAttention
 from lib.swin import SwinBlock, WindowAttention
 
-# For each device type: class -> faster class with the same parameters. GPUs have no faster classes so far.
+# For each device type: class -> faster class with the same parameters.
 FASTER: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     "cpu": {nn.Linear: FastLinear, WindowAttention: FastWindowAttention, WordAttention: FastWordAttention,
             PixelWordAttention: FastPixelWordAttention, Level: FastLevel, AdaptiveRotatedConv: FastAdaptiveRotatedConv,
             CrossScaleAttention: FastCrossScaleAttention, SwinBlock: FastSwinBlock},
+    "cuda": {nn.Linear: CastLinear, nn.Conv2d: CastConv2d, WindowAttention: GpuWindowAttention},
 }
 
 

@@ -14,6 +14,7 @@ from lib.losses import segmentation_loss
 from lib.training.masked_pass import taught_loss
 from lib.training.nonfinite import NonFiniteGuard
 from lib.training.state import TrainingState
+from lib.training.update_step import lack_of_memory
 from transforms import network_inputs
 from utils import log
 
@@ -36,7 +37,7 @@ def train_one_epoch(state: TrainingState, batches: Any, args: Namespace) -> dict
     clock = progress.clock()
     for batch in utils.progress(batches, f"epoch {progress.epoch}"):
         inputs, target = network_inputs(batch, device), batch["target"].to(device, non_blocking=True).long()
-        with state.threads.step():
+        with lack_of_memory(updater), state.threads.step():
             logits = updater.forward(*inputs)
             updated = updater.backward(segmentation_loss(logits, target, args.dice_weight))
             if state.disturb:
@@ -67,7 +68,7 @@ def train_one_epoch(state: TrainingState, batches: Any, args: Namespace) -> dict
 
 def validate(state: TrainingState, batches: Any, model: nn.Module) -> dict[str, Any]:
     """Metrics on all sentences of the val split; each process evaluates a share and gets the whole result."""
-    distributed.share_buffers(model)   # without SyncBatchNorm running statistics differ between processes
+    distributed.share_buffers(model)   # on CPUs running statistics differ between processes
     watched = itertools.takewhile(lambda _: not distributed.stop_requested(), utils.progress(batches, "val"))
     rows = distributed.gather_rows(evaluate(model, watched, state.device, state.args.amp)).cpu().numpy()
     if not len(rows):

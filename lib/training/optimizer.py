@@ -83,3 +83,16 @@ def make_optimizer(model: ReferringSegmenter, lr: float, weight_decay: float, to
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda iteration: learning_rate_factor(iteration, total_iterations, warmup_iterations))
     return optimizer, schedule
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, stored: dict[str, Any]) -> None:
+    """Loads the result of `state_dict`, with each moment laid out in memory like its parameter.
+
+    The fused update pairs numbers by their places in memory, and PyTorch keeps the stored layout, which is another one
+    if `--channels_last` has changed since. Raises `ValueError` if the parameters are others.
+    """
+    optimizer.load_state_dict(stored)
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -17,7 +17,7 @@ from lib.segmentation import ModelConfig
 from lib.training.averaging import WeightAverage
 from lib.training.generators import generator_states, restore_generators
 from lib.training.masked_pass import Disturbance
-from lib.training.optimizer import make_optimizer, warm_up_of
+from lib.training.optimizer import make_optimizer, restore_optimizer, warm_up_of
 from lib.training.threads import choose_threads
 from lib.training.update_step import Updater
 from schema import Range, faults
@@ -92,7 +92,7 @@ class TrainingState:
         """
         another = f"--resume: this checkpoint is of another run; --init_from {self.args.resume} starts from its weights"
         try:
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            restore_optimizer(self.optimizer, checkpoint["optimizer"])
             self.schedule.load_state_dict(checkpoint["lr_scheduler"])
             if self.updater.scaler and checkpoint.get("scaler"):
                 self.updater.scaler.load_state_dict(checkpoint["scaler"])

@@ -3,14 +3,35 @@
 Reading a number from a GPU blocks the program until the GPU has finished its work. The flag for a gradient that is not
 finite therefore stays on the device, where it skips the update, and is read later.
 """
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lib.accelerate import autocast
-from utils import UserError
+from distributed import memory_advice, out_of_memory
+from lib.accelerate import WeightCasts, autocast
+from utils import MachineError, UserError
+
+
+@contextmanager
+def lack_of_memory(updater: "Updater") -> Iterator[None]:
+    """A context for a training step that turns a lack of memory into one line.
+
+    It is a `MachineError`, after which the run can be saved, but a `UserError` inside an update, which may have changed
+    a part of the weights.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        if updater.updating:
+            raise UserError(f"{memory_advice(error)}; an update was under way, so the last checkpoint stays as it "
+                            "is") from error
+        raise MachineError(memory_advice(error)) from error
 
 
 class Updater:
@@ -27,10 +48,12 @@ class Updater:
                  accumulate: int = 1, skip_bad: bool = False, passes: int = 1):
         self.model, self.optimizer, self.schedule = model, optimizer, schedule
         self.device, self.amp, self.accumulate, self.skip_bad = device, amp, accumulate, skip_bad
+        self.casts = WeightCasts(model)
         self.scaler = torch.amp.GradScaler(device.type) if amp == "fp16" else None
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.passes = passes                                            # per batch
         self.passes_done = 0                                            # since the last update
+        self.updating = False                                           # also after an error inside an update
         self.bad_updates = torch.zeros((), device=device)
         self.buffers: list[Tensor] = []                                 # values before the update's first batch
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # over batches whose update was made
@@ -51,7 +74,7 @@ class Updater:
         if isinstance(self.model, DistributedDataParallel):  # one all-reduce per update
             self.model.require_backward_grad_sync = self.passes_done + 1 == self.accumulate * self.passes
         try:
-            with autocast(self.device, self.amp):
+            with autocast(self.device, self.amp), self.casts.lent():
                 logits = self.model(*inputs)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):   # PyTorch's words
@@ -74,6 +97,7 @@ class Updater:
 
     def update(self) -> None:
         """Steps optimizer and schedule with the accumulated gradients."""
+        self.updating = True
         if self.scaler:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -92,3 +116,4 @@ class Updater:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.step()
         self.passes_done = 0
+        self.updating = False

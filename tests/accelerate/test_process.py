@@ -6,7 +6,7 @@ import torch
 
 import utils
 from args import get_parser
-from lib.accelerate import precision, process, set_up, usable_amp
+from lib.accelerate import precision, process, set_up, set_up_cuda, usable_amp
 from lib.predictor import Predictor
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -52,7 +52,8 @@ def test_a_figure_names_the_cpu_and_what_its_speed_depends_on(processor):
     assert utils.describe_run(CPU)["device"] == "cpu: Some CPU (AVX2)"
 
 
-@pytest.mark.parametrize("script", ["train.py", "test.py", "demo_inference.py", "tools/benchmark.py", "Predictor"])
+@pytest.mark.parametrize("script", ["train.py", "test.py", "demo_inference.py", "demo_server.py",
+                                    "tools/benchmark.py", "Predictor"])
 def test_every_program_asks(script, processor, monkeypatch):
     """Each calls `set_up`, or `usable_amp` itself, before it computes."""
     class AskedError(Exception):
@@ -71,7 +72,7 @@ def test_every_program_asks(script, processor, monkeypatch):
             Predictor("x.pth", amp="bf16")
         return
     flags = get_parser().parse_args(["--amp", "bf16", "--device", "cpu"])
-    flags.image, flags.sentence, flags.out, flags.threads = [__file__], ["a ship"], "out", None
+    flags.image, flags.sentence, flags.out, flags.threads, flags.port = [__file__], ["a ship"], "out", None, 0
     if script == "tools/benchmark.py":
         from tools.benchmark import serve
         with pytest.raises(AskedError):
@@ -104,6 +105,18 @@ def test_flags_reach_the_gpu(flags, expected, said, gpu_settings, capsys):
     set_up(CUDA, args)
     assert gpu_settings() == expected and said in capsys.readouterr().out
     assert args.pin_mem is True
+
+
+@pytest.mark.parametrize(("flags", "tf32"), [(None, True), ([], True), (["--no-tf32", "--no-cudnn_benchmark"], False)])
+def test_a_predictor_on_a_gpu_computes_as_precisely_as_test_py(flags, tf32, gpu_settings, monkeypatch):
+    network = SimpleNamespace(to=lambda device: None)
+    config = SimpleNamespace(reads_phrases=False, img_size=64, max_tokens=20)
+    monkeypatch.setattr("lib.predictor.restore", lambda *_: (network, config, None))
+    for name in ("accelerate", "prepare_for_inference"):
+        monkeypatch.setattr(f"lib.predictor.{name}", lambda *_, **__: None)
+    set_up_cuda(not tf32, not tf32)
+    Predictor("x.pth", device="cuda", args=None if flags is None else get_parser().parse_args(flags))
+    assert gpu_settings() == (tf32,) * 3
 
 
 def test_a_cpu_gets_none_of_it(gpu_settings, capsys):

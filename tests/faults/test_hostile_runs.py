@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 import train
 from data.loader import log_problems
@@ -15,7 +17,7 @@ from lib.training import epoch
 from tests.launch import ROOT
 from tests.training.test_resume import a_folder_and_signals_of_its_own, arguments  # noqa: F401
 from tools.fuzz import AREAS, fuzz
-from utils import MachineError
+from utils import MachineError, UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("narrow_nano")]
 
@@ -86,8 +88,47 @@ def test_a_killed_loader_process_saves_the_run_and_is_one_line(toy, monkeypatch)
     assert read_checkpoint("checkpoints/model_last_m.pth")["progress"]["step"] in (2, 3)   # one batch may be ready
 
 
+NO_MEMORY = (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.20 GiB. GPU 0 has a total capacity of"),
+             RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
+                          "you tried to allocate 64 bytes. Error code 12 (Cannot allocate memory)"))
+FLAGS_THAT_NEED_LESS = ("--amp bf16", "--batch-size", "--accumulate", "--checkpoint_activations")
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(("error", "asked"), [(NO_MEMORY[0], "2.20 GiB"), (NO_MEMORY[1], "64 bytes")])
+def test_a_step_without_memory_saves_the_run_and_names_the_flags_that_need_less(toy, monkeypatch, error, asked):
+    at_step(monkeypatch, 3, lambda: fail(error))
+    with pytest.raises(MachineError) as raised:
+        train.run(arguments(toy))
+    said = str(raised.value)
+    assert all(flag in said for flag in FLAGS_THAT_NEED_LESS) and f"no memory left for another {asked}" in said
+    assert said.endswith("The run is saved; --resume auto goes on")
+    assert read_checkpoint("checkpoints/model_last_m.pth")["progress"]["step"] == 2
+
+
+def test_an_update_without_memory_is_not_saved(toy, monkeypatch):
+    """It may have changed a part of the weights."""
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: fail(NO_MEMORY[0]))
+    with pytest.raises(UserError, match=r"no memory left .* an update was under way"):
+        train.run(arguments(toy))
+    assert not Path("checkpoints/model_last_m.pth").exists()
+
+
+@pytest.mark.parametrize("error", NO_MEMORY)
+def test_any_program_says_a_lack_of_memory_in_one_line(error, capsys):
+    with pytest.raises(SystemExit) as ended, user_errors("test.py"):
+        raise error
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said.count("\n") == 1 and "test.py: " in said and "--batch-size" in said
+
+
 @pytest.mark.parametrize("error", [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
-                                   ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+                                   ConnectionResetError(104, "Connection reset by peer"), EOFError(),
+                                   RuntimeError("Pin memory thread exited unexpectedly"),
+                                   RuntimeError("Caught RuntimeError in pin memory thread for device 0.")])
 def test_each_sign_of_a_killed_loader_process_is_one_line(error):
     """Which one PyTorch raises depends on what the process did when it was killed."""
     def batches():

@@ -1,8 +1,11 @@
 """The network is one graph, without breaks for torch.compile, and torch.export can trace it whole."""
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
+from torch.export.passes import move_to_device_pass
 
 from tests.conftest import inputs_for
+from tools.fake_gpu import GPU, fake_gpu
 
 pytestmark = pytest.mark.usefixtures("narrow_nano")
 
@@ -31,3 +34,15 @@ def test_an_exported_network_computes_the_same_on_other_inputs(nano, model, swin
     exported = torch.export.export(network, traced_on, strict=False)
     torch.testing.assert_close(exported.module()(*other), expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(network(*other), expected)   # the export leaves nothing behind
+
+
+@pytest.mark.slow
+def test_an_exported_program_moves_to_a_gpu_with_its_constants(nano):
+    """As docs/deployment.md says, since the device of the masks is a part of the graph."""
+    network = nano("lavt_one")
+    program = torch.export.export(network.requires_grad_(False), inputs_for(network, 2, 64), strict=False)
+    with fake_gpu(), torch.no_grad():
+        inputs = [x.to(GPU) for x in inputs_for(network, 2, 64)]
+        with pytest.raises((FakeTensorDeviceMismatchError, AssertionError)):
+            program.module().to(GPU)(*inputs)
+        assert move_to_device_pass(program, "cuda:0").module()(*inputs).device == GPU

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lib.accelerate import accelerate, autocast
-from lib.training.optimizer import freeze_text, make_optimizer, recompute_activations
+from lib.training.optimizer import freeze_text, make_optimizer, recompute_activations, restore_optimizer
 from lib.training.update_step import Updater
 from tests.conftest import make_inputs
 from utils import UserError
@@ -86,6 +86,26 @@ def test_lower_precision_moves_float32_weights_much_the_same_way(nano, amp):
         moves.append(torch.cat([(p.detach() - old).flatten() for p, old in
                                 zip(model.parameters(), before, strict=True)]))
     assert torch.cosine_similarity(*moves, dim=0) > 0.9
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_a_resumed_update_is_the_same_in_another_memory_layout(amsgrad):
+    """`--channels_last` may differ between the starts of a run."""
+    results = []
+    for layouts in (("contiguous",) * 2, ("contiguous", "channels last"), ("channels last", "contiguous")):
+        torch.manual_seed(0)
+        weight, stored = torch.randn(4, 3, 3, 3), None
+        for layout in layouts:
+            form = torch.channels_last if layout == "channels last" else torch.contiguous_format
+            parameter = nn.Parameter(weight.clone().contiguous(memory_format=form))
+            optimizer = torch.optim.AdamW([parameter], 0.01, fused=True, amsgrad=amsgrad)
+            if stored:
+                restore_optimizer(optimizer, stored)
+            parameter.grad = torch.linspace(-1, 1, 108).view(4, 3, 3, 3).contiguous(memory_format=form)
+            optimizer.step()
+            weight, stored = parameter.detach(), optimizer.state_dict()
+        results.append(weight.contiguous())
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
 def test_computing_blocks_again_gives_the_same_values_and_gradients(nano):
