@@ -9,7 +9,7 @@ OUT=quickstart DATA=quickstart/data CHECKPOINT=quickstart/model_best_quickstart.
 echo "1/4 Drawing aerial scenes with sentences into $DATA"
 "$PYTHON" tools/make_toy_rrsisd.py --out "$DATA" --images 3600 --size 96 --seed 0 --contents roomy
 
-echo "2/4 Training a nano RMSIN on them (11,500 images, 7 minutes on 2 quiet CPU cores)"
+echo "2/4 Training a nano RMSIN on them (11,500 images, about 6 minutes on 2 quiet CPU cores)"
 "$PYTHON" train.py --refer_data_root "$DATA" --ck_bert "$DATA/bert" --bert_tokenizer "$DATA/bert" \
     --swin_type nano --epochs 2 --batch-size 16 --lr 5e-4 --workers 0 --print-freq 25 --model_id quickstart --output-dir "$OUT" "$@"
 
