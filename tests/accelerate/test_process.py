@@ -71,7 +71,8 @@ def test_every_program_asks(script, processor, monkeypatch):
             Predictor("x.pth", amp="bf16")
         return
     flags = get_parser().parse_args(["--amp", "bf16", "--device", "cpu"])
-    flags.image, flags.sentence, flags.out, flags.threads = [__file__], ["a ship"], "out", None
+    flags.image, flags.sentence, flags.pairs, flags.threads = [__file__], ["a ship"], None, None
+    flags.out = "out"
     if script == "tools/benchmark.py":
         from tools.benchmark import serve
         with pytest.raises(AskedError):
