@@ -69,18 +69,19 @@ def reading_problems(tokenizer: Tokenizer, sentence: str, max_tokens: int = MAX_
     """
     refuse_odd_text([sentence])
     encoding = tokenizer.encode(sentence)
+    offsets, names = encoding.offsets, encoding.tokens   # lists that are made anew at each access
     pieces: dict[int, list[int]] = {}   # the tokens of each word, punctuation left out
     for token, word in enumerate(encoding.word_ids):
-        start, end = encoding.offsets[token]
+        start, end = offsets[token]
         if word is not None and sentence[start:end].isalnum():
             pieces.setdefault(word, []).append(token)
 
     def text(tokens: list[int]) -> str:
-        return sentence[encoding.offsets[tokens[0]][0]:encoding.offsets[tokens[-1]][1]]
+        return sentence[offsets[tokens[0]][0]:offsets[tokens[-1]][1]]
 
     problems = []
-    unknown = [f"'{text(tokens)}' (read as {' '.join(encoding.tokens[token] for token in tokens)})"
-               for tokens in pieces.values() if len(tokens) > 1 or encoding.tokens[tokens[0]] == "[UNK]"]
+    unknown = [f"'{text(tokens)}' (read as {' '.join(names[token] for token in tokens)})"
+               for tokens in pieces.values() if len(tokens) > 1 or names[tokens[0]] == "[UNK]"]
     if unknown:
         problems.append(f"the vocabulary of {tokenizer.get_vocab_size()} tokens lacks {', '.join(unknown)}")
     cut = [tokens for tokens in pieces.values() if tokens[-1] >= max_tokens]

@@ -22,16 +22,31 @@ from bert import PhraseMarker, reading_problems, tokenize
 from lib.accelerate import accelerate, autocast, prepare_for_inference, set_up_cuda, usable_amp
 from lib.checkpoint import restore
 from lib.checkpoint.model_folder import fetch_folder
-from lib.imagery.pictures import array_to_picture, read_picture, to_rgb
+from lib.imagery.drawing import Shown, overlay
+from lib.imagery.scenes import Scene
+from lib.imagery.sources import Plain, Tile, in_one_piece, open_source
+from lib.model import ReferringSegmenter
+from lib.report.attention_maps import word_maps
 from transforms import normalize, resize_image
 from utils import UserError
 
-Picture = str | Path | Image.Image | np.ndarray
+Picture = str | Path | Image.Image | np.ndarray | Tensor
 Progress = Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]]
+
+BAND_ROWS = 256                  # of a scene's probabilities that are computed at a time
+MOST_ROW_BYTES = 8 << 30         # of the logits of a row of tiles
+SHOWN_CHARACTERS = 80            # of a sentence in a warning
 
 
 class ReadingWarning(UserWarning):
-    """The network does not receive all of a sentence: its vocabulary lacks a word, or the sentence is too long."""
+    """The network does not receive all of a sentence: its vocabulary lacks a word, or the sentence is too long.
+
+    The text is cut to a line's length; `sentence` and `problem` hold all of it.
+    """
+
+    def __init__(self, sentence: str, problem: str):
+        super().__init__(f"'{cut(sentence)}': {cut(problem, 3 * SHOWN_CHARACTERS)}")
+        self.sentence, self.problem = sentence, problem
 
 
 @dataclass(frozen=True)
@@ -41,14 +56,21 @@ class Segmentation:
     mask: np.ndarray
     mean_probability: float
 
+    def _repr_png_(self) -> bytes | None:
+        """Notebooks show the mask."""
+        return self.mask.view(Shown)._repr_png_()
+
 
 class Predictor:
     """Segments images with the network of a checkpoint, which is a file or a model folder.
 
-    An image is a path, a Pillow image of any mode, or an array (H, W), (H, W, 3) or (H, W, 4); arrays of other types
-    than uint8 are stretched to 8 bits (see `lib.imagery.pictures`). An image of any size is resized to the network's
-    input size, and the mask back to the image's. If a sentence has too many words, or words that the network does not
-    know, it is segmented with a `ReadingWarning`.
+    An image is a path, a Pillow image of any mode, an array (H, W) or (H, W, 3), or a tensor (3, H, W); the last two
+    hold uint8, or floats from 0 to 1. An array or tensor of four or more channels needs `bands`, one or three of them,
+    1-based; an array of four may also declare the fourth as opacity by `alpha=True`. `bands` also selects the bands of
+    a file; see `lib.imagery.scenes` for scenes. Anything else raises a `TypeError` or `ValueError` of one line, and a
+    file that cannot be read a `UserError`. An image of any size is resized to the network's input size, and the mask
+    back to the image's. If a sentence has too many words, or words that the network does not know, it is segmented
+    with a `ReadingWarning`.
 
     `device` is 'cuda', 'cpu' or the like (default: a GPU if there is one); `amp` is the precision as in args.py; `fast`
     folds BatchNorms and packs weights, as `--fuse` does. On a GPU the process computes float32 in TF32 from then on, as
@@ -81,112 +103,223 @@ class Predictor:
         """
         return cls(source if Path(source).exists() else fetch_folder(str(source)), **options)
 
-    def segment(self, image: Picture, sentence: str, threshold: float = 0.5) -> np.ndarray:
-        """The mask of the referred object: (H, W) bool, where its probability is above `threshold` (0 to 1)."""
-        return self.probabilities(image, [sentence])[0] > threshold
+    def segment(self, image: Picture, sentence: str | Sequence[str], threshold: float = 0.5, *,
+                bands: Sequence[int] = (), alpha: bool = False) -> np.ndarray:
+        """The mask of the referred object: (H, W) bool, where its probability is above `threshold` (0 to 1).
 
-    def segment_batch(self, images: Sequence[Picture], sentences: Sequence[str], threshold: float = 0.5,
-                      batch_size: int = 8) -> list[np.ndarray]:
-        """`segment` for pairs of an image and a sentence, `batch_size` pairs at a time.
+        A list of sentences gives (n, H, W). Notebooks show the result as a picture.
+        """
+        return (self.probabilities(image, sentence, bands=bands, alpha=alpha) > threshold).view(Shown)
+
+    def segment_batch(self, images: Sequence[Picture], sentences: str | Sequence[str], threshold: float = 0.5,
+                      batch_size: int = 8, *, bands: Sequence[int] = (), alpha: bool = False) -> list[np.ndarray]:
+        """`segment` for pairs of an image and a sentence, `batch_size` pairs at a time; one sentence stands for all.
 
         Raises `ValueError` if the numbers of images and sentences differ.
         """
+        sentences = [sentences] * len(images) if isinstance(sentences, str) else check_sentences(sentences)
         if len(images) != len(sentences):
             raise ValueError(f"{len(images)} images but {len(sentences)} sentences: give one sentence an image")
         self.warn_of(sentences)
         masks: list[np.ndarray] = []
         for first in range(0, len(images), batch_size):
-            pictures = [open_picture(image) for image in images[first:first + batch_size]]
-            margins = self.margins(pictures, sentences[first:first + batch_size])
-            masks += [probability(margin, picture.size[::-1]).numpy() > threshold
-                      for margin, picture in zip(margins.split(1), pictures, strict=True)]
+            tiles = [open_whole(image, bands, alpha) for image in images[first:first + batch_size]]
+            found = self.batch_probabilities(tiles, sentences[first:first + batch_size])
+            masks += [(probability > threshold).view(Shown) for probability in found]
         return masks
 
-    def probabilities(self, image: Picture, sentences: Sequence[str]) -> np.ndarray:
-        """The probability of each sentence's object at each pixel: (n, H, W) float32, 0 to 1."""
-        self.warn_of(sentences)
-        picture = open_picture(image)
-        margins = self.margins([picture] * len(sentences), sentences)
-        return torch.cat([probability(margin, picture.size[::-1])[None] for margin in margins.split(1)]).numpy()
+    def probabilities(self, image: Picture, sentences: str | Sequence[str], *, bands: Sequence[int] = (),
+                      alpha: bool = False) -> np.ndarray:
+        """The probability of each sentence's object at each pixel: (n, H, W) float32, 0 to 1; (H, W) for one `str`."""
+        single = isinstance(sentences, str)
+        wanted = [sentences] if isinstance(sentences, str) else check_sentences(sentences)
+        self.warn_of(wanted)
+        tile = open_whole(image, bands, alpha)
+        found = self.batch_probabilities([tile] * len(wanted), wanted)
+        return (found[0] if single else np.stack(found)).view(Shown)
 
-    def segment_scene(self, image: Picture, sentences: Sequence[str], tile_px: int, overlap: float = 0.25,
-                      threshold: float = 0.5, progress: Progress = iter) -> list[Segmentation]:
+    def batch_probabilities(self, tiles: Sequence[Tile], sentences: Sequence[str]) -> list[np.ndarray]:
+        """The probabilities of pairs, which are computed together: (H, W) float32 each, 0 where a tile has no value."""
+        found = []
+        for margin, tile in zip(self.margins([tile.picture for tile in tiles], sentences).split(1), tiles, strict=True):
+            one = torch.sigmoid(resized(margin, tile.picture.size[::-1]))[0].numpy()   # softmax of both resized logits
+            found.append(one if tile.valid is None else one * tile.valid)
+        return found
+
+    def overlay(self, image: Picture, mask: np.ndarray, *, bands: Sequence[int] = (),
+                alpha: bool = False) -> Image.Image:
+        """The image with a mask (H, W) bool tinted inside and outlined, which notebooks show.
+
+        Raises `ValueError` for a mask of another shape.
+        """
+        picture = open_whole(image, bands, alpha).picture
+        mask = np.asarray(mask)
+        if mask.shape != picture.size[::-1] or mask.dtype != bool:
+            raise ValueError(f"a mask must be {picture.size[::-1]} bool, as the image is large; it is {mask.shape} "
+                             f"{mask.dtype}")
+        return Image.fromarray(overlay(np.asarray(picture), mask))
+
+    @torch.inference_mode()
+    def attention(self, image: Picture, sentence: str, *, bands: Sequence[int] = (), alpha: bool = False) -> np.ndarray:
+        """The attention that each pixel pays to each of `words(sentence)`: (words, H, W) float32, 0 to 1.
+
+        These are PWAM's weights in the third stage, resized to the image.
+        """
+        check_sentences([sentence])
+        self.warn_of([sentence])
+        picture = open_whole(image, bands, alpha).picture
+        words = self.read([sentence])
+        with autocast(self.device, self.amp):
+            maps = word_maps(self.model, normalize(self.to_network([picture])), *words)[0].float().cpu()
+        inside = maps[1:int(words[1].sum()) - 1]   # without [CLS] and [SEP]
+        return resized(inside, picture.size[::-1]).numpy().view(Shown)
+
+    def words(self, sentence: str) -> list[str]:
+        """The tokens that the network reads of a sentence, without [CLS] and [SEP]."""
+        ids, mask = self.read([sentence])[:2]
+        return [self.tokenizer.id_to_token(token) or "?" for token in ids[0, 1:int(mask.sum()) - 1].tolist()]
+
+    def segment_scene(self, image: Picture, sentences: str | Sequence[str], tile_px: int, overlap: float = 0.25,
+                      threshold: float = 0.5, progress: Progress = iter, *, bands: Sequence[int] = (),
+                      alpha: bool = False) -> list[Segmentation]:
         """The mask of each sentence's object, computed tile by tile for scenes much larger than training images.
 
         Tiles are `tile_px` wide and high and share `overlap` (0 to 0.9) of their side with their neighbours. Logits of
         overlapping tiles are averaged with weights that rise towards a tile's middle. Positions in a sentence ("on the
         left") are relative to a tile. `progress` may wrap the list of tiles' corners in a progress bar. An image no
-        larger than a tile is one tile. Besides image and masks, memory holds one row of tiles.
+        larger than a tile is one tile. Besides the masks, and the image unless it is a scene's file, memory holds one
+        row of tiles.
 
         Raises `ValueError` for another `overlap`.
         """
+        sentences = [sentences] if isinstance(sentences, str) else check_sentences(sentences)
         self.warn_of(sentences)
-        picture = open_picture(image, any_size=True)
-        masks = np.zeros((len(sentences), picture.height, picture.width), dtype=bool)
-        sums = np.zeros(len(sentences))
-        for top, found in self.bands(picture, sentences, tile_px, overlap, progress):
-            inside = found > threshold
-            masks[:, top:top + found.shape[1]] = inside
-            sums += np.where(inside, found, 0).sum((1, 2), dtype=np.float64)
+        source = open_source(as_array(image, bands), True, bands, alpha)
+        try:
+            masks = np.zeros((len(sentences), *source.size[::-1]), dtype=bool)
+            sums = np.zeros(len(sentences))
+            for top, found in self.bands(source, sentences, tile_px, overlap, progress):
+                inside = found > threshold
+                masks[:, top:top + found.shape[1]] = inside
+                sums += np.where(inside, found, 0).sum((1, 2), dtype=np.float64)
+        finally:
+            if isinstance(source, Scene):
+                source.close()
         return [Segmentation(mask, float(total / max(1, mask.sum()))) for mask, total in zip(masks, sums, strict=True)]
 
-    def bands(self, picture: Image.Image, sentences: Sequence[str], tile_px: int, overlap: float,
+    def bands(self, image: Picture | Plain | Scene, sentences: Sequence[str], tile_px: int, overlap: float,
               progress: Progress = iter) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields bands of `segment_scene`'s probabilities from top to bottom: first row, (n, rows, W) float32."""
+        """Yields bands of `segment_scene`'s probabilities from top to bottom: first row, (n, rows, W) float32.
+
+        Pixels without a value have the probability 0, and a tile of such pixels only is not computed. Raises
+        `UserError` if a row of tiles of so wide a scene does not fit into memory.
+        """
         if not 0 <= overlap <= 0.9:
             raise ValueError(f"an overlap of {overlap} is not between 0 and 0.9")
+        source = open_source(image, True)
         stride = max(1, round(tile_px * (1 - overlap)))
-        tops, lefts = (starts(length, tile_px, stride) for length in (picture.height, picture.width))
-        height, width = min(tile_px, picture.height), min(tile_px, picture.width)
+        lefts, tops = (starts(length, tile_px, stride) for length in source.size)
+        width, height = (min(tile_px, length) for length in source.size)
+        if (needed := 4 * len(sentences) * height * source.size[0]) > MOST_ROW_BYTES:
+            raise UserError(f"the scene is {source.size[0]} px wide: a row of tiles of {tile_px} px would take "
+                            f"{needed / 2**30:.0f} GiB; give a smaller --tile, or fewer sentences at a time")
         weight = tent(height)[:, None] * tent(width)
-        margin_sum = torch.zeros(len(sentences), height, picture.width)   # over the rows that a row of tiles covers
-        weight_sum = torch.zeros(height, picture.width)
+        row_weight, column_weight = (sum_of_tents(length, where, side) for length, where, side in
+                                     ((source.size[1], tops, height), (source.size[0], lefts, width)))
+        margin_sum = torch.zeros(len(sentences), height, source.size[0])   # over the rows that a row of tiles covers
+        valid = np.ones((height, source.size[0]), bool)
         for top, left in progress([(top, left) for top in tops for left in lefts]):
-            tile = picture.crop((left, top, left + width, top + height))
-            margins = self.margins([tile] * len(sentences), sentences)
             columns = slice(left, left + width)
-            margin_sum[:, :, columns] += weight * resized(margins, (height, width))
-            weight_sum[:, columns] += weight
-            if left == lefts[-1]:   # the pixels above the next row of tiles are complete
-                below = next((other for other in tops if other > top), top + height)
-                done = below - top
-                yield top, torch.sigmoid(margin_sum[:, :done] / weight_sum[:done]).numpy()
-                margin_sum = torch.cat([margin_sum[:, done:], torch.zeros_like(margin_sum[:, :done])], dim=1)
-                weight_sum = torch.cat([weight_sum[done:], torch.zeros_like(weight_sum[:done])])
+            picture, inside = source.crop((left, top, left + width, top + height))
+            valid[:, columns] = True if inside is None else inside
+            if inside is None or inside.any():
+                margins = self.margins([picture] * len(sentences), sentences)
+                margin_sum[:, :, columns] += weight * resized(margins, (height, width))
+            if left != lefts[-1]:
+                continue
+            below = next((other for other in tops if other > top), top + height)
+            done = below - top   # rows above the next row of tiles are complete
+            for first in range(0, done, BAND_ROWS):
+                rows = slice(first, min(first + BAND_ROWS, done))
+                weights = row_weight[top + rows.start:top + rows.stop, None] * column_weight
+                yield top + first, torch.sigmoid(margin_sum[:, rows] / weights).numpy() * valid[rows]
+            for sum_of_one in margin_sum:   # in place: the sums of a wide scene are large
+                kept = sum_of_one[done:].clone()
+                sum_of_one[:height - done] = kept
+                sum_of_one[height - done:] = 0
 
     def warn_of(self, sentences: Sequence[str]) -> None:
         """Issues a `ReadingWarning` for each part of a sentence that the network does not receive as written."""
         for sentence in dict.fromkeys(sentences):
             for problem in reading_problems(self.tokenizer, sentence, self.max_tokens):
-                warnings.warn(f"'{sentence}': {problem}", ReadingWarning, stacklevel=3)
+                warnings.warn(ReadingWarning(sentence, problem), stacklevel=3)
+
+    def read(self, sentences: Sequence[str]) -> tuple[Tensor, ...]:
+        """The network's arguments beside the image: token ids and token mask, (n, N) each, and phrase masks if any."""
+        return tuple(torch.from_numpy(read).to(self.device)
+                     for read in tokenize(self.tokenizer, list(sentences), self.max_tokens, self.marker))
+
+    def to_network(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """RGB images resized to the network's size: (B, 3, S, S) uint8."""
+        return torch.stack([resize_image(picture, self.size_px) for picture in pictures]).to(self.device)
 
     @torch.inference_mode()
     def margins(self, pictures: Sequence[Image.Image], sentences: Sequence[str]) -> Tensor:
-        """The object's logit less the background's, at the network's size: (B, S, S) float32 on the CPU."""
-        small = {id(picture): resize_image(picture, self.size_px) for picture in pictures}
-        image = torch.stack([small[id(picture)] for picture in pictures]).to(self.device)
-        words = (torch.from_numpy(read).to(self.device)
-                 for read in tokenize(self.tokenizer, list(sentences), self.max_tokens, self.marker))
+        """The object's logit less the background's, at the network's size: (B, S, S) float32 on the CPU.
+
+        One picture for all sentences goes through the layers before the first words once.
+        """
+        if isinstance(self.model, ReferringSegmenter) and all(picture is pictures[0] for picture in pictures):
+            pictures = pictures[:1]
+        image = self.to_network(pictures)
         with autocast(self.device, self.amp):
-            logits = self.model(normalize(image), *words)
+            logits = self.model(normalize(image), *self.read(sentences))
         return (logits[:, 1] - logits[:, 0]).float().cpu()
 
 
-def open_picture(image: Picture, any_size: bool = False) -> Image.Image:
-    """`image` as an RGB image. Raises `UserError` for an unreadable file, `ValueError` for a wrong array."""
-    if isinstance(image, Image.Image):
-        return image if image.mode == "RGB" else to_rgb(image)
-    return array_to_picture(image) if isinstance(image, np.ndarray) else read_picture(image, any_size)
+def cut(text: str, most: int = SHOWN_CHARACTERS) -> str:
+    """The text, cut to `most` characters."""
+    return text if len(text) <= most else text[:most - 1] + "…"
+
+
+def check_sentences(sentences: Any) -> list[str]:
+    """A list of sentences. Raises `TypeError` for anything else, and `ValueError` for none."""
+    if not isinstance(sentences, (list, tuple)) or not all(isinstance(sentence, str) for sentence in sentences):
+        kind = type(sentences).__name__
+        raise TypeError(f"a sentence must be a str, and several a list of str; this is of type {kind}" + (
+            " with other types in it" if kind in ("list", "tuple") else ""))
+    if not sentences:
+        raise ValueError("no sentence was given: give one, or a list with at least one")
+    return list(sentences)
+
+
+def as_array(image: Any, bands: Sequence[int] = ()) -> Any:
+    """A tensor (3, H, W), as torchvision has it, as an array (H, W, 3); anything else as it is.
+
+    Raises `ValueError` for a tensor of another shape. With `bands`, it may have any number of channels.
+    """
+    if not isinstance(image, Tensor):
+        return image
+    if image.ndim != 3 or not (image.shape[0] in (1, 3, 4) or bands):
+        raise ValueError(f"an image tensor must be (3, H, W); it is {tuple(image.shape)} of {image.dtype}")
+    if image.dtype == torch.bfloat16:   # unknown to NumPy
+        image = image.float()
+    return image.detach().cpu().numpy().transpose(1, 2, 0)
+
+
+def open_whole(image: Picture, bands: Sequence[int] = (), alpha: bool = False) -> Tile:
+    """`image` as one RGB tile. Raises as `lib.imagery.sources.open_source` does."""
+    source = open_source(as_array(image, bands), False, bands, alpha)
+    try:
+        return in_one_piece(source)
+    finally:
+        if isinstance(source, Scene):
+            source.close()
 
 
 def resized(margins: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resizing: (n, S, S) -> (n, *size)."""
     return F.interpolate(margins[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def probability(margin: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, S, S) -> (H, W): the object's probability, the softmax of both resized logits."""
-    return torch.sigmoid(resized(margin, size))[0]
 
 
 def starts(length: int, tile: int, stride: int) -> list[int]:
@@ -198,3 +331,11 @@ def tent(length: int) -> Tensor:
     """Positive weights (length,) that rise from the ends to the middle."""
     ramp = torch.arange(1, length + 1, dtype=torch.float32)
     return torch.minimum(ramp, ramp.flip(0)) / length
+
+
+def sum_of_tents(length: int, where: Sequence[int], side: int) -> Tensor:
+    """The weights of all tiles of a side that start at `where`: (length,)."""
+    total = torch.zeros(length)
+    for start in where:
+        total[start:start + side] += tent(side)
+    return total

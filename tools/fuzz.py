@@ -39,7 +39,7 @@ from lib.evaluation.metrics import COUNTS
 from lib.evaluation.predictions import encode_mask
 from lib.evaluation.result_files import read_probe
 from lib.imagery.drawing import overlay
-from lib.imagery.georeference import save_mask
+from lib.imagery.layers import save_picture
 from lib.imagery.pictures import read_picture
 from lib.segmentation import ModelConfig, build
 from lib.training.resume import choose_start
@@ -233,7 +233,7 @@ def pictures(samples: Samples, draw: random.Random) -> Input:
             mask = np.zeros(picture.size[::-1], bool)
             if mask.size < 10**7:
                 Image.fromarray(overlay(np.asarray(picture), mask)).save("o.png")
-                save_mask(mask, Path("m"), picture.info.get("geo_tags"))
+                save_picture(Image.fromarray(mask), Path("m.png"))
             for read in read_predictions(Path(".")).values():
                 read(2**22)
     return run

@@ -1,1 +1,1 @@
-"""Pictures in and out: files and arrays as RGB, georeferences, outlines of masks, drawings. It knows no network."""
+"""Pictures and scenes in and out: files and arrays as RGB, layers and outlines of masks. It knows no network."""

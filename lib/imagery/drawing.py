@@ -1,11 +1,37 @@
 """Masks over images, and sheets of panels. Colours are (red, green, blue), 0 … 255; H, W height and width in pixels."""
+import io
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 TRUTH_COLOUR, PREDICTION_COLOUR = (40, 200, 90), (240, 60, 160)
+
+
+LONGEST_SHOWN_PX = 1024   # of an array that a notebook shows
+
+
+class Shown(np.ndarray):
+    """An array (H, W) or (n, H, W), bool or 0 to 1, that notebooks show in shades of grey, n side by side.
+
+    What is computed from it is a plain array.
+    """
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        array = np.asarray(array)
+        return array[()] if return_scalar or not array.ndim else array
+
+    def _repr_png_(self) -> bytes | None:
+        """A PNG of at most `LONGEST_SHOWN_PX` pixels a side; None for another shape."""
+        if self.ndim not in (2, 3) or not self.size:
+            return None
+        sheet_of_all = np.concatenate(list(np.asarray(self)), axis=1) if self.ndim == 3 else np.asarray(self)
+        step = -(-max(sheet_of_all.shape) // LONGEST_SHOWN_PX)
+        shades = np.clip(sheet_of_all[::step, ::step].astype(np.float32), 0, 1)
+        Image.fromarray((255 * shades).round().astype(np.uint8)).save(png := io.BytesIO(), "PNG")
+        return png.getvalue()
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = PREDICTION_COLOUR) -> np.ndarray:

@@ -129,8 +129,7 @@ def segment(predictor: Predictor, picture: Image.Image, sentence: str) -> dict[s
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", ReadingWarning)
         (probability,) = predictor.probabilities(picture, [sentence])
-    notes = [str(warning.message).removeprefix(f"'{sentence}': ") for warning in said
-             if issubclass(warning.category, ReadingWarning)]
+    notes = [warning.message.problem for warning in said if isinstance(warning.message, ReadingWarning)]
     steps = Image.fromarray(quantise(probability))
     return {"sentence": sentence, "notes": notes, "probabilities": encode(steps, "PNG", compress_level=1)}
 

@@ -72,7 +72,8 @@ def test_every_program_asks(script, processor, monkeypatch):
             Predictor("x.pth", amp="bf16")
         return
     flags = get_parser().parse_args(["--amp", "bf16", "--device", "cpu"])
-    flags.image, flags.sentence, flags.out, flags.threads, flags.port = [__file__], ["a ship"], "out", None, 0
+    flags.image, flags.sentence, flags.pairs, flags.threads, flags.port = [__file__], ["a ship"], None, None, 0
+    flags.out = "out"
     if script == "tools/benchmark.py":
         from tools.benchmark import serve
         with pytest.raises(AskedError):

@@ -1,15 +1,14 @@
-"""Any picture as RGB; masks over images, their outlines, and the tags that tie a map to the ground."""
+"""Any picture as RGB; masks over images, and their outlines."""
 import struct
 import warnings
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageFile, TiffImagePlugin
+from PIL import Image, ImageDraw, ImageFile
 from pycocotools import mask as coco_mask
 
 from lib.imagery.drawing import overlay, sheet
-from lib.imagery.georeference import save_mask
-from lib.imagery.pictures import array_to_picture, read_picture, stretch, to_rgb
+from lib.imagery.pictures import read_picture, stretch, to_rgb
 from lib.imagery.vectors import polygons
 from utils import UserError
 
@@ -75,23 +74,6 @@ def test_of_several_frames_the_first_counts(tmp_path):
     assert np.array_equal(pixels(saved(tmp_path, frames[0], "a.tif", save_all=True, append_images=frames[1:])), COLOURS)
 
 
-def test_a_map_keeps_its_place_on_the_ground(tmp_path):
-    tags = {33550: (12, (0.5, 0.5, 0.0)), 33922: (12, (0.0, 0.0, 0.0, 440720.0, 100000.0, 0.0)),
-            34735: (3, (1, 1, 0, 1, 3072, 0, 1, 32633)), 34737: (2, "WGS 84|")}
-    directory = TiffImagePlugin.ImageFileDirectory_v2()
-    for tag, (kind, value) in tags.items():
-        directory.tagtype[tag], directory[tag] = kind, value
-    image = saved(tmp_path, Image.fromarray(COLOURS), "map.tif", tiffinfo=directory)
-    assert image.info["geo_tags"] == tags
-    mask = COLOURS[..., 0] > 128
-    path = save_mask(mask, tmp_path / "mask", image.info["geo_tags"])
-    assert path.name == "mask.tif"
-    with Image.open(path) as written:
-        assert {tag: (written.tag_v2.tagtype[tag], written.tag_v2[tag]) for tag in tags} == tags
-        assert np.array_equal(np.asarray(written), mask * 255)
-    assert save_mask(mask, tmp_path / "v1.5-mask").name == "v1.5-mask.png"
-
-
 def test_what_cannot_be_read_is_the_users_error(tmp_path, monkeypatch):
     (tmp_path / "text.png").write_text("hello")
     Image.fromarray(COLOURS).save(tmp_path / "whole.png")
@@ -108,15 +90,15 @@ def test_what_cannot_be_read_is_the_users_error(tmp_path, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 500
 
 
-def test_arrays_of_any_kind_are_pictures():
-    assert np.array_equal(pixels(array_to_picture(COLOURS)), COLOURS)
-    gray = COLOURS[..., 0]
-    for array in (gray, gray[..., None], np.stack([gray] * 3, axis=-1)):
-        assert np.array_equal(pixels(array_to_picture(array)), np.stack([gray] * 3, axis=-1))
-    assert pixels(array_to_picture(COLOURS / 255.0)).max() == 255
-    for shape in ((3, 30, 40), (30, 40, 2), (5,), (0, 4)):
-        with pytest.raises(ValueError, match=r"must be \(H, W\)"):
-            array_to_picture(np.zeros(shape))
+def test_the_limit_of_pixels_is_never_lifted_for_other_threads(tmp_path, monkeypatch):
+    """Not while a picture of a limited size is read, and with `any_size` only while the header is read."""
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    limits = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: limits.append(Image.MAX_IMAGE_PIXELS) or load(image))
+    for any_size in (False, True):
+        read_picture(tmp_path / "a.png", any_size)
+    assert len(limits) >= 2 and set(limits) == {Image.MAX_IMAGE_PIXELS}
 
 
 def test_an_overlay_has_a_solid_contour_and_leaves_the_rest():
@@ -184,12 +166,3 @@ def test_a_damaged_dds_is_a_users_error(tmp_path):
     (tmp_path / "a.dds").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.dds cannot be read as an image: Unknown pixel format|Unimplemented"):
         read_picture(tmp_path / "a.dds")
-
-
-def test_a_ground_tag_of_a_wrong_type_is_left_out_and_the_mask_still_written(tmp_path):
-    directory = TiffImagePlugin.ImageFileDirectory_v2()
-    directory.tagtype[33550], directory[33550] = 2, "no numbers"
-    Image.fromarray(COLOURS).save(tmp_path / "a.tif", tiffinfo=directory)
-    tags = read_picture(tmp_path / "a.tif").info.get("geo_tags")
-    assert not tags
-    save_mask(np.zeros((4, 4), bool), tmp_path / "mask", tags)

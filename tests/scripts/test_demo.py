@@ -1,10 +1,11 @@
 """demo_inference.py and the contact sheet, with an untrained network."""
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 import demo_inference
@@ -110,16 +111,108 @@ def test_a_folder_stands_for_its_images_and_a_bad_one_stops_no_other(checkpoint,
     assert [Path(entry["image"]).name for entry in json.loads((tmp_path / "j.json").read_text())] == ["a.jpg", "b.png"]
 
 
-def test_a_large_scene_goes_in_tiles_and_keeps_its_place_on_the_ground(checkpoint, tmp_path, monkeypatch):
-    directory = TiffImagePlugin.ImageFileDirectory_v2()
-    directory.tagtype[33550], directory[33550] = 12, (0.5, 0.5, 0.0)
-    Image.fromarray(np.random.RandomState(0).randint(0, 255, (150, 210, 3), dtype=np.uint8)).save(
-        tmp_path / "map.tif", tiffinfo=directory)
-    run(demo_inference, monkeypatch, "--resume", checkpoint, "--image", tmp_path / "map.tif", "--sentence", "ship",
-        "--tile", 64, "--overlap", 0.5, "--out", tmp_path / "out")
-    assert shown(tmp_path) == ["map-ship-mask.tif", "map-ship-overlay.png"]
-    with Image.open(tmp_path / "out/map-ship-mask.tif") as mask:
-        assert mask.size == (210, 150) and mask.tag_v2[33550] == (0.5, 0.5, 0.0)
+@pytest.fixture
+def scene(tmp_path) -> Path:
+    """A scene of four bands of 16 bits, 150 × 210 px of 2 m in UTM zone 31, nodata in its left 20 columns."""
+    rasterio = pytest.importorskip("rasterio")
+    values = np.random.RandomState(0).randint(1, 4000, (4, 150, 210)).astype(np.uint16)
+    values[:, :, :20] = 0
+    with rasterio.open(tmp_path / "map.tif", "w", driver="GTiff", width=210, height=150, count=4, dtype="uint16",
+                       nodata=0, crs="EPSG:32631", transform=rasterio.Affine(2, 0, 500000, 0, -2, 5400000)) as written:
+        written.write(values)
+    return tmp_path / "map.tif"
+
+
+def test_a_scene_gives_layers_on_its_grid_and_vectors(checkpoint, scene, tmp_path, monkeypatch, capsys):
+    pyogrio, rasterio = pytest.importorskip("pyogrio"), pytest.importorskip("rasterio")
+    run(demo_inference, monkeypatch, "--resume", checkpoint, "--image", scene, "--sentence", "ship", "a vehicle",
+        "--tile", 64, "--overlap", 0.5, "--bands", 4, 3, 2, "--stretch", 1, 99, "--threshold", 0.48, "--out",
+        tmp_path / "out", "--save_probabilities", "--gpkg", "--geojson", tmp_path / "objects.geojson", "--json")
+    assert shown(tmp_path) == sorted(["map-objects.gpkg", "predictions.json", *(
+        f"map-{name}-{kind}" for name in ("ship", "a-vehicle") for kind in ("mask.tif", "overlay.png",
+                                                                           "probability.tif"))])
+    assert f"objects -> {tmp_path / 'objects.geojson'}" in capsys.readouterr().out
+    entries = json.loads((tmp_path / "out/predictions.json").read_text())
+    pixels = {}
+    for entry in entries:
+        with rasterio.open(entry["mask"]) as mask, rasterio.open(entry["probability"]) as probability, \
+                rasterio.open(scene) as grid:
+            assert (mask.crs, mask.transform, mask.shape) == (grid.crs, grid.transform, grid.shape)
+            inside, likely = mask.read(1), probability.read(1)
+        assert set(np.unique(inside)) == {0, 255} and not inside[:, :20].any() and not likely[:, :20].any()
+        assert np.array_equal(coco_mask.decode(entry["segmentation"]) > 0, inside > 0)
+        assert ((likely > 0.48) == (inside > 0)).mean() > 0.99   # float16
+        pixels[entry["sentence"]] = (inside > 0).sum()
+        assert Image.open(entry["overlay"]).size == (210, 150)
+    meta, _, _, fields = pyogrio.raw.read(tmp_path / "out/map-objects.gpkg")
+    table = dict(zip(meta["fields"], fields, strict=True))
+    assert meta["crs"] == "EPSG:32631"
+    assert {sentence: table["pixels"][table["sentence"] == sentence].sum() for sentence in pixels} == pixels
+    with open(tmp_path / "objects.geojson") as file:
+        assert len(json.load(file)["features"]) == len(table["pixels"])
+
+
+def test_a_picture_without_a_georeference_has_vectors_in_pixels(checkpoint, tmp_path, monkeypatch, capsys):
+    pyogrio = pytest.importorskip("pyogrio")
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (90, 70, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    flags = ["--resume", checkpoint, "--image", tmp_path / "a.png", "--sentence", "ship", "--threshold", 0.45, "--out",
+             tmp_path / "out"]
+    run(demo_inference, monkeypatch, *flags, "--gpkg", "--min_area", 5, "--save_probabilities")
+    mask = np.asarray(Image.open(tmp_path / "out/a-ship-mask.png")) > 0
+    assert shown(tmp_path) == ["a-objects.gpkg", "a-ship-mask.png", "a-ship-overlay.png", "a-ship-probability.png"]
+    meta, _, _, fields = pyogrio.raw.read(tmp_path / "out/a-objects.gpkg")
+    table = dict(zip(meta["fields"], fields, strict=True))
+    assert meta["crs"] is None and 5 <= table["pixels"].min() <= table["pixels"].sum() <= mask.sum()
+    assert table["max_x"].max() <= 70 and table["max_y"].max() <= 90 and "area_m2" not in table
+    with pytest.raises(SystemExit) as stop:
+        run(demo_inference, monkeypatch, *flags, "--geojson")
+    assert stop.value.code == 2 and "give --gpkg" in capsys.readouterr().err
+
+
+def test_pairs_are_segmented_in_batches_and_bad_lines_named(checkpoint, scene, tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        Image.fromarray(np.random.RandomState(ord(name)).randint(0, 255, (90, 70, 3), dtype=np.uint8)).save(
+            tmp_path / f"{name}.png")
+    (tmp_path / "pairs.csv").write_text("image,sentence\na.png,a ship\nb.png,a ship\na.png,ship, left\n"
+                                        "map.tif,a ship\nnone.png,x\na.png,the vehicle\n")
+    with pytest.raises(SystemExit) as stop:
+        run(demo_inference, monkeypatch, "--resume", checkpoint, "--pairs", tmp_path / "pairs.csv", "--out",
+            tmp_path / "out")
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1 and "(3 of 4 images were done)" in said
+    assert "pairs.csv:4: the line has 3 fields" in said
+    assert "pairs.csv:6: " in said and "none.png cannot be read" in said
+    entries = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert [(Path(entry["image"]).name, entry["sentence"]) for entry in entries] == [
+        ("a.png", "a ship"), ("a.png", "the vehicle"), ("b.png", "a ship"), ("map.tif", "a ship")]
+    run(demo_inference, monkeypatch, "--resume", checkpoint, "--image", tmp_path / "a.png", "--sentence", "the vehicle",
+        "--out", tmp_path / "alone", "--json")
+    alone, = json.loads((tmp_path / "alone/predictions.json").read_text())
+    assert alone["segmentation"] == entries[1]["segmentation"]
+
+
+def test_a_full_disk_leaves_nothing_of_a_scene(checkpoint, scene, tmp_path, monkeypatch, capsys):
+    """The limit of a file's size stands in for the disk's."""
+    (tmp_path / "out").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run(demo_inference, monkeypatch, "--resume", checkpoint, "--image", scene, "--sentence", "ship", "--out",
+                tmp_path / "out", "--tile", 64, "--save_probabilities")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "cannot be written" in said and said.count("\n") == 1 and not shown(tmp_path)
+
+
+def test_a_scene_that_ends_early_leaves_nothing(checkpoint, scene, tmp_path, monkeypatch, capsys):
+    scene.write_bytes(scene.read_bytes()[:-60_000])
+    with pytest.raises(SystemExit) as stop:
+        run(demo_inference, monkeypatch, "--resume", checkpoint, "--image", scene, "--sentence", "ship", "--out",
+            tmp_path / "out", "--tile", 64)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "map.tif cannot be read" in said and said.count("\n") == 1 and not shown(tmp_path)
 
 
 @pytest.mark.parametrize(("flags", "message"), [
@@ -131,7 +224,15 @@ def test_a_large_scene_goes_in_tiles_and_keeps_its_place_on_the_ground(checkpoin
     (["--image", "a.png", "--sentence", "ship \udc80"], "is not valid Unicode"),
     (["--image", "x" * 300], "cannot be read"),
     (["--image", "a.png", "--threshold", "2"], "2 is not between 0 and 1"),
-    (["--image", "a.png", "--resume", ""], "--resume FILE is needed")])
+    (["--image", "a.png", "--resume", ""], "--resume FILE is needed"),
+    (["--image", "a.png", "--bands", "0", "1", "2"], "0 is not a whole number of at least 1"),
+    (["--image", "a.png", "--bands", "1", "2"], "--bands takes one or three numbers, not 2"),
+    (["--image", "a.png", "--bands", "1", "2", "4"], "a.png has 3 bands, and no band 4"),
+    (["--image", "a.png", "--stretch", "98", "2"], "--stretch takes a low and a high percentile, not 98 and 2"),
+    (["--image", "a.png", "--stretch", "0", "101"], "101 is not between 0 and 100"),
+    (["--image", "a.png", "a2.png", "--gpkg", "x.gpkg"], "--gpkg x.gpkg would hold the objects of 2 images"),
+    (["--image", "a.png", "--pairs", "p.csv"], "leave --image and --sentence out"),
+    ([], "give --image FILE and --sentence TEXT, or --pairs FILE")])
 def test_a_mistake_is_one_line_and_status_2(checkpoint, tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
     Path("text.png").write_text("hello")
