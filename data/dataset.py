@@ -28,6 +28,7 @@ from refer.refer import REFER
 from refer.selection import excluded, leaks, read_exclusions
 from refer.table import RefRows, RefTable, read_arrays
 from utils import UserError, log
+from utils.image_files import DEEP_MODES, open_image
 
 
 class RefsReader:
@@ -117,8 +118,10 @@ def load_image_and_mask(refs: LocatedRefs, ref: Any) -> tuple[Image.Image, np.nd
     """
     path = refs.image_path(ref)
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             opened.load()
+            if opened.mode in DEEP_MODES:
+                raise ValueError(f"it has more than 8 bits in a channel, {opened.mode}: save it with 8 bits first")
             image = opened if opened.mode == "RGB" else opened.convert("RGB")   # converting RGB would copy it
     except FileNotFoundError as error:
         raise BadImage(f"{refs.where(ref)}: its image {path} is missing; complete the download "
@@ -334,7 +337,7 @@ class EvalSet(ReferDataset):
             return
         for path, row in {self.table.image_path(row): row for row in self.refs.rows.tolist()}.items():
             try:
-                Image.open(path).close()
+                open_image(path).close()
             except Exception as error:   # decoders raise nearly any exception for damaged bytes
                 raise BadImage(f"{self.table.where(row)}: its image {path} cannot be opened ({error}); complete the "
                                "download (refer/data/README.md says from where)") from error

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from refer.check import AREA_SHARE, BORDER_PX, FAULTS, QUIRKS, RRSISD_SIZE, Finding, well_formed_refs
@@ -18,6 +17,7 @@ from refer.entries import WHERE_TO_GET_IT, Entry, Id
 from refer.masks import decode_segmentation, is_finite, read_mask_picture
 from refer.refer import REFER
 from utils import UserError
+from utils.image_files import DEEP_MODES, open_image
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,9 @@ def _check_job(job: _Job) -> list[Finding]:
 
 def _decoded_size(path: str) -> tuple[int, int]:
     """(H, W) of an image file, all of which is decoded as the samples are. Raises whatever Pillow raises."""
-    with Image.open(path) as opened:
+    with open_image(path) as opened:
+        if opened.mode in DEEP_MODES:
+            raise ValueError(f"it has more than 8 bits in a channel, {opened.mode}: save it with 8 bits first")
         image = opened.convert("RGB")
     return image.height, image.width
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import TypeGuard
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from utils import UserError
+from utils.image_files import open_image
 
 # pycocotools walks an outline pixel by pixel with 32-bit numbers: a wild outline would exhaust memory.
 _LARGEST_COORDINATE_PX = 100_000
@@ -24,21 +24,30 @@ class BadImage(UserError):
 def read_mask_picture(path: str, object_above: int = 0) -> np.ndarray:
     """A mask stored as a picture: (H, W) uint8 of 0 and 1, 1 where the value exceeds `object_above`.
 
-    Of several channels the first counts. Raises ValueError if there is no such picture, it cannot be read, or it has
-    more than two values.
+    Of several channels the first counts; of a palette, the colours do. Raises ValueError if there is no such picture,
+    it cannot be read, it has more than two values, or its values show that it means something else: all are at most
+    `object_above` though not all are 0, or another channel has the object.
     """
     try:
-        with Image.open(path) as opened:
-            pixels = np.asarray(opened)
+        with open_image(path) as opened:
+            shown = {"1": "L", "P": "RGB", "PA": "RGBA"}.get(opened.mode)   # 1 bit and palettes as they look
+            pixels = np.asarray(opened.convert(shown) if shown else opened)
     except FileNotFoundError as error:
         raise ValueError(f"its mask {path} is missing") from error
     except Exception as error:   # decoders raise nearly any exception for damaged bytes
         raise ValueError(f"its mask {path} cannot be read ({error})") from error
-    pixels = pixels if pixels.ndim == 2 else pixels[..., 0]
+    channels = pixels if pixels.ndim == 3 else pixels[..., None]
+    pixels = channels[..., 0]
     values = np.unique(pixels)
     if len(values) > 2:
         raise ValueError(f"its mask {path} has {len(values)} different values: a mask has two at most, so this is "
                          "some other picture")
+    if 0 < values[-1] <= object_above:
+        raise ValueError(f"its mask {path} has no value above {object_above}, which the object has in this format, but "
+                         f"values of {values[-1]}: multiply them, to 0 and 255")
+    if len(values) == 1 and any(len(np.unique(other)) > 1 for other in np.moveaxis(channels[..., 1:], -1, 0)):
+        raise ValueError(f"its mask {path} is {values[0]} everywhere in its first channel, the only one that is read, "
+                         "but another channel varies: save the mask as one channel of 0 and 255")
     return (pixels > object_above).astype(np.uint8)
 
 

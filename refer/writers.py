@@ -19,6 +19,7 @@ from refer.own import DESCRIPTION, OWN_IMAGES, SPLITS, description
 from refer.readers.phrases import CONVERTED, CONVERTED_IMAGES, PATTERN
 from refer.refer import REFER
 from utils import UserError
+from utils.image_files import open_image
 
 Watch = Callable[[Iterable[Entry]], Iterable[Entry]]  # passes refs on and may show progress
 SENTENCES = "`sent` and `tokens` of sentences are made anew from `raw`"
@@ -100,7 +101,7 @@ def write_phrases(index: REFER, root: Path, watch: Watch) -> list[str]:
             for ref in refs:
                 name, number = str(number if numbered else ref["ref_id"]), number + 1
                 file_name = name + (how.suffix or ".png")
-                with Image.open(index.image_path(ref)) as image:
+                with open_image(index.image_path(ref)) as image:
                     image.convert("RGB").save(image_dir / file_name)
                 mask = index.getMask(ref)["mask"]
                 Image.fromarray(np.ascontiguousarray(mask) * np.uint8(255)).save(folder / how.mask_folder / file_name)

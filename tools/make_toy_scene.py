@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from args import Parser, positive
 from distributed import user_errors
 from lib.imagery.gdal import gdal, one_line
 from utils import UserError, log
+from utils.image_files import open_image
 
 
 def flags() -> argparse.Namespace:
@@ -38,7 +38,7 @@ def write(args: argparse.Namespace) -> None:
         raise UserError(f"--images {args.images} has no file *.jpg")
     cells = []
     for file in files:
-        red, green, blue = np.asarray(Image.open(file).convert("RGB").resize((args.cell, args.cell))).transpose(2, 0, 1)
+        red, green, blue = np.asarray(open_image(file).convert("RGB").resize((args.cell, args.cell))).transpose(2, 0, 1)
         cells.append(np.stack([red, green, blue, 255 - blue][:3 + args.near_infrared]))
     draw, args.out = np.random.RandomState(args.seed), Path(args.out)
     with gdal(str(args.out)) as rasterio, one_line(str(args.out), "cannot be written"), rasterio.open(

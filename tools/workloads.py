@@ -23,6 +23,7 @@ from lib.training.update_step import Updater
 from refer.refer import REFER
 from transforms import network_inputs
 from utils import UserError
+from utils.image_files import open_image
 
 VOCABULARY = 90   # token ids below it are drawn
 
@@ -151,7 +152,7 @@ def plain_load(dataset: TrainSet, count: int) -> None:
     from transforms import IMAGENET_MEAN, IMAGENET_STD
     size = [dataset.size_px] * 2
     for row in dataset.refs.rows[:count].tolist():
-        image = Image.open(dataset.table.image_path(row)).convert("RGB")
+        image = open_image(dataset.table.image_path(row)).convert("RGB")
         mask = Image.fromarray(dataset.table.mask(row), mode="P")
         pixels = TF.normalize(TF.to_tensor(TF.resize(image, size)), IMAGENET_MEAN, IMAGENET_STD)
         target = torch.as_tensor(TF.pil_to_tensor(TF.resize(mask, size, InterpolationMode.NEAREST)), dtype=torch.int64)

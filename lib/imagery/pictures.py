@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils import UserError
+from utils.image_files import DEEP_MODES, FORMATS, open_image
 
 STRETCH_PERCENT = (2.0, 98.0)  # percentiles that become black and white in a picture of more than 8 bits
 
@@ -38,7 +39,7 @@ def read_picture(path: str | Path | BinaryIO, any_size: bool = False, name: str 
     """
     name = name or str(path)[:300]
     try:
-        with _open_any_size(path) if any_size else Image.open(path) as opened:
+        with _open_any_size(path) if any_size else open_image(path) as opened:
             opened.load()
             ImageOps.exif_transpose(opened, in_place=True)
             return to_rgb(opened)
@@ -46,7 +47,7 @@ def read_picture(path: str | Path | BinaryIO, any_size: bool = False, name: str 
         raise UserError(f"{name} has more pixels than is safe to open unasked ({error}); if you trust it, give "
                         "demo_inference.py --tile PIXELS, which reads images of any size") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{name} cannot be read as an image: it is of no format that Pillow knows") from error
+        raise UserError(f"{name} cannot be read as an image: it is none of {', '.join(FORMATS)}") from error
     except Exception as error:   # damaged bytes make decoders raise nearly any exception
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(f"{name} cannot be read as an image: {reason or type(error).__name__}") from error
@@ -58,7 +59,7 @@ def _open_any_size(path: str | Path | BinaryIO) -> Iterator[Image.Image]:
     with _opening:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            opened = Image.open(path)
+            opened = open_image(path)
         finally:
             Image.MAX_IMAGE_PIXELS = before
     with opened:
@@ -70,7 +71,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
     As in map viewers, the 2nd percentile of the values becomes black and the 98th white.
     """
-    if image.mode in ("I", "F", "I;16", "I;16B", "I;16L", "I;16N"):
+    if image.mode in DEEP_MODES:
         rgb = Image.fromarray(stretch(np.asarray(image))).convert("RGB")
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")

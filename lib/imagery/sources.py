@@ -14,6 +14,7 @@ from lib.imagery.arrays import array_to_picture
 from lib.imagery.pictures import largest_side_error, most_pixels, read_picture, to_rgb
 from lib.imagery.scenes import Scene, open_scene
 from utils import UserError
+from utils.image_files import open_image
 
 Box = tuple[int, int, int, int]
 GEO_FORMATS = ("TIFF", "JPEG2000")   # Pillow reads them, and they may have a georeference or more than three bands
@@ -88,7 +89,7 @@ def pillow_kind(path: Path) -> tuple[str, bool]:
     if not os.path.isfile(path):   # also a name that is too long; `read_picture` says what is wrong
         return "missing", False
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             return opened.format or "", any(tag in getattr(opened, "tag_v2", {}) for tag in _GEO_TAGS)
     except Image.DecompressionBombError:
         return "TIFF", False   # of any format: GDAL looks for a georeference

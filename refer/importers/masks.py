@@ -4,14 +4,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from refer.importers.rows import Findings, MaskPicture, Options, Shape
 from refer.masks import LARGEST_MASK_PX, decode_segmentation
+from utils.image_files import open_image
 
-# Only these, since Pillow reads some other formats with programs of the machine.
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "PPM")
 BORDER_PX = 1   # how far beyond its picture a polygon may reach: some tools count a pixel's far edge
 
 
@@ -59,7 +57,7 @@ def _pixels(path: str) -> tuple[tuple[int, int], str, np.ndarray, int]:
 
     Of several channels, alpha left out, the largest counts. Raises whatever Pillow raises.
     """
-    with Image.open(path, formats=FORMATS) as opened:
+    with open_image(path) as opened:
         if opened.width * opened.height > LARGEST_MASK_PX:
             raise ValueError(f"it has {_said(opened.size)} pixels, more than {LARGEST_MASK_PX} in all")
         bands, pixels = opened.getbands(), np.asarray(opened)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from PIL import Image
 
-from refer.importers.masks import FORMATS
+from utils.image_files import FORMATS, open_image
 
 # Pillow's modes of at most 8 bits a band, which become RGB without loss of contrast.
 _EIGHT_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
@@ -15,7 +15,7 @@ def read_size(path: str) -> tuple[int, int]:
     """(width, height) of a picture. Raises ValueError, saying what is wrong, for a file that is none."""
     try:
         path.encode()
-        with Image.open(path, formats=FORMATS) as opened:
+        with open_image(path) as opened:
             size, mode = opened.size, opened.mode
     except FileNotFoundError as error:
         raise ValueError(f"its picture {path} is missing") from error
@@ -31,7 +31,7 @@ def read_size(path: str) -> tuple[int, int]:
 
 def is_turned(path: str) -> bool:
     """Whether viewers turn the picture as its EXIF data say, which neither masks nor training do."""
-    with Image.open(path, formats=FORMATS) as opened:
+    with open_image(path) as opened:
         return opened.getexif().get(_ORIENTATION, 1) != 1
 
 

@@ -25,7 +25,7 @@ def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp", "a.ppm", "a.tga"])
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.webp", "a.ppm"])
 def test_eight_bit_colours_stay_as_they_are(tmp_path, name):
     options = {"lossless": True} if name.endswith("webp") else {}
     assert np.array_equal(pixels(saved(tmp_path, Image.fromarray(COLOURS), name, **options)), COLOURS)
@@ -159,10 +159,7 @@ def test_whatever_a_decoder_raises_is_a_users_error_for_that_picture(tmp_path, m
         read_picture(tmp_path / "a.png")
 
 
-def test_a_damaged_dds_is_a_users_error(tmp_path):
+def test_a_format_without_users_is_refused_by_what_is_read(tmp_path):
     Image.fromarray(COLOURS).save(tmp_path / "a.dds")
-    content = bytearray((tmp_path / "a.dds").read_bytes())
-    content[80:84] = bytes(4)   # the flags of its pixel format
-    (tmp_path / "a.dds").write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.dds cannot be read as an image: Unknown pixel format|Unimplemented"):
+    with pytest.raises(UserError, match=r"a\.dds cannot be read as an image: it is none of JPEG, PNG, TIFF"):
         read_picture(tmp_path / "a.dds")

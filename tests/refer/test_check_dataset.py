@@ -19,6 +19,7 @@ from refer.check_files import check_masks_and_images
 from refer.layouts import DATASETS
 from tools import check_dataset, ref_sheet
 from utils import UserError
+from utils.image_files import open_image
 
 TOOL = Path(check_dataset.__file__)
 SQUARE = [8, 8, 24, 8, 24, 24, 8, 24]
@@ -422,8 +423,8 @@ def test_refer_refuses_an_unlisted_category(data):
 
 
 def test_each_image_is_read_once_and_only_if_asked(data, monkeypatch):
-    read, really_open = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda path: read.append(path) or really_open(path))
+    read = []
+    monkeypatch.setattr("refer.check_files.open_image", lambda path: read.append(path) or open_image(path))
     data.findings()
     assert len(read) == len(set(read)) == 20
     (data.images / "00003.jpg").unlink()
@@ -441,7 +442,7 @@ def die(path: object) -> None:
 
 
 def test_a_worker_that_dies_is_a_user_error(data, monkeypatch):
-    monkeypatch.setattr(Image, "open", die)
+    monkeypatch.setattr("refer.check_files.open_image", die)
     with pytest.raises(UserError, match="A worker process died"):
         data.findings(workers=1)
 

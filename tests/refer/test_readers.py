@@ -69,7 +69,8 @@ def test_refsegrs_has_ids_several_sentences_and_a_threshold(tmp_path):
     assert list(index.Refs) == [12, 7, "7-test"]
     assert [sentence["raw"] for sentence in index.Refs[12]["sentences"]] == ["road marking", "the roads"]
     assert [index.Cats[ref["category_id"]] for ref in index.Refs.values()] == ["road marking", "van", "low vegetation"]
-    assert index.getMask(12)["area"] == 0, "50 is not above 50"
+    with pytest.raises(UserError, match="has no value above 50, which the object has in this format, but values of 50"):
+        index.getMask(12)
     assert index.getMask(7)["area"] == index.getMask("7-test")["area"] == 3
     assert not Path(index.image_path(7)).with_suffix(".png").exists() and index.image_path(7).endswith("images/7.tif")
 

@@ -131,7 +131,7 @@ def test_more_than_can_be_held_are_told_to_come_again(serving, monkeypatch):
 
 @pytest.mark.parametrize(("path", "body", "status", "words"), [
     ("/segment?sentence=ship", b"a text file, whatever its name is", 400,
-     "the file cannot be read as an image: it is of no format that Pillow knows"),
+     "the file cannot be read as an image: it is none of JPEG, PNG, TIFF"),
     ("/segment?sentence=ship", picture()[:60], 400, "the file cannot be read as an image"),
     ("/segment?sentence=ship", b"", 400, "0 of the picture's 0 bytes"),
     ("/segment", picture(), 400, "sentences are needed"),
