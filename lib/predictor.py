@@ -26,7 +26,7 @@ from lib.imagery.drawing import Shown, overlay
 from lib.imagery.scenes import Scene
 from lib.imagery.sources import Plain, Tile, in_one_piece, open_source
 from lib.model import ReferringSegmenter
-from lib.report.attention_maps import word_maps
+from lib.report.attention_maps import has_word_maps, word_maps
 from transforms import normalize, resize_image
 from utils import UserError
 
@@ -166,6 +166,8 @@ class Predictor:
         These are PWAM's weights in the third stage, resized to the image.
         """
         check_sentences([sentence])
+        if not has_word_maps(self.model):
+            raise ValueError("this network's fusion has no attention_weights, of which the maps would be made")
         self.warn_of([sentence])
         picture = open_whole(image, bands, alpha).picture
         words = self.read([sentence])

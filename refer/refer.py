@@ -294,7 +294,7 @@ def missing_split(split: str, dataset: str, split_by: str, splits: Iterable[str]
     listed = ", ".join(f"{name} ({count} refs)" for name, count in counts.items())
     return UserError(
         f"The split '{split}' of {dataset} (split by {split_by}) is {'empty' if published else 'unknown'}: "
-        f"{refs_path} has {listed}. Choose --split from these"
+        f"{refs_path} has {listed}. test.py takes one of these as --split, and train.py needs train and val"
         + (f", or get the complete file: {WHERE_TO_GET_IT}." if published else ".")
     )
 

@@ -49,8 +49,10 @@ def run(args: argparse.Namespace) -> None:
         log(f"  {METRICS[name]:13} {entry['first']:6.2f} -> {entry['second']:6.2f}   {entry['difference']:+.2f}, "
               f"95 % interval {low:+.2f} to {high:+.2f}: {verdict}")
     change = [100 * (b["intersection"] / max(1, b["union"]) - a["intersection"] / max(1, a["union"])) for a, b in pairs]
-    most = sorted(range(len(pairs)), key=lambda place: -abs(change[place]))[:args.changed]
-    log(f"changed most (of {sum(value != 0 for value in change)} that changed; IoU of A, change, ref, sentence):")
+    changes = [place for place, value in enumerate(change) if value]
+    most = sorted(changes, key=lambda place: -abs(change[place]))[:args.changed]
+    log(f"changed most (of {len(changes)} that changed; IoU of A, change, ref, sentence):" if changes else
+        "no sample changed")
     changed = []
     for place in most:
         a, b = pairs[place]

@@ -17,6 +17,11 @@ STAGE = 2   # 1/16 of the image's size: fine enough for objects, deep enough for
 LEVELS = 32  # colours of a map: few, so that PNGs stay small
 
 
+def has_word_maps(model: ReferringSegmenter) -> bool:
+    """Whether the network's fusion has `attention_weights`; a part of one's own need not have them."""
+    return hasattr(model.backbone.stages[STAGE].fusion, "attention_weights")
+
+
 @torch.inference_mode()
 def word_maps(model: ReferringSegmenter, image: Tensor, *words: Tensor) -> Tensor:
     """The attention weight that each pixel gives each word: arguments of the network -> (B, N, h, w), 0 to 1."""

@@ -9,11 +9,11 @@ from lib.accelerate import autocast
 from lib.evaluation.predictions import write_predictions
 from lib.evaluation.results import Outcome
 from lib.model import ReferringSegmenter
-from lib.report.attention_maps import heat_strip, word_maps
+from lib.report.attention_maps import has_word_maps, heat_strip, word_maps
 from lib.report.gallery import make_gallery
 from lib.report.page import write_report
 from transforms import network_inputs
-from utils import write_json
+from utils import log, write_json
 
 
 def write_outputs(outcome: Outcome, results: dict[str, Any], args: Namespace, network: ReferringSegmenter,
@@ -44,6 +44,9 @@ def write_evaluation_report(path: Path, results: dict[str, Any], outcome: Any, n
     `attention_amp` is the precision in which attention maps are computed, or None to leave them out.
     """
     indices, device = outcome.indices, next(network.parameters()).device
+    if attention_amp and not has_word_maps(network):
+        log("--report_attention: the network's fusion has no attention_weights, so the report shows no attention maps")
+        attention_amp = None
 
     def attention(place: int) -> list[tuple[str, bytes]]:
         sample = dataset[indices[place]]

@@ -234,7 +234,7 @@ def test_unknown_split_lists_those_there_are(small, split):
     with pytest.raises(UserError) as caught:
         small.getRefIds(split=split)
     assert f"The split '{split}' of rrsisd (split by unc) is unknown" in str(caught.value)
-    assert "train (2 refs), val (1 refs), test (1 refs). Choose --split from these." in str(caught.value)
+    assert "train (2 refs), val (1 refs), test (1 refs). test.py takes one of these as --split" in str(caught.value)
 
 
 def test_published_split_without_refs_is_empty(tmp_path):

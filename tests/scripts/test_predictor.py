@@ -9,6 +9,7 @@ from PIL import Image, PngImagePlugin
 from args import get_parser
 from lib.checkpoint import read_checkpoint
 from lib.predictor import Predictor, ReadingWarning, starts, tent
+from lib.report.attention_maps import has_word_maps
 from tests.conftest import save_nano_checkpoint
 from utils import UserError
 
@@ -229,6 +230,15 @@ def test_attention_has_a_map_of_the_images_size_for_each_word(predictor):
     assert maps.shape == (5, 50, 70) and maps.dtype == np.float32
     assert maps.min() >= 0 and maps.max() <= 1 and (maps.sum(0) < 1).all() and maps.std() > 0
     assert predictor.attention(PIXELS, "a ship")._repr_png_()
+
+
+def test_a_fusion_of_ones_own_need_not_have_attention_weights(make_predictor):
+    own = make_predictor("lavt")
+    assert has_word_maps(own.model)
+    own.model.backbone.stages[2].fusion = torch.nn.Identity()
+    assert not has_word_maps(own.model)   # a report then has no maps, and says so
+    with pytest.raises(ValueError, match="this network's fusion has no attention_weights"):
+        own.attention(PIXELS, "a ship")
 
 
 def test_the_probability_is_the_softmax_of_the_networks_resized_logits(make_predictor):

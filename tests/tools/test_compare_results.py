@@ -68,6 +68,8 @@ def test_what_changed_most_comes_first(compare):
     assert [(row["ref_id"], row["change"]) for row in written["changed_most"]] == [
         (ref, pytest.approx(change)) for ref, change in expected]
     assert "of 2 that changed" in said and "| b |" in said
+    _, said, _, written = compare(results(BASE), results(BASE))
+    assert "no sample changed" in said and written["changed_most"] == []
 
 
 def test_the_order_of_samples_does_not_matter(compare):
