@@ -42,8 +42,8 @@ tokens = whole(3, 512)   # [CLS], a word and [SEP] at least
 
 def device(text: str) -> str:
     """An argparse type: the device that networks run on."""
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is none of cuda, cuda:N and cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is none of cuda, cuda:N, mps and cpu")
     return text
 
 
@@ -379,7 +379,8 @@ def add_run(group: Group) -> None:
     group.add("--timeout", default=600, type=positive, metavar="SECONDS",
               help="how long a process waits for the others before it gives up (default: 600)")
     group.add("--device", default=None, type=device,
-              help="cuda, cuda:N or cpu (default: this process's GPU if there is one, else cpu)")
+              help="cuda, cuda:N, mps (Apple's GPU, in float32, unmeasured) or cpu\n"
+                   "(default: this process's NVIDIA or AMD GPU if there is one, else cpu)")
     group.add("--local_rank", "--local-rank", default=0, type=whole(-1), help=argparse.SUPPRESS)
     group.add("--ema", nargs="?", default=0.0, const=True, type=real(0, 0.999999), metavar="DECAY",
               help="train.py: also keep an exponential moving average of the weights, and choose the best epoch\n"

@@ -101,7 +101,8 @@ def _watched(batches: Iterable[T]) -> Iterator[T]:
         try:
             batch = next(iterator)
             # PyTorch's handler would raise at any point, even within an update; the loader finds a dead worker itself.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            if hasattr(signal, "SIGCHLD"):   # not on Windows, where PyTorch sets no handler
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         except StopIteration:
             return
         except (RuntimeError, ConnectionError, EOFError) as error:
@@ -126,7 +127,7 @@ def ignore_signals_of_launchers(worker: int) -> None:
             pass
         os._exit(0)
 
-    if hasattr(signal, "sigwaitinfo"):   # not on macOS
+    if hasattr(signal, "sigwaitinfo"):   # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         threading.Thread(target=watch, daemon=True).start()
 

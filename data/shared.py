@@ -11,6 +11,7 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,11 @@ from utils import UserError, rank
 Arrays = dict[str, np.ndarray]
 Make = Callable[[], Arrays]
 Write = Callable[[Path], None]   # saves arrays in a folder
+
+# Windows cannot remove a mapped file, so each process reads a copy there. Programs on macOS may crash in a forked
+# process, as Apple's libraries do not support it.
+MAPPED: Literal["r"] | None = "r" if os.name == "posix" else None
+FORKS = hasattr(os, "fork") and sys.platform != "darwin"
 
 
 def shared_arrays(write: Write, ready: bool = True) -> Arrays:
@@ -42,7 +48,7 @@ def shared_arrays(write: Write, ready: bool = True) -> Arrays:
         made = gather_objects(folder)[first]
         assert made is not None
         # As plain arrays, because indexing a memmap takes three times as long.
-        arrays = {path.stem: np.asarray(np.load(path, mmap_mode="r")) for path in made.iterdir()}
+        arrays = {path.stem: np.asarray(np.load(path, mmap_mode=MAPPED)) for path in made.iterdir()}
         gather_objects(None)   # waits until all processes have mapped the files
     except OSError as error:
         raise UserError(f"{folder or tempfile.gettempdir()} cannot hold the arrays that the processes share ({error}): "
@@ -69,7 +75,7 @@ class MadeApart:
 
     def __init__(self, make: Make, begin: bool = True):
         self.make, self.child = make, 0
-        if begin and hasattr(os, "fork"):
+        if begin and FORKS:
             sys.stdout.flush()
             sys.stderr.flush()
             self.connection, other_end = Pipe()

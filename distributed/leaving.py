@@ -20,7 +20,7 @@ def leave(status: int, message: str, is_cause: bool = True) -> NoReturn:
         sys.exit(status)
     if is_cause and "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun shows this file's message at the end
         report = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
-        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(report))
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps(report), encoding="utf-8")
     for worker in multiprocessing.active_children():
         worker.kill()
     os._exit(status)

@@ -9,7 +9,8 @@ from distributed.leaving import leave
 from utils import rank, world_size
 
 EXIT_REQUEUE = 75  # exit status of a run that a signal stopped and that can be resumed: "try again" in sysexits
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+                     if hasattr(signal, name))   # Windows has the first two
 PATIENCE_S = 25  # time for all processes to agree on stopping; launchers kill after 30 s
 _signals: list[int] = []
 _agreed = threading.Event()
@@ -34,7 +35,8 @@ def watch_signals() -> None:
     if world_size() > 1:
         # The main thread cannot handle a signal while it waits inside a collective; this pipe receives it at once.
         read_end, write_end = os.pipe()
-        os.set_blocking(write_end, False)
+        if hasattr(os, "set_blocking"):   # Windows has it since Python 3.12, and needs it not
+            os.set_blocking(write_end, False)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         threading.Thread(target=_leave_unless_agreed, args=(read_end,), daemon=True).start()
 

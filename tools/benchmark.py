@@ -234,8 +234,8 @@ def numbers(text: str) -> list[int]:
 def machine(device: torch.device) -> str:
     """The machine that the figures are of: the device, the CPU and its instructions, and its load."""
     gpu = f"{torch.cuda.get_device_name(device)}, " if device.type == "cuda" else ""
-    return (f"{gpu}{utils.describe_cpu()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, "
-            f"load {os.getloadavg()[0]:.1f} before")
+    load = f", load {os.getloadavg()[0]:.1f} before" if hasattr(os, "getloadavg") else ""   # not on Windows
+    return f"{gpu}{utils.describe_cpu()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}{load}"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -163,14 +163,14 @@ def call(command: list[str], log_file: Path) -> None:
 
     An interrupt from the terminal reaches the command, too, which is given the time to save.
     """
-    with log_file.open("a") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
+    with log_file.open("a", encoding="utf-8") as file, subprocess.Popen(command, stdout=file, stderr=file) as process:
         try:
             status = process.wait()
         except KeyboardInterrupt:
             process.wait()
             raise SystemExit(130) from None
     if status:
-        said = log_file.read_text(errors="replace").strip().splitlines()
+        said = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise UserError(f"{shlex.join(command)} ended with status {status} ({log_file}): {said[-1] if said else ''}")
 
 

@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
                 bring_images(index, args.out, args.images)
             describe(index, args.out, args.to)
         except OSError as error:
-            raise UserError(f"the data set cannot be written: {error}") from error
+            raise UserError(f"the data set cannot be written: {error}"
+                            + ("; --images copy makes no links" if hasattr(error, "winerror") else "")) from error
         print(f"Wrote {len(index.Refs)} refs of {index.dataset}, read as {index.format}, to {args.out} as {args.to}")
         for what in lost:
             print(f"    lost or changed: {what}")

@@ -11,7 +11,6 @@ import os
 import pickle
 import random
 import re
-import resource
 import runpy
 import shutil
 import signal
@@ -62,7 +61,7 @@ class Samples:
         self.toy = folder / "toy"
         make_toy_rrsisd(self.toy, images=20, size=64, seed=3)
         self.refs = pickle.loads((self.toy / "rrsisd/refs(unc).p").read_bytes())
-        self.instances = json.loads((self.toy / "rrsisd/instances.json").read_text())
+        self.instances = json.loads((self.toy / "rrsisd/instances.json").read_text(encoding="utf-8"))
         tokenizer = load_tokenizer(str(self.toy / "bert"))
         args = get_parser().parse_args(["--model", "lavt", "--swin_type", "nano", "--img_size", "64", "--ck_bert",
                                         str(self.toy / "bert")])
@@ -244,11 +243,12 @@ AREAS = {area.__name__: area for area in (flags, refs, checkpoints, results, pic
 
 def child(run: Input, folder: Path) -> None:
     """Runs one input in the forked process, in `folder`, with limited resources and output in files; never returns."""
+    import resource  # Windows has no such module
     os.chdir(folder)
     for number in (1, 2):
         os.dup2(os.open(folder.parent / f"said{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False, errors="backslashreplace") for number in (1, 2))
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    mapped = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + 2 * MOST_MIB * 2**20,) * 2)
     resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -278,7 +278,7 @@ def verdict(run: Input, box: Path, allowed: tuple[int, ...], everything: bool) -
         if time.monotonic() - begun > MOST_WALL_S:
             os.kill(process, signal.SIGKILL)
         time.sleep(0.002)
-    said = (box / "said2").read_text(errors="replace")
+    said = (box / "said2").read_text(encoding="utf-8", errors="replace")
     status, used = os.waitstatus_to_exitcode(ended[1]), ended[2]
     after = contents(box, everything)
     shutil.rmtree(folder)
@@ -297,7 +297,8 @@ def verdict(run: Input, box: Path, allowed: tuple[int, ...], everything: bool) -
 
 def resident_kib() -> int:
     """The memory that this process holds, in KiB."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 10
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 10
 
 
 def contents(box: Path, everything: bool) -> dict[str, tuple[int, int]]:
@@ -315,7 +316,7 @@ def fuzz(inputs: int, seed: int, areas: list[str], first: int = 0) -> dict[str, 
         samples = Samples(Path(temporary))
         box = Path(temporary) / "box"
         (box / "victim").mkdir(parents=True)
-        (box / "victim/photo").write_text("leave this alone")
+        (box / "victim/photo").write_text("leave this alone", encoding="utf-8")
         for number in range(first, first + inputs):
             area = areas[number % len(areas)]
             run = AREAS[area](samples, random.Random(f"{seed}/{number}"))
@@ -340,6 +341,8 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.areas) - AREAS.keys():
         parser.error(f"no area {', '.join(sorted(unknown))}: choose from {', '.join(AREAS)}")
+    if sys.platform != "linux":
+        parser.error(f"{sys.platform} cannot limit and measure forked processes as Linux does: run this on Linux")
     figures = fuzz(args.inputs, args.seed, args.areas or list(AREAS), args.first)
     log(f"{figures['ended well']} of {figures['inputs']} inputs ended well")
     if args.json:

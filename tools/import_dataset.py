@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
             return run(args)
         except OSError as error:
             raise UserError(f"--out {args.out} cannot be written: {error}" + ("; --copy makes no links" if isinstance(
-                error, PermissionError | NotImplementedError) else "")) from error
+                error, PermissionError | NotImplementedError) or hasattr(error, "winerror") else "")) from error
 
 
 if __name__ == "__main__":

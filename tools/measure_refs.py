@@ -26,6 +26,7 @@ from bert.from_scratch import write_text_encoder
 from data import TrainSet, read_refs, train_loader
 from data.toy.scenes import grammar_words
 from distributed import user_errors
+from utils import UserError
 
 SIZE_PX = 64
 WORDS = (4, 10)  # of a sentence, RRSIS-D's mean is 6.8
@@ -53,14 +54,15 @@ def write_set(root: Path, refs: int) -> None:
     Image.new("RGB", (SIZE_PX, SIZE_PX), "gray").save(root / "images/rrsisd/JPEGImages/0.jpg")
     (root / "rrsisd/refs(unc).p").write_bytes(pickle.dumps(entries, 4))
     (root / "rrsisd/instances.json").write_text(json.dumps({
-        "images": images, "annotations": annotations, "categories": [{"id": 0, "name": "ship"}]}))
+        "images": images, "annotations": annotations, "categories": [{"id": 0, "name": "ship"}]}), encoding="utf-8")
     write_text_encoder(root / "bert", grammar_words())
 
 
 def memory_mib(process: int | str = "self") -> dict[str, float]:
     """A process's resident set, the part that it alone holds, and its peak (Linux)."""
-    rollup = dict(line.split(":") for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:])
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    rollup, status = (Path(f"/proc/{process}/{name}").read_text(encoding="utf-8").splitlines()
+                      for name in ("smaps_rollup", "status"))
+    rollup, status = (dict(line.split(":", 1) for line in lines) for lines in (rollup[1:], status))
     kib = {name: int(value.split()[0]) for name, value in {**rollup, "VmHWM": status["VmHWM"]}.items()}
     uss = kib["Private_Clean"] + kib["Private_Dirty"]
     sizes = {"RSS": kib["Rss"], "USS": uss, "peak RSS": kib["VmHWM"]}
@@ -90,6 +92,8 @@ def main() -> None:
                         help="batches of 64 samples to load (default: a whole epoch)")
     args = parser.parse_args()
     with user_errors("measure_refs.py"), tempfile.TemporaryDirectory() as folder:
+        if sys.platform != "linux":
+            raise UserError(f"{sys.platform} does not tell the memory of processes as Linux does: run this on Linux")
         root = Path(folder)
         writer = multiprocessing.get_context("fork").Process(target=write_set, args=(root / "set", args.refs))
         writer.start()   # in another process, as its memory is not what is measured
@@ -110,7 +114,8 @@ def main() -> None:
         start = time.perf_counter()
         for done in epoch(batches, args.batches or len(batches)):
             if done == 20:   # by then each worker has loaded some
-                workers = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+                children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8")
+                workers = [int(pid) for pid in children.split()]
                 first = {pid: memory_mib(pid)["USS"] for pid in workers}
         for pid in workers if args.workers else ():
             last = memory_mib(pid)["USS"] if Path(f"/proc/{pid}").exists() else 0

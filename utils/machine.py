@@ -1,6 +1,5 @@
 """The machine and the packages that results and speed depend on."""
 import platform
-import resource
 import sys
 from contextlib import suppress
 from functools import cache
@@ -19,7 +18,7 @@ def processor() -> tuple[str, frozenset[str]]:
     """This machine's processor: its name, and Linux's feature flags (no flags on other systems)."""
     lines: dict[str, str] = {}
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
             lines.setdefault(key.strip(), value.strip())
     name = lines.get("model name") or platform.processor() or platform.machine()
@@ -47,9 +46,16 @@ def describe_run(device: "torch.device") -> dict[str, Any]:
 
 
 def peak_memory_mib(device: "torch.device") -> int:
-    """The peak memory in MiB, of the GPU or, on the CPU, of this process."""
+    """The peak memory in MiB, of the NVIDIA GPU or, on other devices, of this process; 0 where the system does not say.
+
+    Windows does not.
+    """
     if device.type == "cuda":
         import torch
         return torch.cuda.max_memory_allocated(device) >> 20
+    try:
+        import resource
+    except ImportError:   # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak >> (20 if sys.platform == "darwin" else 10)

@@ -21,11 +21,14 @@ def usable_amp(amp: str, device: torch.device) -> str:
     """The key of `AMP_DTYPES` that the value `amp` of `--amp` selects on this device.
 
     A CPU without bfloat16 instructions takes many times as long in bfloat16 as in float32: "bf16" then selects "off"
-    and logs a line, while "bf16!" selects bfloat16 nevertheless.
+    and logs a line, while "bf16!" selects bfloat16 nevertheless. Apple's GPUs (mps) compute in float32 only.
     """
     if amp == "bf16" and device.type == "cpu" and not cpu_computes_bfloat16():
         log(f"--amp bf16: {processor()[0]} has no bfloat16 instructions, so this computes in float32, which is faster "
             "here; --amp bf16! uses bfloat16 all the same")
+        return "off"
+    if amp != "off" and device.type == "mps":
+        log(f"--amp {amp}: this computes in float32, the one precision for --device mps")
         return "off"
     return amp.removesuffix("!")
 

@@ -17,7 +17,7 @@ def read_digests(path: str | Path) -> list[str]:
     A line without a SHA-256 is returned as it is: it matches no file, so the damage is detected.
     """
     try:
-        lines = digest_file(path).read_text().splitlines()
+        lines = digest_file(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
     found = [(_DIGEST.search(line.strip()), line) for line in lines if line.strip()]
@@ -27,7 +27,7 @@ def read_digests(path: str | Path) -> list[str]:
 def write_digests(path: Path, digests: list[str]) -> None:
     """Writes the SHA-256 of `path`, or two of them while a new file replaces the old one. Raises `OSError`."""
     temporary = Path(f"{digest_file(path)}.tmp")
-    with open(temporary, "w") as file:
+    with open(temporary, "w", encoding="utf-8") as file:
         file.write("".join(f"{digest}  {path.name}\n" for digest in dict.fromkeys(digests)))
         file.flush()
         os.fsync(file.fileno())
@@ -36,7 +36,9 @@ def write_digests(path: Path, digests: list[str]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Syncs a folder, so that the names in it survive a power failure."""
+    """Syncs a folder, so that the names in it survive a power failure. Windows cannot, and keeps its own log."""
+    if not hasattr(os, "O_DIRECTORY"):   # on Windows no folder can be opened
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

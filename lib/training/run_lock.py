@@ -1,9 +1,10 @@
 """A lock that allows one run of a name at a time, since two would mix their files."""
-import fcntl
+import importlib
+import os
 from pathlib import Path
 from typing import BinaryIO
 
-from utils import UserError, rank
+from utils import UserError, log, rank
 
 _held: list[BinaryIO] = []   # they stay open until the process ends; the system then releases the locks
 
@@ -22,10 +23,26 @@ def hold(folder: Path, model_id: str) -> None:
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error}") from error
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file)
     except (BlockingIOError, PermissionError) as error:
         raise UserError(f"another run of --model_id {model_id} is writing to {folder}: wait for it, stop it, or give "
                         "this one another --model_id") from error
     except OSError:   # a file system without locks
         pass
     _held.append(file)
+
+
+def _lock(file: BinaryIO) -> None:
+    """Locks an open file for this process, by POSIX or by Windows. Raises `OSError` if another process has the lock."""
+    try:
+        posix = importlib.import_module("fcntl")
+        posix.lockf(file, posix.LOCK_EX | posix.LOCK_NB)
+    except ImportError:
+        try:
+            windows = importlib.import_module("msvcrt")
+        except ImportError:
+            if not _held:   # it is said once
+                log("this system has no locks: do not start two runs with one --model_id at the same time")
+            return
+        os.lseek(file.fileno(), 0, os.SEEK_SET)   # it locks from here on, the file being empty or not
+        windows.locking(file.fileno(), windows.LK_NBLCK, 1)

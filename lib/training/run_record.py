@@ -118,7 +118,7 @@ class RunRecord:
         """The contents of `run.json`; a damaged file is renamed."""
         path = self.folder / "run.json"
         with suppress(OSError, ValueError):
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(content, dict) and isinstance(content.get("starts"), list):
                 return content
         if kept := set_aside(path):

@@ -56,7 +56,8 @@ class Updater:
         self.updating = False                                           # also after an error inside an update
         self.bad_updates = torch.zeros((), device=device)
         self.buffers: list[Tensor] = []                                 # values before the update's first batch
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # over batches whose update was made
+        precise = torch.float32 if device.type == "mps" else torch.float64   # Apple's GPUs have no float64
+        self.loss_sum = torch.zeros((), dtype=precise, device=device)   # over batches whose update was made
 
     @property
     def waiting(self) -> int:

@@ -94,7 +94,7 @@ def test_a_picture_and_sentences_give_the_predictors_probabilities(serving):
 
 
 def test_levels_are_exact_at_their_thresholds():
-    probability = np.array([0, 1 / 256, np.nextafter(np.float32(0.5), 1), 0.5, 255 / 256, 1], np.float32)
+    probability = np.array([0, 1 / 256, np.nextafter(np.float32(0.5), np.float32(1)), 0.5, 255 / 256, 1], np.float32)
     assert quantise(probability).tolist() == [0, 0, 128, 127, 254, 255]
     for threshold in range(1, 256):
         assert np.array_equal(quantise(probability) >= threshold, probability > threshold / 256)
