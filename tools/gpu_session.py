@@ -167,7 +167,7 @@ def train_toy(folder: Path, device: torch.device, stop: bool, *flags: str) -> di
             folder, "--device", device.type, "--model_id", "toy", "--output-dir", str(folder), *flags)))
     except train.Interrupted:
         return {"stopped": True}
-    last = json.loads((folder / "models/toy/log.jsonl").read_text().splitlines()[-1])
+    last = json.loads((folder / "models/toy/log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     return {"images_per_second": last["images_per_second"], "mIoU": last["val"]["mIoU"]}
 
 
@@ -179,7 +179,7 @@ def same_integers(folder: Path, device: torch.device) -> dict[str, Any]:
         test.run(get_parser(*EVALUATION).parse_args(toy_flags(
             folder, "--resume", str(folder / "model_last_toy.pth"), "--device", where, "--split", "val", "--no-tf32",
             "--batch-size", "4", "--results", str(results))))
-        counts.append(json.loads(results.read_text())["samples"])
+        counts.append(json.loads(results.read_text(encoding="utf-8"))["samples"])
     names = ("intersection", "union")
     pairs = [(a[name], b[name]) for a, b in zip(*counts, strict=True) for name in names]
     same = sum(a == b for a, b in pairs) / len(pairs)
@@ -263,10 +263,10 @@ class Session:
                 row["failed"] = str(error) or type(error).__name__
         row["seconds"] = round(time.perf_counter() - begun, 1)
         self.rows.append(row)
-        with (self.out / "results.jsonl").open("a") as file:
+        with (self.out / "results.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, default=str) + "\n")
         log(f"{name}: {row.get('failed') or json.dumps(row['result'], default=str)[:400]} ({row['seconds']} s)")
-        (self.out / "summary.md").write_text(self.summary())
+        (self.out / "summary.md").write_text(self.summary(), encoding="utf-8")
         return row.get("result")
 
     def smoke(self, name: str, function: Callable[..., Any], *arguments: Any, limit_s: float = 60) -> Any:
