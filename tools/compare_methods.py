@@ -118,6 +118,9 @@ def read_methods(own: Namespace, shared: list[str]) -> list[Method]:
         method = Method(name, both, get_parser(*TRAINING).parse_args(both))
         if taken := set(SET_HERE).intersection(method.args.given):
             raise UserError(f"{name}: --{sorted(taken)[0]} is set by compare_methods.py itself; leave it out")
+        if method.args.epochs is None:   # a nano network's, which follow from the number of samples
+            raise UserError(f"{name}: give --epochs, since methods are compared after equally many")
+        method.args.passes = method.args.passes or 1   # as train.py understands --epochs
         if any(method.slug == other.slug for other in methods.values()):
             raise UserError(f"--method {name}: there are two methods of this name, or of one like it")
         methods[name] = method

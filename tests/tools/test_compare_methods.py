@@ -94,6 +94,15 @@ def test_a_mistake_is_one_line_before_any_run(compare, own, shared, message):
     assert status == 2 and message in error and error.count("\n") == 1 and not called
 
 
+def test_nano_networks_need_a_number_of_epochs():
+    """Theirs would follow from the number of samples."""
+    own = compare_methods.get_own_parser().parse_args(["--out", "x", "--method", LAVT])
+    with pytest.raises(UserError, match="LAVT: give --epochs, since methods are compared after equally many"):
+        compare_methods.read_methods(own, ["--swin_type", "nano"])
+    (method,) = compare_methods.read_methods(own, ["--swin_type", "nano", "--epochs", "3"])
+    assert (method.args.epochs, method.args.passes) == (3, 1)
+
+
 def test_a_command_that_fails_says_why(tmp_path):
     program = "import sys; print('so far'); sys.exit('train.py: the reason')"
     with pytest.raises(UserError, match=r"ended with status 1 \(.*run.log\): train.py: the reason$"):
