@@ -75,6 +75,8 @@ def choose_start(resume: str, folder: Path, model_id: str, restarted: bool) -> t
     """
     path = ""
     checkpoint: dict[str, Any] = {}
+    if restarted:
+        log("started again by the launcher")
     if resume == "auto" or restarted:
         path, checkpoint = find_checkpoint(folder, model_id)
         log(f"resuming from {path}" if path else f"--resume auto: no checkpoint in {folder} yet, so a new run begins")
