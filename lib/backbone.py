@@ -42,14 +42,12 @@ class Stage(nn.Module):
                 phrases: Phrases | None = None) -> tuple[Tensor, Tensor | None]:
         """x (B, H, W, C), words (B, N, L), word_mask (B, N) -> fused features (B, H, W, C), next x or None
 
-        `phrases` are None for networks that do not read them. One image, x (1, H, W, C), may stand for B sentences.
+        `phrases` are None for networks that do not read them.
         """
         height, width = x.shape[1:3]
         mask = shift_mask(*padded_size(height, width, self.window), self.window, like=x)
         for block in self.blocks:
             x = block(x, mask)
-        if len(x) < len(words):   # one image for all sentences: up to here, it was the same for each
-            x = x.expand(len(words), -1, -1, -1)
         fused = self.fusion(x.flatten(1, 2), words, word_mask).view(x.shape)
         if self.downsample is None:
             return fused, None
