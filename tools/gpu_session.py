@@ -46,7 +46,7 @@ from utils import log
 # these small networks lose more in bfloat16: the CPU's own have 0.943 to 0.982.
 CLOSE = {"off": (0.9999, 0.999), "bf16": (0.99, 0.9), "fp16": (0.999, 0.98)}
 LARGEST_FILE = 16 << 20
-FORK = multiprocessing.get_context("fork")
+FORK = "fork"   # the children share the imports; on Linux only
 
 
 def nano(model: str) -> nn.Module:
@@ -195,7 +195,7 @@ def measurement(task: str, flags: list[str], limit_s: float) -> dict[str, Any]:
     before = signal.signal(signal.SIGALRM, out_of_time)
     signal.alarm(max(1, int(limit_s)))
     try:
-        return benchmark.measure(benchmark.parser().parse_args([task, *flags]), task, FORK)
+        return benchmark.measure(benchmark.parser().parse_args([task, *flags]), task, multiprocessing.get_context(FORK))
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
@@ -230,8 +230,9 @@ class Session:
         return self.limit_s - (time.perf_counter() - self.begun)
 
     def fork(self, function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
-        ours, theirs = FORK.Pipe()
-        process = FORK.Process(target=child, args=(theirs, function, arguments))
+        context: Any = multiprocessing.get_context(FORK)
+        ours, theirs = context.Pipe()
+        process = context.Process(target=child, args=(theirs, function, arguments))
         process.start()
         theirs.close()
         return process, ours

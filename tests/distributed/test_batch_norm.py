@@ -1,5 +1,6 @@
 """BatchNorm over several processes equals BatchNorm over the joined batch, by one exchange each way, without a wait."""
-import multiprocessing
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from distributed import wrap, wrapping
 from distributed.batch_norm import SharedBatchNorm, share_batch_norms
 from tests.conftest import make_inputs
+from tests.launch import ROOT
 
 pytestmark = pytest.mark.usefixtures("narrow_nano")
 
@@ -50,29 +52,42 @@ def steps(model: nn.Module, x: torch.Tensor) -> dict[str, dict[str, torch.Tensor
     return {"samples": samples, "sums": sums, "common": common}
 
 
-def in_process(rank: int, folder: Path, dtype: torch.dtype, settings: dict) -> None:
+CASES = {   # type, settings, tolerance
+    "float64": (torch.float64, {}, 1e-9), "float32": (torch.float32, {}, 1e-3),
+    "no scale": (torch.float64, {"affine": False}, 1e-9),
+    "mean of all steps": (torch.float64, {"momentum": None}, 1e-9),
+    "no running statistics": (torch.float64, {"track_running_stats": False}, 1e-9),
+}
+
+
+def compute_in_process(rank: int, folder: Path) -> None:
+    """Computes one process's share of every case."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    model = layers(dtype, **settings)
-    keys = list(model.state_dict())
-    share_batch_norms(model)
-    assert list(model.state_dict()) == keys
-    torch.save(steps(model, batches(dtype)[slice(0, 3) if rank == 0 else slice(3, 5)]), folder / f"{rank}.pt")
+    for name, (dtype, settings, _) in CASES.items():
+        model = layers(dtype, **settings)
+        keys = list(model.state_dict())
+        share_batch_norms(model)
+        assert list(model.state_dict()) == keys
+        share = slice(0, 3) if rank == 0 else slice(3, 5)
+        torch.save(steps(model, batches(dtype)[share]), folder / f"{rank} {name}.pt")
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("dtype", "settings", "tolerance"), [
-    (torch.float64, {}, 1e-9), (torch.float32, {}, 1e-3), (torch.float64, {"affine": False}, 1e-9),
-    (torch.float64, {"momentum": None}, 1e-9), (torch.float64, {"track_running_stats": False}, 1e-9),
-], ids=["float64", "float32", "no scale", "mean of all steps", "no running statistics"])
-def test_two_processes_compute_what_one_does_on_the_joined_batch(tmp_path, dtype, settings, tolerance):
-    processes = [multiprocessing.get_context("fork").Process(target=in_process, args=(rank, tmp_path, dtype, settings))
-                 for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-        process.kill()
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory) -> Path:
+    """The folder of what two processes computed; they are started anew, as a fork would inherit locks of threads."""
+    folder = tmp_path_factory.mktemp("shares")
+    processes = [subprocess.Popen([sys.executable, "-m", "tests.distributed.test_batch_norm", str(rank), str(folder)],
+                                  cwd=ROOT) for rank in range(2)]
+    assert [process.wait(300) for process in processes] == [0, 0]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_compute_what_one_does_on_the_joined_batch(shares, case):
+    dtype, settings, tolerance = CASES[case]
+    first, second = (torch.load(shares / f"{rank} {case}.pt") for rank in range(2))
     for kind, join in (("samples", lambda *parts: torch.cat(parts)), ("sums", torch.add), ("common", lambda a, b: a)):
         for name, expected in steps(layers(dtype, **settings), batches(dtype))[kind].items():
             found = join(first[kind][name], second[kind][name])
@@ -157,3 +172,7 @@ def test_wrapping_warns_of_nothing(four_processes, recwarn):
     wrapped = wrap(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), torch.device("cpu"))
     assert not wrapped.broadcast_buffers
     assert [str(warning.message) for warning in recwarn if issubclass(warning.category, FutureWarning)] == []
+
+
+if __name__ == "__main__":
+    compute_in_process(int(sys.argv[1]), Path(sys.argv[2]))
