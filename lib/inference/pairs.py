@@ -56,6 +56,9 @@ def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
             yield number, {} if isinstance(entry, str) and entry != "the line is no JSON" else entry
 
 
+LONGEST_FIELD = 100_000   # characters
+
+
 def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
     """Each row's last line and its fields by column, or what is wrong with it."""
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -76,6 +79,8 @@ def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         elif row and len(row) != len(header):
             yield rows.line_num, (f"the line has {len(row)} fields, and the header {len(header)}: a sentence with "
                                   "commas needs quotation marks")
+        elif any(len(field) > LONGEST_FIELD for field in row):   # csv's own limit is one for the whole process
+            yield rows.line_num, f"the line is no CSV (a field has more than {LONGEST_FIELD} characters)"
         elif row:
             yield rows.line_num, dict(zip(header, row, strict=True))
 
