@@ -84,6 +84,7 @@ def test_every_row_of_the_tables_translates_both_ways():
             assert native_name(official_names([name, *mark])[name]) == name
 
 
+@pytest.mark.slow
 def test_prefixes_poolers_and_index_tables_of_published_files_are_understood(tmp_path):
     published = fill.checkpoint(official_keys("lavt_tiny"))
     plain = from_official(published)
@@ -351,6 +352,7 @@ def test_a_shape_that_loading_would_spread_is_refused(nano, tmp_path):
     assert "backbone.norm0.bias is no tensor but a list, needed (32,)" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stored", "built", "advice"), [
     ({"model": "rmsin"}, {"model": "lavt"}, "the weights suggest --model rmsin, --img_size 64"),
     ({"model": "lavt"}, {"model": "rmsin"}, "the weights suggest --model lavt"),
@@ -385,6 +387,7 @@ def digests(state: dict[str, torch.Tensor]) -> dict[str, str]:
     return {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in state.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["lavt", "lavt_one", "rmsin"])
 def test_conversion_there_and_back_keeps_every_bit(nano, toy, tmp_path, model):
     checkpoint = small_checkpoint(nano, toy, model)

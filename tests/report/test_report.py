@@ -284,6 +284,7 @@ def expected(made, order=lambda iou, index: (iou, index), keep=lambda sample, io
     return [i for iou, i, sample in sorted(rated, key=lambda row: order(*row[:2])) if keep(sample, iou)]
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1280, 390])
@@ -328,6 +329,7 @@ def test_text_from_files_shows_as_text(opened):
     assert text(driver, "#view-sentence") == NASTY and not driver.find_elements("css selector", "img[src=x]")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_orders_and_filters_give_exactly_the_expected_cards(opened, made):
     driver = opened()
@@ -351,6 +353,7 @@ def test_orders_and_filters_give_exactly_the_expected_cards(opened, made):
     assert cards(driver) == [] and driver.find_element("id", "nothing").is_displayed()
 
 
+@pytest.mark.slow
 @needs_browser
 def test_search_by_typing_and_a_link_that_keeps_the_filters(opened, made):
     driver = opened()

@@ -45,6 +45,7 @@ def picture(toy):
     return sorted((toy / "images/rrsisd/JPEGImages").iterdir())[0]
 
 
+@pytest.mark.slow
 def test_every_program_takes_it(checkpoint, toy, tmp_path):
     data = ("--refer_data_root", toy, "--dataset", "rrsisd", "--split", "val", "--workers", 0, "--resume", checkpoint)
     commands = {

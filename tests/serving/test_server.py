@@ -272,6 +272,7 @@ def wait_for(condition, seconds: float = 10):
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_in_a_browser(serving, driver, tmp_path, width):
     from selenium.webdriver.common.by import By
