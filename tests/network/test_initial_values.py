@@ -52,6 +52,7 @@ def faults_of(value: Tensor, row: list, reach: float) -> str:
     return ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["rmsin_base", "lavt_tiny", "lgce_base", "fianet_base"])
 def test_every_parameter_starts_as_in_the_original(case):
     rows = json.loads((FOLDER / f"init_{case}.json").read_text())

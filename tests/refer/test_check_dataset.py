@@ -543,6 +543,7 @@ def test_refs_that_are_all_faulty_are_no_traceback(data, capsys):
     assert status == 1 and "FAULT: malformed entry, 6 " in out and "FAULT: empty split, 3 " in out
 
 
+@pytest.mark.slow
 def test_as_a_command(data):
     (data.images / "00003.jpg").unlink()
     put(data.image_entries[5], file_name="\ud800.jpg")  # no encoding can print it

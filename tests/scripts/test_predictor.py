@@ -265,6 +265,7 @@ def test_a_batch_is_what_each_is_alone(make_predictor):
         predictor.segment_batch(images, ["a ship"])
 
 
+@pytest.mark.slow
 def test_lower_precision_and_folded_batch_norms_answer_alike(make_predictor):
     pixels = np.random.RandomState(2).randint(0, 256, (64, 64, 3), dtype=np.uint8)
     exact = make_predictor().probabilities(pixels, ["a ship"])

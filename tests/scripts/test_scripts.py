@@ -86,6 +86,7 @@ def test_training_leaves_a_record_of_the_run(trained):
     assert Image.open(trained / "models/toy/curves.png").format == "PNG"
 
 
+@pytest.mark.slow
 def test_the_logs_number_is_the_final_number(trained, toy):
     (entry,) = [json.loads(line) for line in (trained / "models/toy/log.jsonl").read_text().splitlines()]
     results = evaluate(trained, toy, "again", "--batch-size", 8)
