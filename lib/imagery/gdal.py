@@ -33,7 +33,9 @@ def need_rasterio(name: str) -> Any:
     try:
         import rasterio
         import rasterio.features
+        import rasterio.transform
         import rasterio.warp
+        import rasterio.windows
     except ImportError as error:
         raise UserError(f"{name} needs the package rasterio, which reads georeferenced scenes and many formats: "
                         "pip install -r requirements-geo.txt") from error

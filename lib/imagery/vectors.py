@@ -223,7 +223,7 @@ def need_pyogrio(name: str) -> Any:
     try:
         import pyogrio
     except ImportError as error:
-        raise UserError(f"{name} needs the package pyogrio, which writes vector files: pip install -r "
+        raise UserError(f"{name} needs the package pyogrio, for vector files: pip install -r "
                         "requirements-geo.txt") from error
     return pyogrio
 

@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from refer.importers.rasters import INSTALL, Raster, load_rasterio
+from lib.imagery.gdal import need_rasterio
+from lib.imagery.vectors import need_pyogrio
+from refer.importers.rasters import Raster
 from refer.importers.rows import Findings, Options, Row, Shape, sentences_of, split_name
 from refer.importers.table import find_columns
 from utils import UserError, read_json
@@ -92,11 +94,7 @@ def read_features(path: str, layer: str = "") -> tuple[str, list[Feature]]:
 
 def _as_geojson(path: str, layer: str) -> Any:
     """A layer of a GeoPackage or shapefile as GeoJSON in its own coordinate system. Raises UserError."""
-    try:
-        import pyogrio
-    except ImportError as error:
-        raise UserError(f"{os.path.splitext(path)[1]} files need pyogrio: {INSTALL}, or export the layer as "
-                        "GeoJSON") from error
+    pyogrio = need_pyogrio(path)
     try:
         layers = [name for name, kind in pyogrio.list_layers(path) if kind]   # a table without geometry has no kind
         if not layer and len(layers) != 1:
@@ -117,7 +115,7 @@ def _as_geojson(path: str, layer: str) -> Any:
 def _parts(feature: Feature, crs: str, rasters: list[Raster], options: Options, found: Findings,
            where: str) -> list[tuple[Tile, dict[str, Any]]]:
     """The tiles that show enough of a feature, each with its mask there. Raises ValueError, saying what is wrong."""
-    rasterio = load_rasterio()
+    rasterio = need_rasterio("a layer over a raster")
     kind = (feature["geometry"] or {}).get("type")
     if kind not in _AREAS:
         raise ValueError(f"it is a {kind}, which covers no area" if kind else "it has no geometry")
@@ -150,7 +148,7 @@ def _masks_of_tiles(geometry: dict[str, Any], raster: Raster, tile_px: int) -> d
 
     Pixels beyond the raster's border are 0.
     """
-    rasterio = load_rasterio()
+    rasterio = need_rasterio("a layer over a raster")
     west, south, east, north = rasterio.features.bounds(geometry)
     rows, columns = rasterio.transform.rowcol(raster.transform, [west, west, east, east], [south, north, south, north],
                                               op=float)

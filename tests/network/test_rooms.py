@@ -67,7 +67,7 @@ def test_lib_knows_neither_the_data_nor_the_flags(path):
 
 @pytest.mark.parametrize(("name", "uses"), [
     ("utils", set()), ("distributed", {"utils"}), ("schema", {"utils"}), ("lib.imagery", {"utils"}),
-    ("bert", {"schema", "utils"}), ("refer", {"schema", "utils"}), ("lib", {"bert", "utils"})])
+    ("bert", {"schema", "utils"}), ("refer", {"schema", "utils", "lib.imagery"}), ("lib", {"bert", "utils"})])
 def test_what_many_use_uses_little(name, uses):
     assert arrows()[name] <= uses
 
