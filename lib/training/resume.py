@@ -121,6 +121,9 @@ def settle_flags(args: Namespace, checkpoint: dict[str, Any], samples: int, worl
     """
     if args.init_from and "config" in (start := checkpoint or read_checkpoint(args.init_from)):
         follow_network(args, settings_to_start(args, start)[0])
+    for name in ("epochs", "passes") if goes_on(checkpoint) else ():   # a run that goes on keeps its own
+        if getattr(args, name) is None and type(stored := checkpoint["args"].get(name)) is int and stored > 0:
+            setattr(args, name, stored)
     fit_to_samples(args, min(samples, args.overfit or samples))
     if goes_on(checkpoint) and not args.allow_changed_flags:
         args.batch_size = same_global_batch(args, checkpoint, world_size)

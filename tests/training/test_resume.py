@@ -26,6 +26,7 @@ from lib.training.resume import (
     refuse_changes,
     same_global_batch,
     set_earlier_run_aside,
+    settle_flags,
 )
 from lib.training.run_lock import hold
 from lib.training.state import Progress
@@ -334,6 +335,16 @@ def test_another_number_of_processes_keeps_the_global_batch_or_is_refused(toy):
     assert same_global_batch(arguments(toy, "--batch-size", 4), stored(toy), 3) == 4   # as the flag says
     with pytest.raises(UserError, match="batch_size was 8, is 4"):
         refuse_changes(arguments(toy, "--batch-size", 4), stored(toy), 1, {})
+
+
+@pytest.mark.parametrize(("before", "after"), [({"epochs": 40}, (40, 1)), ({"epochs": 7, "passes": 3}, (7, 3)),
+                                               ({"epochs": -1, "passes": "x"}, (10, 31)), ({}, (10, 31))])
+def test_a_nano_run_that_goes_on_keeps_its_epochs(before, after):
+    """They follow from the number of samples otherwise, by a rule that earlier code did not have."""
+    args = get_parser().parse_args(["--swin_type", "nano", "--ck_bert", "x"])
+    checkpoint = {"progress": {}, "model": {"decoder.x": torch.zeros(1)}, "args": before, "world_size": 1}
+    settle_flags(args, checkpoint, samples=8, world_size=1)
+    assert (args.epochs, args.passes) == after
 
 
 def spoil(monkeypatch, *steps: int) -> None:
