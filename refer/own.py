@@ -124,7 +124,7 @@ def find_dataset(dataset: str, data_root: str | os.PathLike) -> Dataset:
         if dataset and is_own(folder):
             return read_own(folder)
     if os.path.basename(dataset) != dataset and os.path.isdir(dataset):
-        raise UserError(f"--dataset {dataset}: the folder has no {DESCRIPTION}, so it is no data set of one's own; "
+        raise UserError(f"--dataset {dataset}: the folder has no {DESCRIPTION}, which a data set of your own has; "
                         f"{HOW_TO_IMPORT}. {what_is_there(dataset) or 'Of a known one give the name'}.")
     there = what_is_there(data_root)
     raise UserError(f"Unknown data set '{dataset}': choose --dataset from {', '.join(DATASETS)}, or give a folder with "
