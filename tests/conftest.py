@@ -35,14 +35,14 @@ LONGEST = ("network/test_training_parity.py", "network/test_parity.py", "faults/
            "tools/test_export.py", "checkpoint/test_checkpoint.py")
 # The goldens stay with one worker: two at a time would need more memory than many machines have.
 GOLDENS = LONGEST[:2]
-# torch.export lets autograd start threads for GPUs that need not be there, and `run_script` forks, which these threads
-# do not survive: tests that train in forked processes stand above, and this file comes last.
-LAST = "network/test_export.py"
+# A backward pass of fake tensors, and torch.export in some versions, let autograd start threads for GPUs that need not
+# be there, and other tests fork, which these threads do not survive: these files come last.
+LAST = ("accelerate/test_fake_gpu.py", "network/test_export.py")
 
 
 @pytest.hookimpl(optionalhook=True)   # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Hands out whole files; the goldens as if they were one file, and the last file test by test."""
+    """Hands out whole files; the goldens as if they were one file, and the last files test by test."""
     from xdist.scheduler import LoadFileScheduling
 
     class WholeFiles(LoadFileScheduling):
@@ -55,9 +55,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Moves the files that take longest to the front, and one to the end; within a file the order stays."""
-    order = {Path(__file__).parent / name: place for place, name in enumerate((*LONGEST, "any other", LAST))}
+    """Moves the files that take longest to the front, and the last to the end; within a file the order stays."""
+    order = {Path(__file__).parent / name: place for place, name in enumerate((*LONGEST, "any other", *LAST))}
     items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
+
+
+@pytest.fixture(autouse=True)
+def forks_stay_possible(request: pytest.FixtureRequest):
+    """A test that leaves autograd's threads for GPUs behind belongs to the last files (Linux shows their names)."""
+    yield
+    if not request.node.nodeid.split("::")[0].endswith(LAST):
+        names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+        assert not any(name.startswith("pt_autograd") for name in names), "see LAST in tests/conftest.py"
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 300   # with a script
 
@@ -46,6 +48,7 @@ class Forked:
         faulthandler.dump_traceback_later(PATIENCE_S - 10, file=sys.stderr)   # a process that hangs says where
         if processes > 1:
             os.environ.update(self.launcher, RANK=str(rank), LOCAL_RANK=str(rank))
+        torch.set_num_threads(torch.get_num_threads())   # makes the pool anew, which two threads at once cannot
         os.chdir(cwd)
         sys.argv = self.command
         runpy.run_path(str(ROOT / self.command[0]), run_name="__main__")

@@ -213,6 +213,7 @@ def bound(flags: list[str]) -> dict[str, Any]:
 
 def child(connection: Any, function: Callable[..., Any], arguments: tuple) -> None:
     """Runs in a forked process."""
+    torch.set_num_threads(torch.get_num_threads())   # makes PyTorch's pool anew, which two threads at once cannot
     try:
         connection.send(("", function(*arguments)))
     except BaseException as error:
