@@ -47,7 +47,7 @@ def steps(train_flags, images=IMAGES):
     evaluate = ["test.py", "--refer_data_root", DATA, "--resume", CHECKPOINT, "--batch-size", 16, "--workers", 0]
     yield "1/4 Drawing aerial scenes with sentences into " + DATA, [
         "tools/make_toy_rrsisd.py", "--out", DATA, "--images", images, "--size", 96, "--seed", 0, "--contents", "roomy"]
-    yield "2/4 Training a nano RMSIN on them (11,500 images, about 6 minutes on 2 quiet CPU cores)", [
+    yield "2/4 Training a nano RMSIN on them (11,500 images, about 5 minutes on 2 quiet CPU cores)", [
         "train.py", "--refer_data_root", DATA, "--ck_bert", DATA + "/bert", "--bert_tokenizer", DATA + "/bert",
         "--swin_type", "nano", "--epochs", 2, "--batch-size", 16, "--lr", "5e-4", "--workers", 0, "--print-freq", 25,
         "--model_id", "quickstart", "--output-dir", OUT, *train_flags]
