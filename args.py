@@ -8,8 +8,18 @@ from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
 from lib.evaluation import NO_TARGET_PIXELS
+from lib.loss_table import LOSSES, spelled_out
 from lib.segmentation import LARGEST_IMAGE_PX, MODELS, NUM_TMEM, PARTS, STRIDE, SWIN_VARIANTS
-from lib.training.recipes import DEFAULT_DATASETS, LONG_EPOCH, NANO, RECIPES, SWIN_BASE_FILE, Recipe, recipe_of
+from lib.training.recipes import (
+    DEFAULT_DATASETS,
+    LONG_EPOCH,
+    NANO,
+    RECIPES,
+    SWIN_BASE_FILE,
+    Recipe,
+    recipe_of,
+    settle_loss,
+)
 from refer.layouts import DATASETS
 from refer.own import Dataset, as_written, default_max_tokens, parse_datasets
 from schema import Range, check
@@ -61,6 +71,14 @@ def heads(text: str) -> str:
     if text and (len(numbers) != 4 or not all(re.fullmatch("[1-9][0-9]{0,3}", number) for number in numbers)):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form a-b-c-d, one number of heads per stage")
     return text
+
+
+def loss(text: str) -> str:
+    """An argparse type: a loss as parts with weights, with every setting spelled out."""
+    try:
+        return spelled_out(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 class Parser(argparse.ArgumentParser):
@@ -158,6 +176,10 @@ class RecipeParser(Parser):
         if getattr(args, "init_from", "") and args.resume not in ("", "auto"):
             self.error("--init_from starts a new run and --resume continues one: give one of them, or --resume auto, "
                        "which continues this run once it has begun")
+        if "loss" in vars(args):   # in train.py
+            if {"loss", "dice_weight"} <= set(args.given):
+                self.error("--dice_weight N means --loss ce:(1 - N),dice:N: give one of them")
+            settle_loss(args)
         if args.ema is True and "epochs" in vars(args):   # --ema without a value, in train.py
             args.ema = EMA_DECAY
         if PARTS["cross_scale"][args.cross_scale].fixed_size and args.img_size % STRIDE:
@@ -179,7 +201,7 @@ class RecipeParser(Parser):
         lines = [f"{args.model} on {args.dataset}, Swin {args.swin_type}: {recipe.source}"]
         flags = {action.dest: flag for action in self._actions for flag in action.option_strings[:2]
                  if not flag.startswith("--no-") and flag.startswith("--")}
-        for name in (*recipe.flags, "weight_decay", "amsgrad", "bert_layers", "seed"):
+        for name in (*recipe.flags, "loss", "weight_decay", "amsgrad", "bert_layers", "seed"):
             if (value := getattr(args, name)) is None:
                 continue
             said = ("no", "yes")[value] if isinstance(value, bool) else value if value != "" else "none"
@@ -307,8 +329,14 @@ def add_training(group: Group) -> None:
     group.add("--wd", "--weight-decay", dest="weight_decay", default=1e-2, type=real(0), metavar="RATE",
               help="AdamW's weight decay (default: 0.01)")
     group.add("--amsgrad", action="store_true", help="AdamW's AMSGrad variant")
+    rows = ", ".join(":".join([name, "1", *(f"{setting}={value:g}" for setting, value in row.settings.items())])
+                     for name, row in LOSSES.items())
+    group.add("--loss", type=loss, metavar="PART:WEIGHT,…",
+              help="the training loss, a weighted sum of parts; a part may have settings, PART:WEIGHT:SETTING=NUMBER\n"
+                   f"(parts: {rows}; default: what --dice_weight means)")
     group.add("--dice_weight", type=share, metavar="SHARE",
-              help=f"share of the Dice loss, the rest is cross-entropy\n(default: {defaults('dice_weight')})")
+              help="short for --loss with this share of the Dice loss, the rest cross-entropy\n"
+                   f"(default: {defaults('dice_weight')})")
     group.add("--random_box_share", type=share, metavar="SHARE",
               help="share of the training refs whose images get black squares\n"
                    f"(default: {defaults('random_box_share')})")

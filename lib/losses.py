@@ -1,7 +1,9 @@
-"""Training losses. Shapes: B batch, S S' the image's height and width, 2 classes."""
+"""Training losses; `lib/loss_table.py` lists them. Shapes: B batch, S S' the image's height and width, 2 classes."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lib.loss_table import LOSSES, parse_loss
 
 CLASS_WEIGHTS = (0.9, 1.1)  # background, object
 
@@ -22,8 +24,19 @@ def dice(logits: Tensor, target: Tensor, smooth: float = 1e-6) -> Tensor:
     return (1 - (2 * overlap + smooth) / (probability.sum(-1) + truth.sum(-1) + smooth)).sum()
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, dice_weight: float) -> Tensor:
-    """(1 − dice_weight) · cross-entropy + dice_weight · Dice; the weight is 0.1 for RMSIN and 0 for LAVT."""
-    cross_entropy = weighted_cross_entropy(logits, target)
-    dice_loss = dice(logits, target) if dice_weight else 0.0
-    return (1 - dice_weight) * cross_entropy + dice_weight * dice_loss
+def focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Mean over pixels of the focal loss (Lin et al., ICCV 2017), torchvision's; logits and target as above.
+
+    `alpha` is the weight of the object, 1 − alpha that of the background; a pixel whose class has the probability p
+    counts (1 − p)^gamma times as much as in cross-entropy.
+    """
+    # Imported here, because torchvision is slow to import, and few runs need it.
+    from torchvision.ops import sigmoid_focal_loss
+    return sigmoid_focal_loss(logits[:, 1] - logits[:, 0], target.to(logits.dtype), alpha, gamma, reduction="mean")
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, loss: str) -> Tensor:
+    """The sum of the parts of `--loss`, each times its weight; logits and target as above."""
+    terms = [term.weight * LOSSES[term.name].load()(logits, target, **dict(term.settings))
+             for term in parse_loss(loss)]
+    return sum(terms[1:], start=terms[0])

@@ -87,7 +87,7 @@ def training_step(model: ReferringSegmenter, batch: dict[str, Tensor], args: Nam
     def run() -> None:
         inputs = network_inputs(batch, device)
         logits = updater.forward(*inputs)
-        updater.backward(segmentation_loss(logits, batch["target"].long(), args.dice_weight))
+        updater.backward(segmentation_loss(logits, batch["target"].long(), args.loss))
         if disturb:
             updater.backward(taught_loss(updater.forward(*disturb(*inputs)), logits))
     return run, updater
@@ -100,7 +100,7 @@ def plain_train(model: ReferringSegmenter, batch: dict[str, Tensor], args: Names
 
     def run() -> None:
         logits = model(*network_inputs(batch, batch["image"].device))
-        loss = segmentation_loss(logits, batch["target"].long(), args.dice_weight)
+        loss = segmentation_loss(logits, batch["target"].long(), args.loss)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

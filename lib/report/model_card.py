@@ -12,7 +12,8 @@ from utils import printable
 
 # The flags of the training run that the card shows, as far as the checkpoint has them.
 TRAINING_FLAGS = ("dataset", "splitBy", "epochs", "batch_size", "accumulate", "lr", "warmup_iters", "weight_decay",
-                  "dice_weight", "random_box_share", "amp", "seed", "pretrained_swin_weights", "ck_bert", "init_from")
+                  "loss", "dice_weight", "random_box_share", "amp", "seed", "pretrained_swin_weights", "ck_bert",
+                  "init_from")
 TRAINING_FILES = ("pretrained_swin_weights", "ck_bert", "init_from")   # shown without their folders, which are private
 ROWS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}
 

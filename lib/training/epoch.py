@@ -39,7 +39,7 @@ def train_one_epoch(state: TrainingState, batches: Any, args: Namespace) -> dict
         inputs, target = network_inputs(batch, device), batch["target"].to(device, non_blocking=True).long()
         with lack_of_memory(updater), state.threads.step():
             logits = updater.forward(*inputs)
-            updated = updater.backward(segmentation_loss(logits, target, args.dice_weight))
+            updated = updater.backward(segmentation_loss(logits, target, args.loss))
             if state.disturb:
                 updated = updater.backward(taught_loss(updater.forward(*state.disturb(*inputs)), logits))
             if updated and state.average:

@@ -7,6 +7,7 @@ from argparse import Namespace
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from lib.loss_table import loss_of_share
 from lib.segmentation import MAX_TOKENS, NUM_TMEM, ModelConfig, flags_of
 from utils import log
 
@@ -38,6 +39,11 @@ class Recipe:
     warmup_iters: int = 0
     train_embeddings: bool = False
     pretrained_swin_weights: str = ""
+
+    @property
+    def loss(self) -> str:
+        """The text of `--loss`."""
+        return loss_of_share(self.dice_weight)
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -96,6 +102,14 @@ def recipe_of(model: str, dataset: str, swin_type: str) -> Recipe:
     return replace(recipe, source=f"{recipe.source}, changed for nano", **NANO) if swin_type == "nano" else recipe
 
 
+def settle_loss(args: Namespace) -> None:
+    """Sets `loss` to what `--dice_weight` means, unless `--loss` is given, which leaves no share of Dice."""
+    if "loss" in args.given:
+        args.dice_weight = None
+    else:
+        args.loss = loss_of_share(args.dice_weight)
+
+
 def follow_network(args: Namespace, config: ModelConfig) -> None:
     """Sets the flags that were not given to the settings of a network that `--init_from` names, and to its recipe.
 
@@ -105,3 +119,4 @@ def follow_network(args: Namespace, config: ModelConfig) -> None:
     for name, value in {**recipe.flags, **flags_of(config)}.items():
         if name not in args.given and name != "model_id":   # the run has its name already
             setattr(args, name, value)
+    settle_loss(args)

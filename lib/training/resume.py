@@ -12,6 +12,7 @@ from lib.checkpoint import peek, read_checkpoint
 from lib.checkpoint.digests import move_digests
 from lib.checkpoint.official_layout import is_official
 from lib.checkpoint.starting import settings_to_start
+from lib.loss_table import loss_of_share
 from lib.segmentation import NETWORK_FLAGS
 from lib.training.recipes import fit_to_samples, follow_network
 from lib.training.state import Progress, run_files
@@ -20,7 +21,7 @@ from utils import UserError, log, set_aside, sha256_of
 
 # Flags that change what is computed; the others (paths, workers, log lines) may differ in a resumed run.
 DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "exclude", "published_masks", "published_validation", "overfit",
-            "epochs", "passes", "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad", "dice_weight",
+            "epochs", "passes", "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad", "loss",
             "random_box_share", "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp", "accumulate",
             "ema", "masked_pass")
 
@@ -147,17 +148,30 @@ def same_global_batch(args: Namespace, checkpoint: dict[str, Any], world_size: i
     return together // world_size
 
 
+def changed_flags(stored: dict[str, Any], flags: dict[str, Any]) -> list[str]:
+    """Those of `DECISIVE` whose value in `flags` is not the one that a checkpoint stored; it may lack newer flags."""
+    before = as_stored_now(stored)
+    return [name for name in DECISIVE if before.get(name, flags.get(name)) != flags.get(name)]
+
+
+def as_stored_now(stored: dict[str, Any]) -> dict[str, Any]:
+    """The flags of a checkpoint; one from before `--loss` has its share of the Dice loss instead."""
+    share = stored.get("dice_weight")
+    if "loss" in stored or not isinstance(share, int | float) or not 0 <= share <= 1:
+        return stored
+    return {**stored, "loss": loss_of_share(share)}
+
+
 def refuse_changes(args: Namespace, checkpoint: dict[str, Any], world_size: int, annotations: dict[str, str]) -> None:
     """Raises `UserError` naming each flag whose change would make this a different run than `checkpoint`'s.
 
     `annotations` maps the names of this run's annotation files to their SHA-256. The batch size of a process may
     differ if the global batch stays the same (`same_global_batch`).
     """
-    stored, path = {"batch_size": args.batch_size, **checkpoint["args"]}, args.resume
-    together = stored["batch_size"] * checkpoint["world_size"]
-    changed = [f"{name} was {stored[name]!r}, is {getattr(args, name)!r}" for name in DECISIVE
-               if stored.get(name, getattr(args, name)) != getattr(args, name) and not (name == "batch_size"
-                                                                   and args.batch_size * world_size == together)]
+    stored, path = as_stored_now({"batch_size": args.batch_size, **checkpoint["args"]}), args.resume
+    same_batch = args.batch_size * world_size == stored["batch_size"] * checkpoint["world_size"]
+    changed = [f"{name} was {stored[name]!r}, is {getattr(args, name)!r}" for name in changed_flags(stored, vars(args))
+               if not (name == "batch_size" and same_batch)]
     if checkpoint.get("annotations", annotations) != annotations:
         changed.append("the annotation files differ")
     if changed:

@@ -49,7 +49,7 @@ def train(device: FakeDevice, model: nn.Module, tokenizer, amp: str, checkpointi
     device.waiting_allowed = False
     for _ in range(accumulate):
         logits = updater.forward(*inputs)
-        updater.backward(segmentation_loss(logits, target, 0.1))
+        updater.backward(segmentation_loss(logits, target, "ce:0.9,dice:0.1"))
         if masked_pass:
             updater.backward(taught_loss(updater.forward(*disturb(*inputs)), logits))
     if averaged:
@@ -132,7 +132,7 @@ def test_the_operators_of_a_step_are_within_the_budget(nano, tokenizer):
         updater = train(device, network, tokenizer, "bf16")
         inputs, target = moved(inputs_for(network, 2, 64)), torch.ones(2, 64, 64, dtype=torch.int64, device=GPU)
         with ledger:
-            updater.backward(segmentation_loss(updater.forward(*inputs), target, 0.1))
+            updater.backward(segmentation_loss(updater.forward(*inputs), target, "ce:0.9,dice:0.1"))
     found = {family: cost.operators for family, cost in ledger.by("family").items()}
     assert {family: count for family, count in found.items() if count > BUDGET.get(family, 0)} == {}, found
     assert sum(found.values()) > 0.97 * sum(BUDGET.values()), "fewer than before: lower the budget"

@@ -83,8 +83,8 @@ def test_a_run_from_a_network_follows_the_recipe_for_it(toy):
     follow_network(args, config_of(toy, "lavt", fusion_heads=(1, 2, 1, 1)))
     nano = recipe_of("lavt", "rrsisd", "nano")
     assert (args.model, args.swin_type, args.img_size, args.mha) == ("lavt", "nano", 64, "1-2-1-1")
-    assert (args.lr, args.batch_size, args.warmup_iters, args.dice_weight) == (
-        1e-5, nano.batch_size, nano.warmup_iters, 0.0)
+    assert (args.lr, args.batch_size, args.warmup_iters, args.dice_weight, args.loss) == (
+        1e-5, nano.batch_size, nano.warmup_iters, 0.0, "ce:1")
     assert args.model_id == "RMSIN"
 
 

@@ -45,11 +45,11 @@ def resident_kib() -> int:
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line)
 
 
-def loss_with_fault(logits: torch.Tensor, target: torch.Tensor, dice_weight: float) -> torch.Tensor:
+def loss_with_fault(logits: torch.Tensor, target: torch.Tensor, text: str) -> torch.Tensor:
     """The loss of train.py, and whatever the environment asks for."""
     global _steps
     _steps += 1
-    loss = segmentation_loss(logits, target, dice_weight)
+    loss = segmentation_loss(logits, target, text)
     append("LOSSES", utils.rank(), _steps, loss.item().hex())
     if utils.rank() == 0:
         append("GAUGES", _steps, resident_kib(), len(os.listdir("/proc/self/fd")), threading.active_count())

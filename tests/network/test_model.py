@@ -31,7 +31,7 @@ def test_every_trained_parameter_gets_a_gradient(nano, model):
     freeze_text(network, layers=10, embeddings=False)
     image, *sentence = inputs_for(network, 2, 64)
     target = (image[:, 0] > 0).long()
-    segmentation_loss(network(image, *sentence), target, dice_weight=0.1).backward()
+    segmentation_loss(network(image, *sentence), target, "ce:0.9,dice:0.1").backward()
 
     frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     without = {name for name, parameter in network.named_parameters() if parameter.grad is None}

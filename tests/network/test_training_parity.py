@@ -104,7 +104,7 @@ def test_three_steps_equal_the_published_program(case):
     losses, rates = [], []
     for step in range(len(golden["losses"])):
         (image, *sentence), target = inputs(meta, f"{meta['case']}/{step}")
-        loss = segmentation_loss(model(image.double(), *sentence), target, args.dice_weight)
+        loss = segmentation_loss(model(image.double(), *sentence), target, args.loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if step == 0:

@@ -28,7 +28,7 @@ OWN_FLAGS = [
     "--amp", "--accumulate", "--checkpoint_activations", "--compile", "--packed", "--fuse",
     "--tensorboard", "--wandb", "--eval_ori_size", "--latex", "--markdown", "--save_predictions", "--prediction_pngs",
     "--report", "--report_samples", "--report_attention", "--probe", "--init_from", "--resize_weights",
-    "--passes", "--overfit",
+    "--passes", "--overfit", "--loss",
     "--fusion", "--intra_scale", "--alignment", "--cross_scale", "--decoder_conv", "--num_tmem",
     "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels", "--show_recipe", "--masked_pass",
     "--ema", "--config",
@@ -125,6 +125,16 @@ def test_the_recipe_is_shown_and_nothing_else_happens():
     assert "\n  --bert_dropout            no\n" in done.stdout
 
 
+@pytest.mark.parametrize(("line", "loss", "dice_weight"), [
+    ("", "ce:0.9,dice:0.1", 0.1), ("--model lavt", "ce:1", 0.0),
+    ("--model lavt --dice_weight 0.5", "ce:0.5,dice:0.5", 0.5),
+    ("--loss ce:1.1,focal:2:gamma=1", "ce:1.1,focal:2:alpha=0.25:gamma=1", None)])
+def test_the_loss_is_the_recipes_or_as_given(line, loss, dice_weight):
+    args = parse(line)
+    assert (args.loss, args.dice_weight) == (loss, dice_weight)
+    assert not hasattr(get_parser(*EVALUATION).parse_args([]), "loss")
+
+
 def test_what_is_given_wins_over_the_recipe_of_nano():
     args = parse("--swin_type nano --lr 3e-5 --img_size 480 --warmup_iters 0 --no-train_embeddings "
                  "--random_box_share 0.2 -b 2")
@@ -150,6 +160,8 @@ def test_both_spellings_of_the_launchers_flag(spelling):
     ("--init_from a.pth --resume b.pth", "--init_from starts a new run and --resume continues one: give one of them"),
     ("--epochs 0", "0 is not a whole number of at least 1"),
     ("--random_box_share 1.5", "1.5 is not between 0 and 1"),
+    ("--loss ce,hinge", "argument --loss: 'hinge' is none of the losses ce, dice"),
+    ("--loss ce --dice_weight 0.1", "--dice_weight N means --loss ce:(1 - N),dice:N: give one of them"),
 ])
 def test_a_mistake_is_one_line_and_status_2(line, message, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -176,6 +188,15 @@ def test_config_replays_the_flags_of_a_run_and_the_command_line_wins(recorded):
     assert again.pop("config") == str(path) and {"lr", "amsgrad", "model_id"} <= set(again.pop("given"))
     del flags["config"], flags["given"]
     assert again == {**flags, "lr": 0.001, "local_rank": 0}
+
+
+def test_config_replays_a_loss_and_leaves_the_recipes_to_the_recipe(recorded):
+    path, _ = recorded("--loss ce:1.1,dice:0.1")
+    assert parse(f"--config {path} --model lavt").loss == "ce:1.1,dice:0.1"
+    path, _ = recorded("--dice_weight 0.3")
+    assert parse(f"--config {path} --model lavt").loss == "ce:0.7,dice:0.3"
+    path, _ = recorded("")
+    assert parse(f"--config {path} --model lavt").loss == "ce:1"
 
 
 def test_config_leaves_to_the_recipe_what_came_from_it(recorded):

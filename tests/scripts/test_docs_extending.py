@@ -68,16 +68,17 @@ def run_commands(folder: Path, block: str) -> str:
     return python(folder, "-c", RUN_COMMANDS, given=json.dumps(block.replace("\\\n", " ").splitlines()))
 
 
-def test_the_fusion_module_is_one_file_and_one_row():
-    fusion, = blocks("diff")
-    added = [line for line in fusion.splitlines() if re.match(r"[+-](?![+-])", line)]
-    assert len(added) == 1
+def test_a_loss_an_encoder_and_a_fusion_module_are_one_row_each():
+    added = [[line for line in diff.splitlines() if re.match(r"[+-](?![+-])", line)] for diff in blocks("diff")]
+    assert [len(rows) for rows in added] == [1, 1, 1]
+    assert ["boundary" in added[0][0], "micro" in added[1][0], "gated" in added[2][0]] == [True] * 3
 
 
 @pytest.mark.slow
-def test_the_fusion_module_passes_the_tests_that_the_page_gives_it(extended):
-    said = python(extended, "-m", "pytest", "tests/network/test_gated_fusion.py", "-p", "no:cacheprovider")
-    assert "2 passed" in said
+def test_the_examples_pass_the_tests_that_the_page_gives_them(extended):
+    files = [text.split("\n", 1)[0].removeprefix("# ") for text in blocks("python") if text.startswith("# tests/")]
+    assert len(files) == 3
+    assert "5 passed" in python(extended, "-m", "pytest", *files, "-p", "no:cacheprovider")
 
 
 @pytest.mark.slow
@@ -88,4 +89,5 @@ def test_the_fusion_module_starts_from_the_network_it_extends(extended):
     assert f"{gates} entries start fresh: backbone.stages.0.fusion.gate_project.weight" in said
     saved = torch.load(extended / "checkpoints/model_best_gated.pth", weights_only=True)
     assert saved["config"]["fusion"] == "gated"
+    assert saved["args"]["loss"] == "ce:0.9,dice:0.1,boundary:0.2:width_px=5"
     assert saved["model"]["backbone.stages.0.fusion.gate_project.weight"].any()   # it began as zeros

@@ -87,7 +87,7 @@ def waits(nano, amp: str = "off", accumulate: int = 1, tolerated: int = 0, model
     updater = Updater(network, optimizer, schedule, CPU, amp, accumulate, skip_bad=tolerated > 0,
                       passes=2 if disturb else 1)
     args = SimpleNamespace(batch_size=2, skip_nonfinite=tolerated, print_freq=2 // accumulate, save_every=0, epochs=2,
-                           accumulate=accumulate, dice_weight=0.1)
+                           accumulate=accumulate, loss="ce:0.9,dice:0.1")
     state = StateOnAGpu(updater=updater, schedule=schedule, progress=Progress(), device=CPU, model=network, args=args,
                         batches=4, threads=FixedThreads(), average=None, disturb=disturb)
     image, token_ids, token_mask = make_inputs(2, 64)

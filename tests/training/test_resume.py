@@ -21,6 +21,7 @@ from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.training import epoch
 from lib.training.resume import (
     DECISIVE,
+    changed_flags,
     choose_start,
     find_checkpoint,
     refuse_changes,
@@ -314,10 +315,25 @@ def stored(toy, world_size=1, **changes) -> dict:
 
 
 @pytest.mark.parametrize(("flag", "value"), [("lr", 1.0), ("dataset", "refcoco"), ("model", "lavt"), ("seed", 1),
-                                            ("masked_pass", True), ("ema", 0.9)])
+                                            ("masked_pass", True), ("ema", 0.9), ("loss", "ce:0.9,dice:0.2")])
 def test_flags_that_change_the_result_are_refused(toy, flag, value):
     with pytest.raises(UserError, match=rf"{flag} was {value!r}, is .*--allow_changed_flags"):
         refuse_changes(arguments(toy), stored(toy, **{flag: value}), 1, {})
+
+
+def test_a_checkpoint_from_before_the_flag_of_the_loss_has_the_loss_of_its_share_of_dice(toy):
+    """The same loss may be written in either way; another one, or another setting of a part, is another run."""
+    old = stored(toy, dice_weight=0.1)
+    del old["args"]["loss"]
+    refuse_changes(arguments(toy), old, 1, {})
+    refuse_changes(arguments(toy, "--loss", "ce:0.9,dice:0.1"), old, 1, {})
+    for given in ("--dice_weight", 0.2), ("--loss", "ce:0.9,focal:0.1"):
+        with pytest.raises(UserError, match=r"loss was 'ce:0\.9,dice:0\.1', is 'ce:0\.[89],"):
+            refuse_changes(arguments(toy, *given), old, 1, {})
+    focal = vars(arguments(toy, "--loss", "ce,focal:2"))
+    assert changed_flags(focal, vars(arguments(toy, "--loss", "ce:1,focal:2:gamma=2"))) == []
+    assert changed_flags(focal, vars(arguments(toy, "--loss", "ce:1,focal:2:gamma=1"))) == ["loss"]
+    assert changed_flags({"dice_weight": "x"}, focal) == []   # a damaged checkpoint
 
 
 def test_flags_that_do_not_may_differ(toy):
@@ -351,9 +367,9 @@ def spoil(monkeypatch, *steps: int) -> None:
     """Makes the loss of the given training steps NaN."""
     whole, calls = epoch.segmentation_loss, []
 
-    def loss(logits, target, dice_weight):
+    def loss(logits, target, text):
         calls.append(1)
-        return whole(logits, target, dice_weight) * (float("nan") if len(calls) in steps else 1.0)
+        return whole(logits, target, text) * (float("nan") if len(calls) in steps else 1.0)
 
     monkeypatch.setattr(epoch, "segmentation_loss", loss)
 

@@ -60,7 +60,7 @@ def computed(method: str) -> dict[str, np.ndarray]:
     losses, rates, norms = [], [], []
     for step in range(STEPS):
         arguments, target = inputs(method, step)
-        loss = segmentation_loss(model(*arguments), target, recipe.dice_weight)
+        loss = segmentation_loss(model(*arguments), target, recipe.loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         losses.append(loss.item())
