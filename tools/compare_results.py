@@ -10,10 +10,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from args import Parser, positive
 from distributed import user_errors
-from lib.evaluation.metrics import compute_metrics
-from lib.evaluation.paired import compare, pair
+from lib.evaluation.paired import compare, comparison_table, pair
 from lib.evaluation.result_files import read_results
-from lib.evaluation.tables import counts_of, format_table
+from lib.evaluation.text_tables import STYLES
 from utils import log, write_json
 
 FEW_IMAGES = 50   # the fewer images, the more often a bootstrap's 95 % interval misses the true value
@@ -27,7 +26,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--changed", default=10, type=positive, metavar="N",
                         help="how many of the samples that changed most are listed (default: 10)")
     parser.add_argument("--json", metavar="FILE", help="also write the differences to this file")
-    parser.add_argument("--latex", action="store_true", help="print the paper's table of both")
+    parser.add_argument("--latex", action="store_true",
+                        help="print the paper's table of both as a tabular of booktabs: 95 %% intervals over images, "
+                             "the better figure in bold, and the differences")
     parser.add_argument("--markdown", action="store_true", help="the same in Markdown")
     return parser
 
@@ -63,9 +64,8 @@ def run(args: argparse.Namespace) -> None:
                         "change": change[place]})
     for style in ("latex", "markdown"):
         if getattr(args, style):
-            names = [Path(path).stem for path in (args.first, args.second)]
-            metrics = [compute_metrics(counts_of(samples)) for samples in zip(*pairs, strict=True)]
-            log(format_table(list(zip(names, metrics, strict=True)), style))
+            names = Path(args.first).stem, Path(args.second).stem
+            log(STYLES[style](*comparison_table(names, pairs)))
     if args.json:
         write_json(Path(args.json), {"first": args.first, "second": args.second, "samples": len(pairs), **compared,
                                      "changed_most": changed})

@@ -4,8 +4,11 @@ from typing import Any
 import numpy as np
 
 from lib.evaluation.metrics import compute_metrics
-from lib.evaluation.tables import Sample, counts_of, ratio_intervals
+from lib.evaluation.tables import Sample, counts_of, metric_intervals, ratio_intervals
+from lib.evaluation.text_tables import Table, best_in_column
 from utils import UserError
+
+COLUMNS = {"0.5": "Prec@0.5", "0.7": "Prec@0.7", "0.9": "Prec@0.9", "oIoU": "oIoU", "mIoU": "mIoU"}
 
 
 def pair(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[Sample, Sample]]:
@@ -27,6 +30,25 @@ def compare(pairs: list[tuple[Sample, Sample]]) -> dict[str, Any]:
     intervals = mean_intervals(found, [sample["image_id"] for sample, _ in pairs])
     return {name: {"first": metrics[0][name], "second": metrics[1][name],
                    "difference": metrics[1][name] - metrics[0][name], "interval": intervals[name]} for name in found}
+
+
+def comparison_table(names: tuple[str, str], pairs: list[tuple[Sample, Sample]]) -> Table:
+    """The paper's table of both results with intervals, the better figures in bold, and a row of differences."""
+    lines, values = [], []
+    for name, samples in zip(names, zip(*pairs, strict=True), strict=True):
+        metrics, intervals = ({**found, **found["precision"]} for found in (compute_metrics(counts_of(samples)),
+                                                                             metric_intervals(samples)))
+        values.append([metrics[key] for key in COLUMNS])
+        lines.append([name, *(_with_interval(f"{metrics[key]:.2f}", intervals[key], ".2f") for key in COLUMNS)])
+    differences = compare(pairs)
+    lines.append([f"{names[1]} less {names[0]}", *(
+        _with_interval(f"{entry['difference']:+.2f}", entry["interval"], "+.2f")
+        if (entry := differences.get(key)) else "" for key in COLUMNS)])
+    return Table(["Method", *COLUMNS.values()], lines, best_in_column(values))
+
+
+def _with_interval(figure: str, interval: list[float] | None, form: str) -> str:
+    return figure if interval is None else f"{figure} [{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
 def changes(pairs: list[tuple[Sample, Sample]]) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from lib.evaluation.tables import (
     ratio_intervals,
     summarize,
 )
+from lib.evaluation.text_tables import Table, best_in_column, escaped, latex, markdown
 
 
 def sample(intersection, union, image=0, category="ship", object_px=5, sentence="The ship"):
@@ -92,8 +93,28 @@ def test_empty_masks_and_empty_predictions_are_counted():
 def test_the_papers_row():
     metrics = {"precision": {"0.5": 76.0, "0.6": 66.333, "0.7": 53.667, "0.8": 33.333, "0.9": 8.333}, "oIoU": 61.9,
                "mIoU": 64.65}
-    assert format_table([("rmsin_2", metrics)], "latex").splitlines()[-1] == (
-        r"rmsin\_2 & 76.00 & 66.33 & 53.67 & 33.33 & 8.33 & 61.90 & 64.65 \\")
+    assert format_table([("rmsin_2", metrics)], "latex").splitlines() == [
+        r"\begin{tabular}{lrrrrrrr}", r"\toprule",
+        r"Method & Prec@0.5 & Prec@0.6 & Prec@0.7 & Prec@0.8 & Prec@0.9 & oIoU & mIoU \\", r"\midrule",
+        r"rmsin\_2 & 76.00 & 66.33 & 53.67 & 33.33 & 8.33 & 61.90 & 64.65 \\", r"\bottomrule", r"\end{tabular}"]
     heading, rule, row = format_table([("rmsin", metrics)], "markdown").splitlines()
     assert heading.startswith("| Method | Prec@0.5 |") and rule.count("---") == heading.count("|") - 1
     assert row == "| rmsin | 76.00 | 66.33 | 53.67 | 33.33 | 8.33 | 61.90 | 64.65 |"
+
+
+def test_bold_cells_in_both_forms():
+    table = Table(["m", "x"], [["a", "1 ± 2"], ["[b]", "−3"]], {(0, 1)})
+    assert markdown(*table).splitlines()[2:] == ["| a | **1 ± 2** |", "| [b] | −3 |"]
+    assert latex(*table).splitlines()[4:6] == [r"a & \textbf{1 $\pm$ 2} \\", r"{[}b] & $-$3 \\"]
+
+
+@pytest.mark.parametrize(("cell", "written"), [
+    ("50 % & $5 #1_a {x}", r"50 \% \& \$5 \#1\_a \{x\}"), ("a\\b", r"a\textbackslash{}b")])
+def test_special_characters_print_as_they_are(cell, written):
+    assert escaped(cell) == written
+
+
+def test_the_best_of_a_column_is_what_prints_as_the_largest():
+    assert best_in_column([[1.0, 2.001], [0.5, 2.002], [None, 1.0]]) == {(0, 1), (0, 2), (1, 2)}
+    assert best_in_column([[1.0, None]]) == best_in_column([[1.0], [1.001]]) == set()   # alone, all alike
+    assert best_in_column([]) == set()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lib.evaluation.metrics import compute_metrics
+from lib.evaluation.tables import counts_of, metric_intervals
 from tools import compare_results
 
 
@@ -14,7 +15,7 @@ def results(intersections, **changes) -> dict:
                 "union": 100, "object_px": 100, "boundary_intersection": int(value) // 2, "boundary_union": 50}
                for i, value in enumerate(intersections)]
     return {"split": "val", "annotations": {"refs": "abc"}, "samples": samples,
-            **compute_metrics(compare_results.counts_of(samples)), **changes}
+            **compute_metrics(counts_of(samples)), **changes}
 
 
 @pytest.fixture
@@ -127,6 +128,20 @@ def test_the_table_follows_from_the_samples_and_not_from_what_the_file_says(comp
     _, said, _, _ = compare(results(BASE), results(BASE, mIoU=99.0, oIoU=99.0), "--markdown")
     first, second = (line.split("|")[2:] for line in said.splitlines() if line.startswith(("| a |", "| b |")))
     assert first == second and "99.00" not in said
+
+
+def test_the_papers_table_carries_intervals_and_marks_the_better_figures(compare):
+    better = results(np.minimum(BASE + 5 + np.arange(80) % 3, 100))
+    _, said, _, written = compare(results(BASE), better, "--latex")
+    lines = said[said.index(r"\begin{tabular}"):].splitlines()
+    assert lines[0] == r"\begin{tabular}{lrrrrr}" and lines[-1] == r"\end{tabular}"
+    assert lines[2] == r"Method & Prec@0.5 & Prec@0.7 & Prec@0.9 & oIoU & mIoU \\"
+    first, second, difference = (line.removesuffix(r" \\").split(" & ") for line in lines[4:7])
+    entry, (low, high) = written["mIoU"], metric_intervals(better["samples"])["mIoU"]
+    assert second[5] == rf"\textbf{{{entry['second']:.2f} {{[}}{low:.2f}, {high:.2f}]}}"
+    assert "textbf" not in first[5] and first[5].startswith(f"{entry['first']:.2f} {{[}}")
+    assert difference[:4] == ["b less a", "", "", ""]
+    assert difference[5] == f"{entry['difference']:+.2f} {{[}}{entry['interval'][0]:+.2f}, {entry['interval'][1]:+.2f}]"
 
 
 def test_a_sentence_cannot_command_the_terminal(compare):
