@@ -450,6 +450,9 @@ def add_evaluation(group: Group) -> None:
               help="also report the metrics at the masks' original size, the logits resized to it")
     group.add("--latex", action="store_true", help="also print the paper's table: Prec@X, oIoU, mIoU")
     group.add("--markdown", action="store_true", help="also print the paper's table in Markdown")
+    group.add("--compare_published", action="store_true",
+              help="also print the published figures of docs/reference for this data set and split beside one's own,\n"
+                   "and show them in --results and --report")
     group.add("--save_predictions", metavar="FOLDER",
               help="write predictions.json, COCO RLEs at the network's size (--eval_ori_size: the original);\n"
                    "tools/score_predictions.py scores it")

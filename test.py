@@ -15,9 +15,12 @@ with importing_much():
     from lib.checkpoint import restore
     from lib.evaluation.metrics import evaluate
     from lib.evaluation.predictions import Recorder
+    from lib.evaluation.published import as_data, published_rows
+    from lib.evaluation.published import describe as describe_published
     from lib.evaluation.result_files import read_probe
-    from lib.evaluation.results import collect, describe, make_folders, make_results
+    from lib.evaluation.results import collect, describe, make_folders, make_results, no_empty_folders
     from lib.report.outputs import write_outputs
+    from refer.published import other_size
     from utils import log
 
 
@@ -39,15 +42,21 @@ def run(args: Namespace) -> None:
     dataset = EvalSet(refs, args.split, tokenizer, config.img_size, args.seed if args.shuffle_sentences else None,
                       skip_bad_images=args.skip_bad_images, packed=args.packed, max_tokens=config.max_tokens,
                       phrases=config.reads_phrases)
+    published = published_rows(dataset.name, args.split, args.splitBy) if args.compare_published else []
     batches = eval_loader(dataset, args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     recorder = Recorder(dataset.original_mask if args.eval_ori_size else None,
                         keep=bool(args.save_predictions or args.report))
     counts = evaluate(network, utils.progress(batches, args.split), device, args.amp, recorder)
     outcome = collect(counts, recorder, len(batches.problems), dataset.no_target, args.no_target_pixels)
-    log(describe(outcome, config.model, [style for style in ("latex", "markdown") if getattr(args, style)]))
+    styles = [style for style in ("latex", "markdown") if getattr(args, style)]
+    log(describe(outcome, config.model, styles))
+    if args.compare_published:
+        differs = other_size(dataset.name, args.splitBy, args.split, len(dataset.refs), len(dataset))
+        log(describe_published(published, dataset.name, args.split, config.model, outcome.metrics, styles, differs))
 
     if (args.results or args.report or args.save_predictions) and utils.rank() == 0:
-        results = make_results(outcome, args, config.model, dataset, device)
+        results = {**make_results(outcome, args, config.model, dataset, device),
+                   **({"published": as_data(published)} if published else {})}
         for path in write_outputs(outcome, results, args, model, dataset, probe):
             log(f"wrote {path}")
     distributed.end_processes()
@@ -55,7 +64,7 @@ def run(args: Namespace) -> None:
 
 def main(args: Namespace) -> None:
     """Runs the evaluation and reports errors in one line."""
-    with distributed.user_errors("test.py"):
+    with distributed.user_errors("test.py"), no_empty_folders(args):
         run(args)
 
 

@@ -30,12 +30,14 @@ from args import EVALUATION, TRAINING, Parser, RecipeParser, count, get_parser
 from distributed import user_errors
 from lib.checkpoint import peek
 from lib.evaluation import text_tables
-from lib.evaluation.methods import Entry, cells_of, summarize_methods
+from lib.evaluation.methods import Entry, cost_table, difference_table, metric_table, summarize_methods
+from lib.evaluation.published import Published, as_data, no_rows, published_rows
 from lib.evaluation.result_files import read_results
 from lib.report.tables_page import write_tables_page
 from lib.segmentation import build_model
-from lib.training.resume import DECISIVE
+from lib.training.resume import as_stored_now, changed_flags
 from lib.training.state import run_files
+from refer.published import other_size
 from tools.workloads import make_batch
 from transforms import network_inputs
 from utils import UserError, duration, log, make_folder, read_json, sha256_of, write_json, write_text
@@ -47,7 +49,7 @@ NOTES = (
     "runs are normally distributed.",
     "Differences are of runs paired in their order. \"Over runs\": Student's 95 % interval, for other seeds on these "
     "images. \"Over images\": bootstrap interval, for other images with these networks. A difference is likely to be "
-    "found again if 0 is outside both intervals.",
+    "found again if 0 is outside both intervals. The best mean of a column is in bold.",
     "GFLOP are those of a forward pass of one image (twice the multiplications); speeds and memory were measured on "
     "this machine, by tools/benchmark.py, and are of the flags' batch size.")
 
@@ -90,6 +92,8 @@ def get_own_parser() -> argparse.ArgumentParser:
     parser.add_argument("--splits", nargs="+", default=["val"], metavar="SPLIT", help="default: val")
     parser.add_argument("--base", metavar="NAME",
                         help="the method that the others are compared with (default: the first method)")
+    parser.add_argument("--compare_published", action="store_true",
+                        help="also show the published figures of docs/reference for the data set and the splits")
     parser.add_argument("--rounds", default=5, type=count, metavar="N",
                         help="rounds of measuring speed and memory; 0 leaves that out (default: 5)")
     parser.add_argument("--launch", default=shlex.quote(sys.executable), metavar="COMMAND",
@@ -148,9 +152,9 @@ def plan(methods: list[Method], own: Namespace) -> list[Run]:
             last = run_files(out / "runs", model_id(out, name))["last"]
             stored = (peek(last, "args") or {}) if last.is_file() else {}
             wanted = {**vars(method.args), "seed": seed}
-            changed = [flag for flag in DECISIVE if stored.get(flag, wanted.get(flag)) != wanted.get(flag)]
-            if changed:
-                raise UserError(f"{last} is of a run with other flags ({changed[0]} was {stored[changed[0]]!r}, is "
+            if changed := changed_flags(stored, wanted):
+                before = as_stored_now(stored)[changed[0]]
+                raise UserError(f"{last} is of a run with other flags ({changed[0]} was {before!r}, is "
                                 f"{wanted[changed[0]]!r}): give another --out, or remove the file")
             runs.append(run)
     return runs
@@ -242,20 +246,42 @@ def count_work(args: Namespace) -> dict[str, float]:
             "gflop": counter.get_total_flops() / 1e9}
 
 
-def write_tables(entries: dict[str, list[Entry]], base: str, out: Path) -> list[Path]:
-    """Writes the table of each split in every form; returns the files."""
+def find_published(results: dict[str, Any], split: str) -> tuple[list[Published], list[str]]:
+    """The published rows to set beside results of `test.py`, and notes: that there are none, that the data differ."""
+    dataset, split_by = str(results.get("dataset", "")), str(results.get("flags", {}).get("splitBy", ""))
+    if not (rows := published_rows(dataset, split, split_by)):
+        return [], [no_rows(dataset, split)]
+    samples = results["samples"]
+    differs = other_size(dataset, split_by, split, len({sample["ref_id"] for sample in samples}), len(samples))
+    return rows, [differs] if differs else []
+
+
+def write_tables(entries: dict[str, list[Entry]], base: str, out: Path,
+                 published: dict[str, tuple[list[Published], list[str]]]) -> list[Path]:
+    """Writes the tables of each split and that of costs in every form; returns the files.
+
+    `published` has the rows and notes of `find_published` for the splits that show them.
+    """
     rows = {split: summarize_methods(of_split, base) for split, of_split in entries.items()}
-    tables = {split: cells_of(of_split, base) for split, of_split in rows.items()}
-    markdown = "\n\n".join(f"**{split}**\n\n{text_tables.markdown(*table)}" for split, table in tables.items())
-    latex = "\n".join(f"% {split}\n{text_tables.latex(*table)}" for split, table in tables.items())
+    tables, notes = {}, list(NOTES)
+    for split, of_split in rows.items():
+        others, remarks = published.get(split, ([], []))
+        tables[split], sources = metric_table(of_split, others)
+        notes += [f"{split}: {note}" for note in (*remarks, *sources)]
+        if len(of_split) > 1:
+            tables[f"{split}, differences"] = difference_table(of_split, base)
+    tables["costs"] = cost_table(next(iter(rows.values())))
+    markdown = "\n\n".join(f"**{name}**\n\n{text_tables.markdown(*table)}" for name, table in tables.items())
+    latex = "\n\n".join(f"% {name}\n{text_tables.latex(*table)}" for name, table in tables.items())
     files = {name: out / name for name in ("table.md", "table.tex", "index.html", "comparison.json")}
-    write_text(files["table.md"], "\n\n".join([markdown, *NOTES]) + "\n")
+    write_text(files["table.md"], "\n\n".join([markdown, *notes]) + "\n")
     write_text(files["table.tex"], latex + "\n")
-    each = {f"{split}, run by run": (["method", "mIoU", "oIoU"], [
+    each = {f"{split}, run by run": text_tables.Table(["method", "mIoU", "oIoU"], [
         [row["name"], *(", ".join(f"{value:.2f}" for value in row["metrics"][name]["runs"])
                         for name in ("mIoU", "oIoU"))] for row in of_split]) for split, of_split in rows.items()}
-    write_tables_page(files["index.html"], "Comparison of methods", {**tables, **each}, NOTES)
-    write_json(files["comparison.json"], {"base": base, "splits": rows, "notes": NOTES})
+    write_tables_page(files["index.html"], "Comparison of methods", {**tables, **each}, notes)
+    write_json(files["comparison.json"], {"base": base, "splits": rows, "notes": notes, **(
+        {"published": {split: as_data(others) for split, (others, _) in published.items()}} if published else {})})
     log(markdown)
     return list(files.values())
 
@@ -279,7 +305,9 @@ def run(own: Namespace, shared: list[str]) -> None:
         costs[method.name] = measure(method, own)
     entries = {split: [Entry(method.name, found[split][method.name], costs[method.name]) for method in methods]
                for split in own.splits}
-    for path in write_tables(entries, own.base or methods[0].name, out):
+    published = {split: find_published(of_split[methods[0].name][0], split) for split, of_split in found.items()} \
+        if own.compare_published else {}
+    for path in write_tables(entries, own.base or methods[0].name, out, published):
         log(f"wrote {path}")
 
 

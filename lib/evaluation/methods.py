@@ -12,7 +12,9 @@ from scipy import stats
 
 from lib.evaluation.metrics import compute_metrics
 from lib.evaluation.paired import changes, mean_intervals, pair
+from lib.evaluation.published import Published, beside
 from lib.evaluation.tables import CONFIDENCE, counts_of
+from lib.evaluation.text_tables import Table, best_in_column
 
 SHOWN = {"mIoU": "mIoU", "oIoU": "oIoU", "0.5": "P@0.5", "0.7": "P@0.7", "0.9": "P@0.9"}
 COSTS = {"parameters_m": "parameters, M", "gflop": "GFLOP an image", "train_images_per_second": "training, images/s",
@@ -70,22 +72,34 @@ def summarize_methods(entries: Sequence[Entry], base: str) -> list[dict[str, Any
              "difference": None if entry is reference else difference(reference, entry)} for entry in entries]
 
 
-def cells_of(rows: Sequence[dict[str, Any]], base: str) -> tuple[list[str], list[list[str]]]:
-    """Heading and cells of the table as text. A cost that no method has is left out."""
-    costs = [name for name in COSTS if any(name in row["costs"] for row in rows)]
-    heading = ["method", "runs", *(COSTS[name] for name in costs), *SHOWN.values()]
+def metric_table(rows: Sequence[dict[str, Any]], published: Sequence[Published] = ()) -> tuple[Table, list[str]]:
+    """The table of metrics, the best means in bold, with published rows below one's own, and the notes on these."""
+    cells = [[row["name"], str(row["runs"]), *(_with_half_width(row["metrics"][name]) for name in SHOWN)]
+             for row in rows]
+    others, notes = beside(published, ["runs", *SHOWN.values()])
+    best = best_in_column([[row["metrics"][name]["mean"] for name in SHOWN] for row in rows], first=2)
+    return Table(["method", "runs", *SHOWN.values()], [*cells, *others], best), notes
+
+
+def difference_table(rows: Sequence[dict[str, Any]], base: str) -> Table:
+    """The table of differences from the base, with a row for each other method."""
+    heading = ["method"]
     for name in DIFFERENCES:
         heading += [f"{name} less {base}'s", "over runs", "over images"]
-    cells = []
-    for row in rows:
-        line = [row["name"], str(row["runs"]), *(_number(row["costs"].get(name)) for name in costs)]
-        line += [_with_half_width(row["metrics"][name]) for name in SHOWN]
-        for name in DIFFERENCES:
-            found = row["difference"] and row["difference"][name]
-            line += [f"{found['mean']:+.2f}", _interval(found["over_runs"]), _interval(found["over_images"])] \
-                if found else ["", "", ""]
-        cells.append(line)
-    return heading, cells
+    cells = [[row["name"], *(cell for name in DIFFERENCES for cell in _difference(row["difference"][name]))]
+             for row in rows if row["difference"]]
+    return Table(heading, cells)
+
+
+def cost_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The table of costs, without those that no method has."""
+    costs = [name for name in COSTS if any(name in row["costs"] for row in rows)]
+    return Table(["method", *(COSTS[name] for name in costs)],
+                 [[row["name"], *(_number(row["costs"].get(name)) for name in costs)] for row in rows])
+
+
+def _difference(found: dict[str, Any]) -> list[str]:
+    return [f"{found['mean']:+.2f}", _interval(found["over_runs"]), _interval(found["over_images"])]
 
 
 def _number(value: float | None) -> str:

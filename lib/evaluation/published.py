@@ -99,20 +99,22 @@ def beside(rows: Sequence[Published], columns: Sequence[str]) -> tuple[list[list
     return cells, notes
 
 
-def describe(rows: Sequence[Published], dataset: str, split: str, name: str, metrics: Mapping[str, Any],
-             styles: Sequence[str]) -> str:
-    """The lines of `test.py --compare_published`: a table of one's own metrics and the rows, then a note for each.
+def describe(rows: Sequence[Published], dataset: str, split: str, model: str, metrics: Mapping[str, Any],
+             styles: Sequence[str] = (), warning: str = "") -> str:
+    """The lines of `test.py --compare_published`: a table of the model's metrics and the rows, then a note for each.
 
-    `metrics` are those of `lib.evaluation.metrics.compute_metrics`, `styles` keys of `text_tables.STYLES`.
+    `metrics` are those of `lib.evaluation.metrics.compute_metrics`; `styles` are keys of `text_tables.STYLES`, Markdown
+    if there are none; the `warning` comes last.
     """
     if not rows:
         return no_rows(dataset, split)
     columns = [*(f"Prec@{x}" for x in THRESHOLDS), "oIoU", "mIoU"]
     own = [*(metrics["precision"][x] for x in THRESHOLDS), metrics["oIoU"], metrics["mIoU"]]
     cells, notes = beside(rows, columns)
-    lines = [[f"{name}, this run", *(f"{value:.2f}" for value in own)], *cells]
-    return "\n".join([f"beside published figures of {dataset}, {split}, of other protocols (see the notes):",
-                      *(STYLES[style](["Method", *columns], lines) for style in styles), *notes])
+    lines = [[f"{model}, this run", *(f"{value:.2f}" for value in own)], *cells]
+    return "\n".join([f"beside published figures of {dataset}, split {split}, whose protocols differ (see the notes):",
+                      *(STYLES[style](["Method", *columns], lines) for style in styles or ["markdown"]), *notes,
+                      *([warning] if warning else [])])
 
 
 def as_data(rows: Sequence[Published]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The outcome of an evaluation: gathered from the processes, described in the log, and written to files."""
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,28 @@ def make_folders(args: Namespace) -> None:
     """Makes the output folders before the evaluation, whose work would otherwise be lost. Raises `UserError`."""
     if args.results and Path(args.results).is_dir():
         raise UserError(f"--results {args.results} is a folder: give the name of a file")
-    for folder in (Path(args.results).parent if args.results else None, args.report, args.save_predictions):
-        if folder and rank() == 0:
-            make_folder(Path(folder))
+    for folder in output_folders(args):
+        if rank() == 0:
+            make_folder(folder)
+
+
+@contextmanager
+def no_empty_folders(args: Namespace) -> Iterator[None]:
+    """If the evaluation within fails, removes the output folders that it has made and left empty."""
+    new = [folder for folder in output_folders(args) if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        for folder in new:
+            with suppress(OSError):   # it was not made, or is not empty
+                folder.rmdir()
+        raise
+
+
+def output_folders(args: Namespace) -> list[Path]:
+    """The folders that the flags name for results, report and predictions."""
+    names = (Path(args.results).parent if args.results else None, args.report, args.save_predictions)
+    return [Path(name) for name in names if name]
 
 
 def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, device: torch.device) -> dict[str, Any]:

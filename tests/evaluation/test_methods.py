@@ -2,7 +2,16 @@
 import numpy as np
 import pytest
 
-from lib.evaluation.methods import Entry, cells_of, difference, over_runs, summarize_methods
+from lib.evaluation.methods import (
+    Entry,
+    cost_table,
+    difference,
+    difference_table,
+    metric_table,
+    over_runs,
+    summarize_methods,
+)
+from lib.evaluation.published import Published
 from lib.evaluation.text_tables import latex as as_latex
 from lib.evaluation.text_tables import markdown as as_markdown
 from lib.report.tables_page import write_tables_page
@@ -50,24 +59,38 @@ def test_runs_of_other_samples_are_refused():
         difference(Entry("a", [results(0)]), Entry("b", [results(0, samples=30)]))
 
 
-def test_the_table(tmp_path):
+def test_the_tables(tmp_path):
     entries = [Entry("LAVT & co", [results(0), results(4)], {"parameters_m": 227.7, "gflop": 1234.5}),
                Entry("a|b <i>", [results(3)], {"parameters_m": 2.345})]
     rows = summarize_methods(entries, "LAVT & co")
     assert [row["runs"] for row in rows] == [2, 1] and rows[0]["difference"] is None
-    heading, cells = cells_of(rows, "LAVT & co")
-    assert heading[:4] == ["method", "runs", "parameters, M", "GFLOP an image"]   # no cost that no method has
-    assert cells[0][:4] == ["LAVT & co", "2", "228", "1234"] and cells[1][2:4] == ["2.35", ""]
+    costs = cost_table(rows)
+    assert costs.heading == ["method", "parameters, M", "GFLOP an image"]   # no cost that no method has
+    assert costs.rows == [["LAVT & co", "228", "1234"], ["a|b <i>", "2.35", ""]]
+    table, notes = metric_table(rows)
+    assert table.heading == ["method", "runs", "mIoU", "oIoU", "P@0.5", "P@0.7", "P@0.9"] and not notes
     mean = float(np.mean([metrics := row["metrics"]["mIoU"]["mean"] for row in rows[1:]]))
-    assert cells[1][heading.index("mIoU")] == f"{mean:.2f}" and metrics == mean
-    assert " ± 25.41" in cells[0][heading.index("mIoU")]   # of two runs, 4 points apart: 12.7062 · 2
-    assert cells[1][heading.index("mIoU less LAVT & co's"):][:3] == ["+3.00", "", "+3.00 to +3.00"]
+    assert table.rows[1][:3] == ["a|b <i>", "1", f"{mean:.2f}"] and metrics == mean
+    assert " ± 25.41" in table.rows[0][2]   # of two runs, 4 points apart: 12.7062 · 2
+    assert {(1, 2), (1, 3)} <= set(table.bold) and not {(0, 2), (0, 3)} & set(table.bold)   # 3 px better against 2
+    differences = difference_table(rows, "LAVT & co")
+    assert differences.heading[:2] == ["method", "mIoU less LAVT & co's"]
+    assert [line[:4] for line in differences.rows] == [["a|b <i>", "+3.00", "", "+3.00 to +3.00"]]
 
-    markdown, latex = as_markdown(heading, cells), as_latex(heading, cells)
-    assert r"| a\|b <i> |" in markdown and len(
+    markdown, latex = as_markdown(*table), as_latex(*table)
+    assert r"| a\|b <i> |" in markdown and f"**{mean:.2f}**" in markdown and len(
         {line.replace(r"\|", "").count("|") for line in markdown.splitlines()}) == 1
-    assert r"LAVT \& co & 2" in latex and r"$\pm$" in latex and latex.splitlines()[1] == r"\midrule"
-    write_tables_page(tmp_path / "new/index.html", "A <b>", {"val": (heading, cells)}, ["1 < 2"])
+    assert r"LAVT \& co & 2" in latex and r"$\pm$" in latex and rf"\textbf{{{mean:.2f}}}" in latex
+    write_tables_page(tmp_path / "new/index.html", "A <b>", {"val": table}, ["1 < 2"])
     page = (tmp_path / "new/index.html").read_text()
     assert "a|b &lt;i&gt;" in page and "A &lt;b&gt;" in page and "1 &lt; 2" in page and "<i>" not in page
-    assert page.count("<tr>") == 3 and "http" not in page
+    assert page.count("<tr>") == 3 and f"<td><b>{mean:.2f}</b></td>" in page and "http" not in page
+
+
+def test_published_rows_stand_below_ones_own_and_take_no_bold():
+    rows = summarize_methods([Entry("a", [results(0)]), Entry("b", [results(1)])], "a")
+    published = [Published("x", "", "", "RMSIN", 2024, "Swin-B", {"oIoU": 99.0, "P@0.7": 98.5}, "Table 2", "old masks")]
+    table, notes = metric_table(rows, published)
+    assert table.rows[2] == ["RMSIN (Swin-B, 2024), published (1)", "", "", "99.00", "", "98.50", ""]
+    assert all(row < 2 for row, _ in table.bold) and {(1, 2), (1, 3)} <= set(table.bold)
+    assert notes == ["(1) RMSIN: the source names no split; old masks; source: Table 2."]

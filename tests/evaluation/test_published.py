@@ -7,11 +7,13 @@ from lib.evaluation.published import (
     FOLDER,
     HEADER,
     Published,
+    describe,
     published_row,
     published_rows,
     read_published,
 )
 from refer.layouts import DATASETS
+from refer.published import other_size
 from utils import UserError
 
 ROW = {"dataset": "rrsisd", "method": "A", "year": "2024", "oIoU": "70", "source": "Table 1 of its paper"}
@@ -99,6 +101,39 @@ def test_what_a_source_does_not_state_is_absent_and_not_zero(written):
                             "best epoch on test")
     assert (row.mIoU, row.precision) == (None, {"0.7": 0.0})
     assert row.note == "the source names no split; best epoch on test; source: Table 1 of its paper"
+
+
+# Beside one's own figures
+
+METRICS = {"oIoU": 61.9, "mIoU": 64.654, "precision": {"0.5": 76, "0.6": 66, "0.7": 54, "0.8": 33, "0.9": 8}}
+
+
+def test_published_rows_are_marked_and_explained_below_ones_own(written):
+    row = {**ROW, "split": "val", "backbone": "Swin-B", "P@0.7": "58.3", "remark": "old masks"}
+    rows = read_published(written(row))
+    said = describe(rows, "rrsisd", "val", "rmsin", METRICS, warning="another size").splitlines()
+    assert said == [
+        "beside published figures of rrsisd, split val, whose protocols differ (see the notes):",
+        "| Method | Prec@0.5 | Prec@0.6 | Prec@0.7 | Prec@0.8 | Prec@0.9 | oIoU | mIoU |",
+        "|---|---|---|---|---|---|---|---|",
+        "| rmsin, this run | 76.00 | 66.00 | 54.00 | 33.00 | 8.00 | 61.90 | 64.65 |",
+        "| A (Swin-B, 2024), published (1) |  |  | 58.30 |  |  | 70.00 |  |",
+        "(1) A: old masks; source: Table 1 of its paper.", "another size"]
+    assert r"A (Swin-B, 2024), published (1) &" in describe(rows, "rrsisd", "val", "rmsin", METRICS, ["latex"])
+
+
+def test_nothing_published_is_said_in_one_line():
+    assert describe([], "toy", "val", "rmsin", METRICS, warning="another size") == (
+        "no published figures of toy, split val, are in docs/reference; a line in a file there adds some")
+
+
+@pytest.mark.parametrize(("dataset", "split_by", "split", "refs", "said"), [
+    ("rrsisd", "unc", "test", 3_481, ""), ("toy", "unc", "test", 5, ""), ("refcocog", "google", "val", 5, ""),
+    ("rrsisd", "unc", "test", 20, "RRSIS-D's test split has 3,481 refs, this one 20: published figures are"),
+    ("refsegrs", "own", "val", 400, "RefSegRS's val split has 431 sentences, this one 800:")])
+def test_a_split_of_another_size_is_told(dataset, split_by, split, refs, said):
+    assert other_size(dataset, split_by, split, refs, 2 * refs).startswith(said)
+    assert bool(said) == bool(other_size(dataset, split_by, split, refs, 2 * refs))
 
 
 # Files that are refused

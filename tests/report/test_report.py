@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from lib.evaluation.published import as_data, published_rows
+from lib.evaluation.text_tables import Table
 from lib.imagery.vectors import polygons
 from lib.report.page import GalleryPicture, iou_histogram, outline_path, precision_curve, simplify, write_report
+from lib.report.tables_page import write_tables_page
 from utils import UserError
 
 NASTY = "</script><img src=x onerror=alert(1)> {{title}} & \"the\" 'ship' <!-- <b>left</b>"
@@ -107,6 +110,7 @@ def make_results(number: int = 60, pictures: int = 40, size: int = 160) -> tuple
                                  {"name": "no sentence", "mIoU": 20.3, "change": -44.4, "interval": [-49.9, -38.8]}],
                   "words": [{"word": word, "times": 40 - 7 * i, "mean_loss": 30.2 - 12 * i}
                             for i, word in enumerate(("left", "airplane", "large", "the"))]},
+        "published": as_data(published_rows("rrsisd", "val")),
     }, gallery
 
 
@@ -298,6 +302,9 @@ def test_the_page_fits_its_window_and_draws_everything(opened, width, dark):
     assert "Original size" in text(driver, "#metrics") and "2 predictions without" in text(driver, "#lede")
     assert text(driver, "#facts table") == "Flags givenresumecheckpoints/model_best_RMSIN.pth"
     assert "0123456789abcdef" * 4 in text(driver, "#facts") and "fedcba9876543210" * 4 in text(driver, "#facts")
+    cut = ("return [...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth)"
+           ".map(one => one.getAttribute('aria-label'))")
+    assert driver.execute_script(cut) == []   # no column of a table is out of sight
     driver.execute_script("document.querySelector('details').open = true; document.querySelector('.card').click()")
     widths = ("const view = document.getElementById('view');"
               "return [document.documentElement.scrollWidth - innerWidth, view.scrollWidth - view.clientWidth]")
@@ -308,7 +315,7 @@ def test_the_page_fits_its_window_and_draws_everything(opened, width, dark):
 def test_what_is_missing_leaves_no_hole(opened, made, page):
     results = {**made[0], "original_size": None, "breakdowns": {}, "empty_predictions": 0, "samples": [],
                "intervals": {"mIoU": None, "oIoU": None, "boundary_IoU": None, "precision": {}}}
-    del results["probe"]
+    del results["probe"], results["published"]
     write_report(bare := page.with_name("bare.html"), results, [])
     driver = opened(where=bare)
     assert [part.get_attribute("id") for part in driver.find_elements("css selector", "section") if part.is_displayed()
@@ -317,6 +324,37 @@ def test_what_is_missing_leaves_no_hole(opened, made, page):
             ] == ["Figures", "How it was made"]
     assert "Original size" not in text(driver, "#metrics")
     assert not driver.find_elements("css selector", "#lede .note")
+
+
+@needs_browser
+def test_published_figures_stand_below_this_runs_with_their_notes(opened, made):
+    read = ("return [...document.querySelectorAll('#beside tr')].map(row => [...row.children]"
+            ".filter(cell => cell.offsetParent).map(cell => cell.textContent))")
+    driver, rows = opened(), made[0]["published"]
+    head, here, first, *_ = shown = driver.execute_script(read)
+    assert head == ["Method", "oIoU", "mIoU", "P@0.5", "P@0.6", "P@0.7", "P@0.8", "P@0.9"]
+    assert here[:3] == ["This run", f"{made[0]['oIoU']:.2f}", f"{made[0]['mIoU']:.2f}"]
+    assert first == ["RMSIN (Swin-B, 2024), published\u00a0(1)", "78.27", "65.10", "74.66", "68.22", "57.41", "45.29",
+                     "24.43"]
+    assert len(shown) == 2 + len(rows)
+    notes = [note.text for note in driver.find_elements("css selector", "#beside li")]
+    assert notes == [f"{row['method']}: {row['note']}." for row in rows]
+    unstated = next(place for place, row in enumerate(rows) if "oIoU" not in row["figures"])
+    assert shown[2 + unstated][1] == "–"   # what a source does not state is no zero
+    assert [row[:2] for row in opened(390).execute_script(read)] == [row[:2] for row in shown]
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "fits"), [(1280, True), (390, False)])
+def test_a_page_of_tables_is_as_wide_as_its_window(opened, tmp_path, width, fits):
+    """On a phone a wide table scrolls within itself."""
+    rows = [["RMSIN, rerun by a user, last epoch (Swin-B, 2024), published (4)", "3", *["43.53 ± 10.34"] * 5]]
+    table = Table(["method", "runs", "mIoU", "oIoU", "P@0.5", "P@0.7", "P@0.9"], rows)
+    write_tables_page(tmp_path / "index.html", "Comparison", {"val": table}, ["x" * 300])
+    driver = opened(width, where=tmp_path / "index.html")
+    assert driver.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [width, width]
+    assert driver.execute_script("const one = document.querySelector('div');"
+                                 "return one.scrollWidth <= one.clientWidth") == fits
 
 
 @needs_browser

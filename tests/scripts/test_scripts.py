@@ -4,15 +4,20 @@ import json
 import pickle
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data.toy.writer import MARKER
 from distributed import EXIT_REQUEUE
 from lib.checkpoint import read_checkpoint, save_checkpoint
+from lib.segmentation import PARTS, Part
+from tests.conftest import save_nano_checkpoint
 from tests.launch import Forked, assert_refused, nano_flags, run_script
 
 pytestmark = pytest.mark.usefixtures("narrow_nano")
@@ -120,7 +125,10 @@ def test_shuffled_sentences_change_what_is_read_and_nothing_else(trained, toy):
 @pytest.mark.slow
 def test_results_break_down_and_predictions_score_the_same(trained, toy):
     results = evaluate(trained, toy, "all", "--eval_ori_size", "--save_predictions", "masks", "--prediction_pngs",
-                       "--markdown", "--report", "report", "--report_samples", 3, "--report_attention", processes=2)
+                       "--markdown", "--report", "report", "--report_samples", 3, "--report_attention",
+                       "--compare_published", processes=2)
+    assert "no published figures of toy, split val, are in docs/reference" in results["printed"]
+    assert "published" not in results
     assert "| rmsin |" in results["printed"] and "original size" in results["printed"]
     assert results["original_size"]["mIoU"] == results["mIoU"]   # the toy set's images have the network's size
     for rows in results["breakdowns"].values():
@@ -248,7 +256,44 @@ def test_mistakes_in_evaluation(trained, toy, tmp_path):
     refs = pickle.loads((broken / "rrsisd/refs(unc).p").read_bytes())
     ref = next(ref for ref in refs if ref["split"] == "val")
     (broken / "images/rrsisd/JPEGImages" / ref["file_name"]).unlink()
-    assert_refused(test("--refer_data_root", broken, "--split", "val"), f"ref {ref['ref_id']}: its image", "is missing")
+    assert_refused(test("--refer_data_root", broken, "--split", "val", "--report", "r", "--save_predictions", "p"),
+                   f"ref {ref['ref_id']}: its image", "is missing")
+    assert not list(tmp_path.glob("[rp]"))   # no empty folders
+
+
+@pytest.mark.slow
+def test_published_figures_beside_ones_own(trained, toy, tmp_path):
+    """A copy without the toy set's mark passes for RRSIS-D, of another size."""
+    copy = tmp_path / "copy"
+    shutil.copytree(toy, copy, ignore=shutil.ignore_patterns(MARKER))
+    results = evaluate(trained, copy, "of_copy", "--compare_published", "--latex", "--report", "beside")
+    assert "RMSIN (Swin-B, 2024), published (1) & 74.66 & 68.22" in results["printed"]
+    assert "RRSIS-D's val split has 1,740 refs, this one 4" in results["printed"]
+    assert results["published"][0]["figures"]["mIoU"] == 65.1
+    assert "Lsan2401/RMSIN/issues/11" in (trained / "beside/index.html").read_text()
+
+
+class PlainAttention(torch.nn.Module):
+    """A fusion of one's own without attention weights to show."""
+
+    def __init__(self, dim: int, text_dim: int):
+        super().__init__()
+        self.attention = torch.nn.MultiheadAttention(dim, 1, kdim=text_dim, vdim=text_dim, batch_first=True)
+
+    def forward(self, x: torch.Tensor, words: torch.Tensor, word_mask: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, words, words, key_padding_mask=word_mask == 0, need_weights=False)[0]
+
+
+@pytest.mark.slow
+def test_a_report_of_a_fusion_without_attention_weights_has_no_maps_and_says_so(toy, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lib.plain_attention", SimpleNamespace(PlainAttention=PlainAttention))
+    monkeypatch.setitem(PARTS["fusion"], "pwam", Part("plain_attention:PlainAttention"))
+    save_nano_checkpoint(tmp_path / "own.pth", toy)
+    done = run_script("test.py", "--refer_data_root", toy, "--resume", "own.pth", "--split", "val", "--workers", 0,
+                      "--report", "report", "--report_attention", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "--report_attention: the network's fusion has no attention_weights" in done.stdout
+    assert '"attention":[]' in (tmp_path / "report/index.html").read_text()
 
 
 def test_an_empty_mask_is_counted_and_not_fatal(trained, toy, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.evaluation.methods import Entry
 from lib.segmentation import SWIN_VARIANTS
 from tests.launch import ROOT, run_script
 from tools import compare_methods
@@ -67,12 +68,14 @@ def test_a_comparison_from_the_first_run_to_the_table(compare, tmp_path):
     assert "| LAVT, masked | 2 |" in (tmp_path / "out/table.md").read_text()
     assert "LAVT, masked & 2 &" in (tmp_path / "out/table.tex").read_text()
     assert "<td>LAVT, masked</td><td>2</td>" in (tmp_path / "out/index.html").read_text() and "table.md" in said
+    assert "published" not in (tmp_path / "out/table.md").read_text()
 
     # What is finished is left alone; a method with checkpoints is not trained; another split is evaluated.
     brought = ("--method", "B=--model lavt", "--checkpoints", "B=out/runs/model_best_out-lavt-seed2.pth")
-    status, _, error, called = compare(*both, *brought, "--seeds", "1", "2")
+    status, _, error, called = compare(*both, *brought, "--seeds", "1", "2", "--compare_published")
     assert status == 0, error
     assert [line.split()[0] for line in called] == ["test"] and "out-lavt-seed2.pth --split val" in called[0]
+    assert "val: no published figures of toy, split val, are in" in (tmp_path / "out/table.md").read_text()
     third = json.loads((tmp_path / "out/comparison.json").read_text())["splits"]["val"][2]
     assert third["runs"] == 1 and third["metrics"]["mIoU"]["mean"] == pytest.approx(first["metrics"]["mIoU"]["runs"][1])
 
@@ -101,6 +104,22 @@ def test_nano_networks_need_a_number_of_epochs():
         compare_methods.read_methods(own, ["--swin_type", "nano"])
     (method,) = compare_methods.read_methods(own, ["--swin_type", "nano", "--epochs", "3"])
     assert (method.args.epochs, method.args.passes) == (3, 1)
+
+
+def test_published_rows_of_the_results_data_set_stand_below_the_methods(tmp_path):
+    sample = {"ref_id": 1, "sent_id": 1, "image_id": 1, "sentence": "ship", "intersection": 3, "union": 9,
+              "object_px": 5, "boundary_intersection": 1, "boundary_union": 2}
+    results = {"dataset": "rrsisd", "flags": {"splitBy": "unc"}, "samples": [sample]}
+    rows, notes = published = compare_methods.find_published(results, "test")
+    assert [row.method for row in rows[:2]] == ["RMSIN", "FIANet"] and "3,481 refs, this one 1" in notes[0]
+    compare_methods.write_tables({"test": [Entry("mine", [results])]}, "mine", tmp_path, {"test": published})
+    table = (tmp_path / "table.md").read_text()
+    assert "| FIANet (Swin-B, 2024), published (2) |  | 64.01 | 76.91 | 74.46 | 56.31 | 24.13 |" in table
+    assert "test: (2) FIANet: not checked against the paper; best epoch chosen on test; source:" in table
+    assert "differences" not in table   # from what, of one method
+    assert r"FIANet (Swin-B, 2024), published (2) &" in (tmp_path / "table.tex").read_text()
+    written = json.loads((tmp_path / "comparison.json").read_text())
+    assert written["published"]["test"][1]["figures"]["mIoU"] == 64.01
 
 
 def test_a_command_that_fails_says_why(tmp_path):
