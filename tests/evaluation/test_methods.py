@@ -73,6 +73,7 @@ def test_the_tables(tmp_path):
     assert table.rows[1][:3] == ["a|b <i>", "1", f"{mean:.2f}"] and metrics == mean
     assert " ± 25.41" in table.rows[0][2]   # of two runs, 4 points apart: 12.7062 · 2
     assert {(1, 2), (1, 3)} <= set(table.bold) and not {(0, 2), (0, 3)} & set(table.bold)   # 3 px better against 2
+    assert min(column for _, column in table.bold) == 2   # names and runs are no figures
     differences = difference_table(rows, "LAVT & co")
     assert differences.heading[:2] == ["method", "mIoU less LAVT & co's"]
     assert [line[:4] for line in differences.rows] == [["a|b <i>", "+3.00", "", "+3.00 to +3.00"]]
