@@ -180,6 +180,9 @@ class RecipeParser(Parser):
             if {"loss", "dice_weight"} <= set(args.given):
                 self.error("--dice_weight N means --loss ce:(1 - N),dice:N: give one of them")
             settle_loss(args)
+        for one, other in (("text_encoder", "ck_bert"), ("text_layers", "bert_layers"), ("text_encoder", "init_from")):
+            if {one, other} <= {*args.given}:
+                self.error(f"--{one} and --{other} exclude each other: give one of them")
         if args.ema is True and "epochs" in vars(args):   # --ema without a value, in train.py
             args.ema = EMA_DECAY
         if PARTS["cross_scale"][args.cross_scale].fixed_size and args.img_size % STRIDE:
@@ -274,6 +277,10 @@ def add_network(group: Group) -> None:
                    "a folder without weights starts from random ones (default: bert-base-uncased)")
     group.add("--bert_tokenizer", default="bert-base-uncased", metavar="FOLDER|NAME",
               help="tokenizer: a folder with vocab.txt, or a hub name (default: bert-base-uncased)")
+    group.add("--text_encoder", default="", metavar="FOLDER|NAME",
+              help="text encoder of another kind than BERT, with its tokenizer, in place of --ck_bert: CLIP's or\n"
+                   "SigLIP's text tower, RoBERTa, MPNet, MiniLM, ModernBERT, DistilBERT, ELECTRA; a folder as\n"
+                   "transformers writes it, or a hub name (default: BERT)")
     group.add("--pretrained_swin_weights", metavar="FILE|timm:NAME",
               help="classification checkpoint that the backbone starts from: a file in the original's or timm's\n"
                    "layout, or a name of timm's, which is fetched; '' for random weights\n"
@@ -342,6 +349,9 @@ def add_training(group: Group) -> None:
                    f"(default: {defaults('random_box_share')})")
     group.add("--bert_layers", default=10, type=count, metavar="N",
               help="number of BERT's first layers that are trained (default: 10, as in the original code)")
+    group.add("--text_layers", type=count, metavar="N",
+              help="train only the last N layers of the text encoder, those nearest the words; 0 freezes them all\n"
+                   "(default: all of a --text_encoder that is no BERT; of BERT as --bert_layers says)")
     group.add("--train_embeddings", action=argparse.BooleanOptionalAction,
               help="train BERT's embeddings too (default: no, as in the original code; nano: yes)")
     group.add("--bert_dropout", action=argparse.BooleanOptionalAction,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from schema import Range, Rule, check, shown
@@ -45,15 +45,11 @@ class TextSettings:
             raise ValueError(f"pad_token_id {self.pad_token_id} is outside the vocabulary of {self.vocab_size} words")
 
 
-def text_config(values: dict[str, Any], source: str) -> BertConfig:
+def bert_config(values: dict[str, Any], source: str) -> BertConfig:
     """BERT's configuration from plain data. Entries that `TextSettings` lacks do not change the network.
 
     Raises `UserError`, which names the `source`, for values that no text encoder can have.
     """
-    kind = values.get("model_type", "bert") if isinstance(values, dict) else "bert"
-    if kind != "bert":
-        raise UserError(f"{source} describes a text encoder of the type {shown(kind)}; this code has BERT's alone, "
-                        "whose model_type is 'bert'")
     check(TextSettings, values, source)
     # JSON writes 0.0 as 0 at times; BertConfig accepts no whole number where it expects a fraction.
     settings: dict[str, Any] = {field.name: float(values[field.name]) if isinstance(field.default, float)
@@ -68,6 +64,8 @@ class TextEncoder(nn.Module):
     Unless `dropout_in_training` is set, BERT's dropouts stay off while the network trains. Its weights always train.
     """
 
+    name = "BERT"
+
     def __init__(self, config: BertConfig):
         super().__init__()
         self.bert = BertModel(config, add_pooling_layer=False)
@@ -78,8 +76,32 @@ class TextEncoder(nn.Module):
         return super().train(mode and self.dropout_in_training)
 
     @property
-    def config(self) -> BertConfig:
-        return self.bert.config
+    def network(self) -> PreTrainedModel:
+        """The encoder as transformers has it."""
+        return self.bert
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The layers, the first of which reads the embeddings."""
+        return self.bert.encoder.layer
+
+    @property
+    def after_layers(self) -> nn.Module:
+        """What follows the last layer; BERT has nothing there."""
+        return nn.Identity()
+
+    def pretrained(self, source: str, local_only: bool) -> tuple[dict[str, Tensor], list[str]]:
+        """The weights of a folder or a hub name for `network`, and the names of those that it lacks."""
+        # A pair, since `output_loading_info` asks for the report, too.
+        loaded: Any = BertModel.from_pretrained(source, add_pooling_layer=False, dtype=torch.float32,
+                                                output_loading_info=True, local_files_only=local_only)
+        model, report = loaded
+        return model.state_dict(), sorted(report["missing_keys"])
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The encoder's configuration."""
+        return self.network.config
 
     @property
     def dim(self) -> int:
@@ -98,43 +120,54 @@ def load_text_config(source: str) -> BertConfig:
     """The configuration named by `--ck_bert`: a folder with config.json, or a name of the Hugging Face hub.
 
     `bert-base-uncased` needs no file: its configuration is transformers' default. Raises `UserError` when
-    there is no such folder and the hub does not answer.
+    there is no such folder, when the hub does not answer, and for an encoder of another type.
+    """
+    if source == BASE_UNCASED and not Path(source).is_dir():
+        return BertConfig()
+    values, named = read_config("--ck_bert", source)
+    kind = values.get("model_type", "bert") if isinstance(values, dict) else "bert"
+    if kind != "bert":   # RoBERTa's weights would load into BERT and compute something else
+        raise UserError(f"{named} describes a text encoder of the type {shown(kind)}; this code has BERT's alone under "
+                        f"--ck_bert: give --text_encoder {source}, which takes other types, too")
+    return bert_config(values, named)
+
+
+def read_config(flag: str, source: str) -> tuple[Any, str]:
+    """The contents of config.json in a folder or under a hub name, and the flag with its place for messages.
+
+    Raises `UserError` when they cannot be had.
     """
     if Path(source).is_dir():
         if not (file := Path(source) / "config.json").is_file():
-            raise UserError(f"--ck_bert {source}: the folder has no config.json; a text encoder's folder holds "
+            raise UserError(f"{flag} {source}: the folder has no config.json; a text encoder's folder holds "
                             f"config.json and one of {', '.join(WEIGHT_FILES)}")
-        return text_config(read_json(file), f"--ck_bert {file}")
-    if source == BASE_UNCASED:
-        return BertConfig()
+        return read_json(file), f"{flag} {file}"
     # The dict as it is: `from_pretrained` would make a BERT of another kind's configuration.
-    return text_config(hub.load("--ck_bert", source, lambda local: BertConfig.get_config_dict(
-        source, local_files_only=local)[0]), f"--ck_bert {source}")
+    return hub.load(flag, source, lambda local: BertConfig.get_config_dict(
+        source, local_files_only=local)[0]), f"{flag} {source}"
 
 
-def load_text_weights(encoder: TextEncoder, source: str) -> bool:
-    """Copies the weights of `source` (see `load_text_config`) into `encoder` and accounts for every key.
+def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert") -> bool:
+    """Copies the weights of `source`, a folder or a hub name, into `encoder` and accounts for every key.
 
     Returns False, leaving `encoder` as it is, for a folder that has a configuration but no weights (a
-    text encoder to be trained from scratch). Raises `UserError` when the weights cannot be had or do not fit.
+    text encoder to be trained from scratch). Raises `UserError`, which names the `flag`, when the weights cannot be had
+    or do not fit.
     """
     folder = Path(source)
     if folder.is_dir():
         files = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
         if not files:
             if others := sorted(path.name for pattern in OTHER_WEIGHTS for path in folder.glob(pattern)):
-                raise UserError(f"--ck_bert {source}: its weights are {others[0]}, of another program; needed is "
+                raise UserError(f"{flag} {source}: its weights are {others[0]}, of another program; needed is "
                                 f"{' or '.join(WEIGHT_FILES)}, or a folder without weights for random ones")
             return False
         if pointer := next((path for path in files if path.read_bytes()[:len(LFS_POINTER)] == LFS_POINTER), None):
-            raise UserError(f"--ck_bert {source}: {pointer.name} is a pointer of Git LFS and not the file: fetch "
+            raise UserError(f"{flag} {source}: {pointer.name} is a pointer of Git LFS and not the file: fetch "
                             "it with `git lfs pull`, or download it")
-    # A pair, since `output_loading_info` asks for the report, too.
-    loaded: Any = hub.load("--ck_bert", source, lambda local: BertModel.from_pretrained(
-        source, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True, local_files_only=local))
-    pretrained, report = loaded
-    if report["missing_keys"]:
-        raise UserError(f"--ck_bert {source}: the weights lack {len(report['missing_keys'])} entries of BERT, "
-                        f"the first is {sorted(report['missing_keys'])[0]}")
-    encoder.bert.load_state_dict(pretrained.state_dict())
+    weights, missing = hub.load(flag, source, lambda local: encoder.pretrained(source, local))
+    if missing:
+        raise UserError(f"{flag} {source}: the weights lack {len(missing)} entries of {encoder.name}, the first is "
+                        f"{missing[0]}")
+    encoder.network.load_state_dict(weights)
     return True

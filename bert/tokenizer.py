@@ -1,7 +1,14 @@
-"""Turns sentences into BERT's WordPiece tokens, those of a whole data set at once."""
+"""Turns sentences into tokens, those of a whole data set at once.
+
+BERT's rows are those of the original programs: padded with zeros, and a longer sentence loses its end and its [SEP]. A
+tokenizer with a declared padding (`bert.encoders` declares it for every other encoder) is padded as that says, and a
+longer sentence keeps the special tokens at its end.
+"""
 import itertools
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -13,35 +20,39 @@ from utils import UserError, hub
 
 MAX_TOKENS = 20  # of a sentence, [CLS] and [SEP] included, unless a data set or --max_tokens says otherwise
 AT_ONCE = 4096  # sentences per call of the tokenizer; its result takes a kilobyte for each
+UNKNOWN, MASKED = ("[UNK]", "<unk>"), ("[MASK]", "<mask>")   # what vocabularies call these tokens
 
 
-def load_tokenizer(source: str) -> Tokenizer:
-    """The WordPiece tokenizer named by `--bert_tokenizer`: a folder with vocab.txt or tokenizer.json, or a hub name.
+def load_tokenizer(source: str, flag: str = "--bert_tokenizer") -> Tokenizer:
+    """BERT's tokenizer named by `flag`: a folder with vocab.txt or tokenizer.json, or a hub name.
 
     Raises `UserError` when it is neither.
     """
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
-        raise UserError(f"--bert_tokenizer {source}: the folder has neither vocab.txt nor tokenizer.json")
+        raise UserError(f"{flag} {source}: the folder has neither vocab.txt nor tokenizer.json")
     try:
         if (folder / "tokenizer.json").is_file():
             return tokenizer_from_text((folder / "tokenizer.json").read_text(encoding="utf-8"))
         kind = BertTokenizer if folder.is_dir() else AutoTokenizer
-        return tokenizer_from_text(hub.load("--bert_tokenizer", source, lambda local: kind.from_pretrained(
+        return tokenizer_from_text(hub.load(flag, source, lambda local: kind.from_pretrained(
             source, local_files_only=local).backend_tokenizer.to_str()))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--bert_tokenizer {source} cannot be read: {error}") from error
+        raise UserError(f"{flag} {source} cannot be read: {error}") from error
 
 
-def tokenizer_from_text(text: str) -> Tokenizer:
+def tokenizer_from_text(text: str, padded: bool = False) -> Tokenizer:
     """A tokenizer from the JSON text that `Tokenizer.to_str` made (a checkpoint carries it).
 
-    Raises `UserError` for other or damaged text.
+    A padding that the text declares is kept if `padded`. Raises `UserError` for other or damaged text.
     """
     try:
         tokenizer = Tokenizer.from_str(text)
-        tokenizer.no_padding()
         tokenizer.no_truncation()
+        if not padded:
+            tokenizer.no_padding()
+        elif tokenizer.padding:   # its length would pad what `encode` returns
+            tokenizer.enable_padding(**{**tokenizer.padding, "length": 0, "pad_to_multiple_of": None})
         return tokenizer
     except (KeyboardInterrupt, SystemExit):
         raise
@@ -53,6 +64,52 @@ def words_needed(tokenizer: Tokenizer) -> int:
     """The size that the text encoder's vocabulary must have at least: the largest token id plus 1."""
     framed = tokenizer.encode("")   # the ids of [CLS] and [SEP] need not be those in the tokenizer's vocabulary
     return 1 + max([*tokenizer.get_vocab(with_added_tokens=True).values(), *framed.ids], default=0)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tokenizer's sentences become rows: padding, and how many special tokens frame the words.
+
+    `keeps_end` means that a sentence that is cut keeps the special tokens after its words.
+    """
+
+    pad_id: int
+    pads_left: bool
+    keeps_end: bool
+    before: int
+    after: int
+
+    def cut(self, ids: list[int], max_tokens: int) -> list[int]:
+        """A sentence's token ids, at most `max_tokens` of them."""
+        if len(ids) <= max_tokens or not self.keeps_end or not self.after:
+            return ids[:max_tokens]
+        return ids[:max_tokens - self.after] + ids[-self.after:]
+
+    def columns(self, length: int, max_tokens: int) -> slice:
+        """The columns of a row of `max_tokens` that a sentence of so many tokens has."""
+        return slice(max_tokens - length, max_tokens) if self.pads_left else slice(0, length)
+
+    def words(self, length: int, max_tokens: int) -> slice:
+        """The columns of a sentence's words, without the special tokens around them."""
+        columns = self.columns(length, max_tokens)
+        return slice(columns.start + self.before, columns.stop - self.after)
+
+
+def layout_of(tokenizer: Tokenizer) -> Layout:
+    """The layout of a tokenizer's rows: its declared padding, or that of the original programs for BERT."""
+    masks = (tokenizer.encode(letter).special_tokens_mask for letter in ascii_lowercase)   # most know the first
+    special = next((mask for mask in masks if 0 in mask), [])
+    before = len(list(itertools.takewhile(bool, special)))
+    after = len(list(itertools.takewhile(bool, special[before:][::-1])))
+    padding = tokenizer.padding
+    if padding is None:
+        return Layout(0, False, False, before, after)
+    return Layout(padding["pad_id"], padding["direction"] == "left", True, before, after)
+
+
+def mask_token(tokenizer: Tokenizer) -> str | None:
+    """The token that stands for a hidden word, as text; None in a vocabulary without one, such as CLIP's."""
+    return next((name for name in MASKED if tokenizer.token_to_id(name) is not None), None)
 
 
 def refuse_odd_text(sentences: Iterable[str]) -> None:
@@ -73,18 +130,20 @@ def reading_problems(tokenizer: Tokenizer, sentence: str, max_tokens: int = MAX_
     pieces: dict[int, list[int]] = {}   # the tokens of each word, punctuation left out
     for token, word in enumerate(encoding.word_ids):
         start, end = offsets[token]
-        if word is not None and sentence[start:end].isalnum():
+        if word is not None and sentence[start:end].strip().isalnum():
             pieces.setdefault(word, []).append(token)
 
     def text(tokens: list[int]) -> str:
-        return sentence[offsets[tokens[0]][0]:offsets[tokens[-1]][1]]
+        return sentence[offsets[tokens[0]][0]:offsets[tokens[-1]][1]].strip()
 
     problems = []
     unknown = [f"'{text(tokens)}' (read as {' '.join(names[token] for token in tokens)})"
-               for tokens in pieces.values() if len(tokens) > 1 or names[tokens[0]] == "[UNK]"]
+               for tokens in pieces.values() if len(tokens) > 1 or names[tokens[0]] in UNKNOWN]
     if unknown:
         problems.append(f"the vocabulary of {tokenizer.get_vocab_size()} tokens lacks {', '.join(unknown)}")
-    cut = [tokens for tokens in pieces.values() if tokens[-1] >= max_tokens]
+    layout = layout_of(tokenizer)
+    room = max_tokens - layout.after if layout.keeps_end and len(names) > max_tokens else max_tokens
+    cut = [tokens for tokens in pieces.values() if tokens[-1] >= room]
     if cut:
         count = f"the last {len(cut)} words were" if len(cut) > 1 else "the last word was"
         problems.append(f"{count} not read: '{text(cut[0] + cut[-1])}' (a sentence has at most {max_tokens} tokens)")
@@ -93,14 +152,21 @@ def reading_problems(tokenizer: Tokenizer, sentence: str, max_tokens: int = MAX_
 
 def tokenize(tokenizer: Tokenizer, sentences: list[str], max_tokens: int = MAX_TOKENS,
              marker: PhraseMarker | None = None) -> tuple[np.ndarray, ...]:
-    """The tokens [CLS] words [SEP] of each sentence, cut to `max_tokens` and padded with zeros.
+    """The tokens of each sentence, such as [CLS] words [SEP], cut to `max_tokens` and padded (see `layout_of`).
 
-    A longer sentence loses its end and its [SEP], as in the original programs. Returns token ids and mask
-    (1 for real tokens), both (sentences, max_tokens) int64, and with a `marker` its phrase masks, too.
+    Returns token ids and mask (1 for real tokens), both (sentences, max_tokens) int64, and with a `marker` its phrase
+    masks, too.
     """
     token_ids, lengths = tokenize_many(tokenizer, sentences, len(sentences), max_tokens)
-    read = token_ids.astype(np.int64), (np.arange(max_tokens) < lengths[:, None]).astype(np.int64)
+    mask = real_tokens(lengths, max_tokens, layout_of(tokenizer).pads_left)
+    read = token_ids.astype(np.int64), mask.astype(np.int64)
     return (*read, marker(sentences, read[1])) if marker else read
+
+
+def real_tokens(lengths: np.ndarray, max_tokens: int, pads_left: bool = False) -> np.ndarray:
+    """True where a row has a token and no padding: lengths (n,) -> (n, max_tokens) bool."""
+    mask = np.arange(max_tokens) < lengths[:, None]
+    return mask[:, ::-1] if pads_left else mask
 
 
 def tokenize_many(tokenizer: Tokenizer, sentences: Iterable[str], number: int,
@@ -109,14 +175,16 @@ def tokenize_many(tokenizer: Tokenizer, sentences: Iterable[str], number: int,
 
     Ids have the smallest type that holds the vocabulary's ids. Raises `UserError` for a sentence that is not Unicode.
     """
-    token_ids = np.zeros((number, max_tokens), dtype=np.min_scalar_type(tokenizer.get_vocab_size()))
+    layout = layout_of(tokenizer)
+    kind = np.min_scalar_type(max(tokenizer.get_vocab_size(), layout.pad_id))
+    token_ids = np.full((number, max_tokens), layout.pad_id, dtype=kind)
     lengths = np.zeros(number, dtype=np.int32)
     rest = iter(sentences)
     for start in range(0, number, AT_ONCE):
         some = list(itertools.islice(rest, AT_ONCE))
         refuse_odd_text(some)
         for row, encoding in enumerate(tokenizer.encode_batch_fast(some), start):
-            kept = encoding.ids[:max_tokens]
-            token_ids[row, :len(kept)] = kept
+            kept = layout.cut(encoding.ids, max_tokens)
+            token_ids[row, layout.columns(len(kept), max_tokens)] = kept
             lengths[row] = len(kept)
     return token_ids, lengths

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 import transforms
 from bert.phrases import PhraseMarker
-from bert.tokenizer import MAX_TOKENS, tokenize_many
+from bert.tokenizer import MAX_TOKENS, layout_of, real_tokens, tokenize_many
 from data.packed import PackedRefs
 from data.shared import MadeApart, save, shared_arrays
 from data.toy import is_toy
@@ -62,14 +62,16 @@ class RefTokens:
     """
 
     def __init__(self, first: np.ndarray, token_ids: np.ndarray, lengths: np.ndarray,
-                 phrase_masks: np.ndarray | None = None):
+                 phrase_masks: np.ndarray | None = None, pads_left: bool = False):
         self.first, self.counts = first[:-1], np.diff(first)
         self.token_ids, self.lengths, self.phrase_masks = token_ids, lengths, phrase_masks
+        self.pads_left = pads_left
 
     def __call__(self, ref_index: int, sentence_index: int) -> dict[str, Tensor]:
         row = self.first[ref_index] + sentence_index
         token_ids = torch.from_numpy(self.token_ids[row].astype(np.int64))
-        read = {"token_ids": token_ids, "token_mask": (torch.arange(len(token_ids)) < int(self.lengths[row])).long()}
+        mask, = real_tokens(self.lengths[row:row + 1], len(token_ids), self.pads_left)
+        read = {"token_ids": token_ids, "token_mask": torch.from_numpy(mask.astype(np.int64))}
         if self.phrase_masks is not None:
             read["phrase_masks"] = torch.from_numpy(self.phrase_masks[row].astype(np.int64))
         return read
@@ -91,7 +93,8 @@ def tokenize_refs(tokenizer: Tokenizer, refs: RefRows, max_tokens: int = MAX_TOK
         arrays = {"token_ids": token_ids, "lengths": lengths}
         return {**arrays, "phrase_masks": mark_phrases(refs, lengths, max_tokens)} if phrases else arrays
 
-    return RefTokens(first, **shared_arrays(lambda folder: save(make(), folder)))
+    return RefTokens(first, **shared_arrays(lambda folder: save(make(), folder)),
+                     pads_left=layout_of(tokenizer).pads_left)
 
 
 def mark_phrases(refs: RefRows, lengths: np.ndarray, max_tokens: int) -> np.ndarray:

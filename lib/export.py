@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from bert import layout_of
 from lib.arc import AdaptiveRotatedConv
 from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig
@@ -47,7 +48,7 @@ def export_graph(model: ReferringSegmenter, config: ModelConfig, tokenizer: Toke
         raise UserError(f"--to onnx: {size >> 20} MiB of weights are more than an ONNX file holds; use --to torch")
     temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")   # PyTorch checks the suffix
     any_batch = takes_any_batch(model, form)
-    texts = {"description": describe(model, config, any_batch), "tokenizer": tokenizer.to_str()}
+    texts = {"description": describe(model, config, tokenizer, any_batch), "tokenizer": tokenizer.to_str()}
     try:
         with quiet():
             program = trace(model.requires_grad_(False), config, any_batch)
@@ -114,14 +115,16 @@ def largest_error(model: ReferringSegmenter, run: Run, config: ModelConfig, batc
     return float(torch.stack(errors).max())   # NaN if any is NaN
 
 
-def describe(model: ReferringSegmenter, config: ModelConfig, any_batch: bool) -> str:
+def describe(model: ReferringSegmenter, config: ModelConfig, tokenizer: Tokenizer, any_batch: bool) -> str:
     """The graph's inputs, output and settings as JSON, for programs that run it."""
+    layout = layout_of(tokenizer)
     batch, side, tokens = BATCH if any_batch else 1, config.img_size, config.max_tokens
     inputs = {
         "image": {"shape": [batch, 3, side, side], "dtype": "float32", "colours": "RGB",
                   "resize": "bilinear, antialiased", "scale": 1 / 255, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
         "token_ids": {"shape": [batch, tokens], "dtype": "int64", "tokenizer": "the entry `tokenizer`, for the library "
-                      "tokenizers", "longer": "cut", "shorter": "padded with 0"},
+                      "tokenizers", "longer": "cut" + ", its last special tokens kept" * layout.keeps_end,
+                      "shorter": f"padded with {layout.pad_id}" + " on the left" * layout.pads_left},
         "token_mask": {"shape": [batch, tokens], "dtype": "int64", "meaning": "1 for tokens, 0 for padding"},
         "phrase_masks": {"shape": [batch, 2, tokens], "dtype": "int64",
                          "meaning": "1 for the tokens that name the object, and for those that say where it is"}}

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from bert import PhraseMarker, reading_problems, tokenize
+from bert import PhraseMarker, layout_of, reading_problems, tokenize
 from lib.accelerate import accelerate, autocast, prepare_for_inference, set_up_cuda, usable_amp
 from lib.checkpoint import restore
 from lib.checkpoint.model_folder import fetch_folder
@@ -172,13 +172,16 @@ class Predictor:
         words = self.read([sentence])
         with autocast(self.device, self.amp):
             maps = word_maps(self.model, normalize(self.to_network([picture])), *words)[0].float().cpu()
-        inside = maps[1:int(words[1].sum()) - 1]   # without [CLS] and [SEP]
-        return resized(inside, picture.size[::-1]).numpy().view(Shown)
+        return resized(maps[self.columns_of_words(words[1])], picture.size[::-1]).numpy().view(Shown)
 
     def words(self, sentence: str) -> list[str]:
-        """The tokens that the network reads of a sentence, without [CLS] and [SEP]."""
+        """The tokens that the network reads of a sentence, without the special ones around them."""
         ids, mask = self.read([sentence])[:2]
-        return [self.tokenizer.id_to_token(token) or "?" for token in ids[0, 1:int(mask.sum()) - 1].tolist()]
+        return [self.tokenizer.id_to_token(token) or "?" for token in ids[0, self.columns_of_words(mask)].tolist()]
+
+    def columns_of_words(self, token_mask: Tensor) -> slice:
+        """The columns of a sentence's words, given its mask (1, N), without the special tokens around them."""
+        return layout_of(self.tokenizer).words(int(token_mask.sum()), token_mask.shape[1])
 
     def segment_scene(self, image: Picture, sentences: str | Sequence[str], tile_px: int, overlap: float = 0.25,
                       threshold: float = 0.5, progress: Progress = iter, *, bands: Sequence[int] = (),

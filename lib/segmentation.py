@@ -131,7 +131,7 @@ Heads = Annotated[int, Range(1, 1024)]
 class ModelConfig:
     """All settings that are needed to build a network, as plain data; a checkpoint contains them.
 
-    `text` is the text encoder's configuration from `BertConfig.to_diff_dict` (`bert.TextSettings` is its schema).
+    `text` is the text encoder's configuration from `bert.plain_config`, which `bert.text_config` checks and reads.
     `class_names` are the names that a network with `reads_phrases` looks for in sentences (`bert.phrases`). A part that
     is '' becomes the model's default. Every other field has a flag (see `flag_of`), which must not change in a resumed
     run.
@@ -162,12 +162,12 @@ class ModelConfig:
 
     @classmethod
     def from_args(cls, args: Namespace) -> ModelConfig:
-        """The settings that the flags describe, with the text encoder's configuration from `--ck_bert`.
+        """The settings that the flags describe, with the configuration of `--text_encoder` or `--ck_bert`.
 
         Raises `UserError` if the text encoder cannot be found.
         """
-        from bert import load_text_config
-        return cls(**settings_of(args), text=load_text_config(args.ck_bert).to_diff_dict())
+        from bert import config_from_flags, plain_config
+        return cls(**settings_of(args), text=plain_config(config_from_flags(args)))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
@@ -231,7 +231,7 @@ def fusion_heads(mha: str) -> tuple[int, ...]:
 
 def build(config: ModelConfig) -> ReferringSegmenter:
     """The network that `config` describes, with fresh weights. Raises `UserError` if its numbers do not fit."""
-    from bert import TextEncoder, text_config
+    from bert import make_text_encoder, text_config
     from lib.backbone import Backbone, Stage
     from lib.decoder import Decoder
     from lib.model import ReferringSegmenter
@@ -243,7 +243,7 @@ def build(config: ModelConfig) -> ReferringSegmenter:
     for dim, heads in zip(variant.dims, config.fusion_heads, strict=True):
         if dim % heads:
             raise UserError(f"--mha asks for {heads} heads in a stage of {dim} channels, which {heads} does not divide")
-    text_encoder = TextEncoder(text_config(config.text, "the text encoder's configuration"))
+    text_encoder = make_text_encoder(text_config(config.text, "the text encoder's configuration"))
 
     patch_embed, stages, rates = PatchEmbed(variant.dims[0]), [], iter(variant.drop_path_rates)
     for number, dim in enumerate(variant.dims):

@@ -24,6 +24,7 @@ import distributed
 import utils
 from args import EVALUATION, RecipeParser, get_parser, positive
 from bert import PhraseMarker, tokenize
+from bert.tokenizer import UNKNOWN, mask_token
 from data import EvalSet
 from lib.accelerate import accelerate, autocast, set_up
 from lib.checkpoint import restore, weights_file
@@ -62,13 +63,13 @@ def variants(sample: dict[str, Any], others_sentence: str, seed: int) -> dict[st
             "without attribute words": without_attributes(sentence), "no sentence": ""}
 
 
-def masked(sentence: str, mask_token: str) -> dict[str, str]:
-    """{word in lower case: the sentence with the mask token in its place, the first one if the word occurs twice}."""
+def masked(sentence: str, mask_word: str) -> dict[str, str]:
+    """{word in lower case: the sentence with the mask's word in its place, the first one if the word occurs twice}."""
     pieces = sentence.split()
     found: dict[str, str] = {}
     for place, word in enumerate(pieces):
         for bare in words_of(word):
-            found.setdefault(bare.lower(), " ".join([*pieces[:place], mask_token, *pieces[place + 1:]]))
+            found.setdefault(bare.lower(), " ".join([*pieces[:place], mask_word, *pieces[place + 1:]]))
     return found
 
 
@@ -132,7 +133,7 @@ def run(args: Namespace) -> None:
     set_up(device, args)
     model, config, tokenizer = restore(args.resume, args)
     accelerate(model.to(device), device)
-    mask_token = "[MASK]" if tokenizer.token_to_id("[MASK]") is not None else "[UNK]"
+    mask_word = mask_token(tokenizer) or next((name for name in UNKNOWN if tokenizer.token_to_id(name) is not None), "")
     refer = REFER(args.refer_data_root, args.dataset, args.splitBy, args.published_masks)
     common = (refer, args.split, tokenizer, config.img_size)
     dataset = EvalSet(*common, packed=args.packed, max_tokens=config.max_tokens)
@@ -143,7 +144,7 @@ def run(args: Namespace) -> None:
     for index in utils.progress(chosen[utils.rank()::utils.world_size()], "probe"):
         sample, described = dataset[index], dataset.describe(index)
         asked = variants(described, others.describe(index)["sentence"], args.seed)
-        without = masked(described["sentence"], mask_token)
+        without = masked(described["sentence"], mask_word)
         iou = ious(model, tokenizer, sample["image"], sample["target"], [*asked.values(), *without.values()], args,
                    device, config.max_tokens, marker)
         original = iou[asked[ORIGINAL]]

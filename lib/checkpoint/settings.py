@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from tokenizers import Tokenizer
 
-from bert import load_tokenizer, text_config, tokenizer_from_text, words_needed
+from bert import layout_of, positions, stored_tokenizer, text_config, tokenizer_from_flags, words_needed
 from lib.segmentation import LARGEST_IMAGE_PX, ModelConfig, flag_of, fusion_heads, settings_of
 from schema import Range, Rule, check
 from utils import UserError, log
@@ -23,7 +23,7 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
     """The network's settings and tokenizer, read from `checkpoint` or, where it lacks them, from the flags.
 
     Raises `UserError` if a flag contradicts the checkpoint, if neither describes the network, or if the tokenizer
-    has more tokens than the text encoder.
+    does not fit the text encoder or the network.
     """
     if "config" in checkpoint:
         config = ModelConfig.from_dict(checkpoint["config"])
@@ -33,17 +33,16 @@ def model_settings(args: Namespace | None, checkpoint: dict[str, Any]) -> tuple[
     else:
         config = ModelConfig.from_args(needed_flags(args))
         refuse_other_heads(config, checkpoint.get("args"))
-    places = text_config(config.text, "the text encoder").max_position_embeddings
-    if config.max_tokens > places:
+    text = text_config(config.text, "the text encoder")
+    if config.max_tokens > (places := positions(text)):
         raise UserError(f"--max_tokens {config.max_tokens}: the text encoder has positions for {places} tokens; give "
                         "no more")
     if "tokenizer" in checkpoint:
-        tokenizer = tokenizer_from_text(checkpoint["tokenizer"])
-        refuse_unknown_words(tokenizer, config, "the checkpoint's tokenizer")
+        tokenizer, source = stored_tokenizer(checkpoint["tokenizer"], text), "the checkpoint's tokenizer"
     else:
-        source = needed_flags(args).bert_tokenizer
-        tokenizer = load_tokenizer(source)
-        refuse_unknown_words(tokenizer, config, f"--bert_tokenizer {source}")
+        tokenizer, source = tokenizer_from_flags(needed_flags(args), text)
+    refuse_unknown_words(tokenizer, config, source)
+    refuse_unmarked_words(tokenizer, config, source)
     return config, tokenizer
 
 
@@ -64,6 +63,15 @@ def refuse_unknown_words(tokenizer: Tokenizer, config: ModelConfig, source: str)
     if needed < known / 2:   # a vocabulary may be padded, but not to twice its size
         raise UserError(f"{source} has {needed} tokens, far fewer than the {known} of the text encoder, so their ids "
                         "mean other words there: give the tokenizer that belongs to it")
+
+
+def refuse_unmarked_words(tokenizer: Tokenizer, config: ModelConfig, source: str) -> None:
+    """Raises `UserError` if the network reads phrases, and words do not begin at the second token of a row."""
+    layout = layout_of(tokenizer)
+    if config.reads_phrases and (layout.before != 1 or layout.pads_left):
+        has = "pads on the left" if layout.pads_left else f"has {layout.before} tokens before the words"
+        raise UserError(f"{config.model} marks phrases from the second token of a row on, and {source} {has}: give "
+                        "another text encoder, or another --model")
 
 
 @dataclass

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from bert import load_text_weights, load_tokenizer, tokenizer_from_text
+from bert import load_text_weights, stored_tokenizer, text_config, tokenizer_from_flags
 from lib.checkpoint.files import read_checkpoint
 from lib.checkpoint.official_layout import from_official, is_official
-from lib.checkpoint.settings import model_settings, refuse_unknown_words
+from lib.checkpoint.settings import model_settings, refuse_unknown_words, refuse_unmarked_words
 from lib.checkpoint.strict_loading import (
     State,
     build_with_weights,
@@ -51,8 +51,10 @@ def make_network(args: Namespace, resumed: dict[str, Any]) -> tuple[ReferringSeg
     model = build(config)
     log(load_swin_weights(model.backbone, args.pretrained_swin_weights) if args.pretrained_swin_weights else
         f"Swin starts from random weights: no --pretrained_swin_weights for --swin_type {args.swin_type}")
-    log(f"BERT starts from {args.ck_bert}" if load_text_weights(model.text_encoder, args.ck_bert) else
-        f"BERT starts from random weights: {args.ck_bert} has a configuration only")
+    flag, source = ("--text_encoder", args.text_encoder) if args.text_encoder else ("--ck_bert", args.ck_bert)
+    name = model.text_encoder.name
+    log(f"{name} starts from {source}" if load_text_weights(model.text_encoder, source, flag) else
+        f"{name} starts from random weights: {source} has a configuration only")
     return model, config, tokenizer
 
 
@@ -69,9 +71,11 @@ def settings_to_start(args: Namespace, checkpoint: dict[str, Any]) -> tuple[Mode
     if changes.get("model", stored.model) != stored.model:
         changes = {**MODELS[changes["model"]], **changes}
     config = replace(stored, **changes)
-    tokenizer = (load_tokenizer(args.bert_tokenizer) if "bert_tokenizer" in args.given or "tokenizer" not in checkpoint
-                 else tokenizer_from_text(checkpoint["tokenizer"]))
+    text = text_config(config.text, "the text encoder")
+    tokenizer = (tokenizer_from_flags(args, text)[0] if "bert_tokenizer" in args.given or "tokenizer" not in checkpoint
+                 else stored_tokenizer(checkpoint["tokenizer"], text))
     refuse_unknown_words(tokenizer, config, "the tokenizer")
+    refuse_unmarked_words(tokenizer, config, "the tokenizer")
     return config, tokenizer
 
 

@@ -43,13 +43,14 @@ def heat_strip(maps: Tensor, token_ids: Tensor, token_mask: Tensor, tokenizer: T
 
     Black means no attention, white the largest weight that any pixel gives any word of this sentence.
     """
-    shown = maps[:int(token_mask.sum())].float().cpu().numpy()
+    real = token_mask.bool()
+    shown = maps[real].float().cpu().numpy()
     heat = np.round((LEVELS - 1) * shown / max(float(shown.max()), 1e-9)).astype(np.uint8)
     ramp = np.linspace(0, 1, LEVELS)[:, None]
     colours = np.concatenate([np.minimum(1, 1.8 * ramp), np.clip(1.8 * ramp - 0.5, 0, 1), np.clip(3 * ramp - 2, 0, 1)],
                              axis=1)
     strip = []
-    for token_id, levels in zip(token_ids.tolist(), heat, strict=False):
+    for token_id, levels in zip(token_ids[real].tolist(), heat, strict=True):
         picture = Image.fromarray(levels, mode="P")
         picture.putpalette((255 * colours).astype(np.uint8).tobytes())
         picture.save(png := io.BytesIO(), "PNG", optimize=True)

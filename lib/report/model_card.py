@@ -13,8 +13,9 @@ from utils import printable
 # The flags of the training run that the card shows, as far as the checkpoint has them.
 TRAINING_FLAGS = ("dataset", "splitBy", "epochs", "batch_size", "accumulate", "lr", "warmup_iters", "weight_decay",
                   "loss", "dice_weight", "random_box_share", "amp", "seed", "pretrained_swin_weights", "ck_bert",
-                  "init_from")
-TRAINING_FILES = ("pretrained_swin_weights", "ck_bert", "init_from")   # shown without their folders, which are private
+                  "text_encoder", "text_layers", "init_from")
+# Shown without their folders, which are private.
+TRAINING_FILES = ("pretrained_swin_weights", "ck_bert", "text_encoder", "init_from")
 ROWS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}
 
 
@@ -45,7 +46,8 @@ def model_card(name: str, config: ModelConfig, training: dict[str, Any], results
     sections = [f"# {name}", f"{model} for referring image segmentation: an image and a sentence in, the mask of the "
                 "object meant out.", table("network", network)]
     run = {flag: Path(str(training[flag])).name if flag in TRAINING_FILES else training[flag]
-           for flag in TRAINING_FLAGS if training.get(flag) not in (None, "")}
+           for flag in TRAINING_FLAGS if training.get(flag) not in (None, "")
+           and not (flag == "ck_bert" and training.get("text_encoder"))}
     sections += ["## Training", table("flag", run) if run else "The checkpoint does not say how it was trained.",
                  "## Evaluation", evaluation(results, figures) if results else "No evaluation was given.",
                  "## Use", f"""In a checkout of the code, whose docs/deployment.md says more:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from bert.tokenizer import mask_token
 from utils import UserError
 
 PATCH_PX, PATCH_SHARE = 32, 0.75                        # side of an image patch, share of hidden patches
@@ -24,13 +25,15 @@ class Disturbance:
     """
 
     def __init__(self, tokenizer: Tokenizer):
-        kept = [tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]")]
-        self.kept = [token for token in kept if token is not None]
-        mask_token = tokenizer.token_to_id("[MASK]")
-        if mask_token is None:
-            raise UserError("--masked_pass needs a tokenizer with a token [MASK], which this one lacks: give another "
-                            "--bert_tokenizer, or leave the flag out")
-        self.mask_token: int = mask_token
+        named = [tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]")]
+        framing = tokenizer.encode("").ids   # other encoders have other names for them
+        self.kept = list(dict.fromkeys(token for token in (*named, *framing) if token is not None))
+        name = mask_token(tokenizer)
+        hidden = tokenizer.token_to_id(name) if name else None
+        if hidden is None:
+            raise UserError("--masked_pass needs a tokenizer with a token [MASK] or <mask>, which this one lacks: give "
+                            "another --bert_tokenizer or --text_encoder, or leave the flag out")
+        self.mask_token: int = hidden
         self.vocabulary = tokenizer.get_vocab_size()
 
     def __call__(self, image: Tensor, token_ids: Tensor, token_mask: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

@@ -7,22 +7,29 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from bert import BertConfig
 from lib.model import ReferringSegmenter
 from lib.swin import no_weight_decay
 from utils import log
 
 
-def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropout: bool = True) -> None:
-    """Freezes BERT except its first `layers` and, if `embeddings`, its embeddings; the original code trains 10 layers.
+def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropout: bool = True,
+                last_layers: int | None = None) -> None:
+    """Freezes the text encoder except some layers and, if `embeddings`, what is before them and what they share.
 
-    `dropout` switches BERT's dropouts on while the network trains.
+    BERT's first `layers` train, 10 in the original code, and all of another encoder; with `last_layers`, as many of
+    either that are nearest the words. A norm after the layers trains with them. `dropout` switches the encoder's
+    dropouts on while the network trains.
     """
-    model.text_encoder.dropout_in_training = dropout
-    bert = model.text_encoder.bert
-    bert.requires_grad_(False)
-    for layer in bert.encoder.layer[:layers]:
-        layer.requires_grad_(True)
-    bert.embeddings.requires_grad_(embeddings)
+    text = model.text_encoder
+    text.dropout_in_training = dropout
+    first, stop = (0, layers) if isinstance(text.config, BertConfig) else (0, len(text.layers))
+    if last_layers is not None:
+        first, stop = max(0, len(text.layers) - last_layers), len(text.layers)
+    text.requires_grad_(embeddings)
+    text.layers.requires_grad_(False)
+    text.layers[first:stop].requires_grad_(True)
+    text.after_layers.requires_grad_(len(text.layers[first:stop]) > 0)
 
 
 def recompute_activations(model: ReferringSegmenter) -> None:

@@ -22,8 +22,8 @@ from utils import UserError, log, set_aside, sha256_of
 # Flags that change what is computed; the others (paths, workers, log lines) may differ in a resumed run.
 DECISIVE = (*NETWORK_FLAGS, "dataset", "splitBy", "exclude", "published_masks", "published_validation", "overfit",
             "epochs", "passes", "batch_size", "lr", "warmup_iters", "weight_decay", "amsgrad", "loss",
-            "random_box_share", "bert_layers", "train_embeddings", "bert_dropout", "seed", "amp", "accumulate",
-            "ema", "masked_pass")
+            "random_box_share", "bert_layers", "text_layers", "train_embeddings", "bert_dropout", "seed", "amp",
+            "accumulate", "ema", "masked_pass")
 
 
 @dataclass

@@ -31,7 +31,7 @@ OWN_FLAGS = [
     "--passes", "--overfit", "--loss", "--compare_published",
     "--fusion", "--intra_scale", "--alignment", "--cross_scale", "--decoder_conv", "--num_tmem",
     "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels", "--show_recipe", "--masked_pass",
-    "--ema", "--config",
+    "--ema", "--config", "--text_encoder", "--text_layers",
     "--no-pin_mem", "--tf32", "--no-tf32", "--cudnn_benchmark", "--no-cudnn_benchmark", "--channels_last",
 ]
 
