@@ -1,4 +1,6 @@
 """BERT as the text encoder: its configuration, its weights, its last hidden state."""
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
+from transformers.utils import logging
 
 from schema import Range, Rule, check, shown
 from utils import UserError, hub, read_json
@@ -15,6 +18,20 @@ BASE_UNCASED = "bert-base-uncased"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 OTHER_WEIGHTS = ("*.h5", "*.msgpack", "*.ckpt*", "*.onnx", "*.index.json")   # TensorFlow's, Flax's, …, a file in parts
 LFS_POINTER = b"version https://git-lfs"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences transformers' reports on files, a line for each weight of another part; what is missing is an error."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 @dataclass
@@ -165,7 +182,8 @@ def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert"
         if pointer := next((path for path in files if path.read_bytes()[:len(LFS_POINTER)] == LFS_POINTER), None):
             raise UserError(f"{flag} {source}: {pointer.name} is a pointer of Git LFS and not the file: fetch "
                             "it with `git lfs pull`, or download it")
-    weights, missing = hub.load(flag, source, lambda local: encoder.pretrained(source, local))
+    with quiet():
+        weights, missing = hub.load(flag, source, lambda local: encoder.pretrained(source, local))
     if missing:
         raise UserError(f"{flag} {source}: the weights lack {len(missing)} entries of {encoder.name}, the first is "
                         f"{missing[0]}")

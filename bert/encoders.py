@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.activations import ACT2FN
 
-from bert.encoder import BertConfig, TextEncoder, bert_config, load_text_config, read_config
+from bert.encoder import BertConfig, TextEncoder, bert_config, load_text_config, quiet, read_config
 from bert.tokenizer import load_tokenizer, tokenizer_from_text
 from schema import Range, Rule, check, shown
 from utils import UserError, hub
@@ -174,8 +174,9 @@ def text_config(values: dict[str, Any], source: str) -> PreTrainedConfig:
     if "rope_parameters" in given:
         given["rope_parameters"] = Ropes.entries(given["rope_parameters"])
     try:
-        config = make(**given)
-        try_out(json.dumps(plain_config(config), sort_keys=True))
+        with quiet():   # of ids of special tokens, which do not change the last hidden state
+            config = make(**given)
+            try_out(json.dumps(plain_config(config), sort_keys=True))
     except Exception as error:   # whatever the constructors raise
         said = " ".join(str(error).split())[:200]
         raise UserError(f"{source} is impossible: no {kind} can be built of it ({said})") from error
@@ -310,7 +311,8 @@ def tokenizer_from_flags(args: Namespace, config: PreTrainedConfig) -> tuple[Tok
     folder = Path(source)
     if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(f"{named}: the folder has no tokenizer, which is one of {', '.join(TOKENIZER_FILES)}")
-    loaded = hub.load(flag, source, lambda local: read_tokenizer(source, local))
+    with quiet():
+        loaded = hub.load(flag, source, lambda local: read_tokenizer(source, local))
     pad = config.pad_token_id if loaded.pad_token_id is None else loaded.pad_token_id
     if FAMILIES[config.model_type].skips_padding and pad != config.pad_token_id:
         raise UserError(f"{named}: the tokenizer pads with token {pad}, and the encoder counts positions by the "

@@ -22,6 +22,7 @@ from bert import (
     tokenizer_from_flags,
 )
 from bert.encoders import FAMILIES, FamilyEncoder, visible
+from data.toy.scenes import grammar_words
 from lib.checkpoint import describe_model, restore, save_checkpoint
 from lib.checkpoint.settings import model_settings
 from lib.checkpoint.starting import make_network
@@ -29,8 +30,9 @@ from lib.segmentation import build
 from lib.training.masked_pass import Disturbance
 from lib.training.optimizer import freeze_text
 from tests.bert.encoder_folders import KINDS, save_encoder, save_tokenizer
-from tests.conftest import make_inputs
-from utils import UserError
+from tests.conftest import make_inputs, put_into
+from tests.launch import assert_refused, run_script
+from utils import UserError, hub
 
 WORDS = [5, 6, 7, 8]
 
@@ -45,7 +47,8 @@ def rows_of(tokenizer: Tokenizer, sentences: list[str], max_tokens: int) -> list
     return [part.tolist() for part in tokenize(tokenizer, sentences, max_tokens)]
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[
+    kind if kind in ("clip", "siglip", "mpnet") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
 def saved(request, tmp_path_factory):
     """A kind, its folder with weights and a tokenizer, and the model that was saved there."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -166,7 +169,8 @@ def clip(tmp_path_factory):
 
 
 @pytest.mark.usefixtures("narrow_nano")
-@pytest.mark.parametrize("model", ["lavt", "lgce", "rmsin"])
+@pytest.mark.parametrize("model", ["lavt", pytest.param("lgce", marks=pytest.mark.slow),
+                                   pytest.param("rmsin", marks=pytest.mark.slow)])
 def test_a_network_trains_and_comes_back_from_its_checkpoint_without_the_folder(clip, tmp_path, model):
     args = flags(clip, "--model", model)
     network, config, tokenizer = make_network(args, {})
@@ -220,6 +224,19 @@ def test_the_masked_pass_finds_other_vocabularies_tokens(tmp_path, clip):
     assert disturbance.mask_token == 4 and disturbance.kept == [0, 2]
     with pytest.raises(UserError, match="needs a tokenizer with a token"):
         Disturbance(tokenizer_from_flags(flags(clip), config_from_flags(flags(clip)))[0])
+
+
+def test_a_name_is_looked_up_in_the_hubs_cache(tmp_path, hub_cache, monkeypatch):
+    save_encoder(tmp_path / "files", "mpnet")
+    save_tokenizer(tmp_path / "files", "mpnet")
+    put_into(hub_cache, "someone/mpnet", tmp_path / "files")
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    args = flags("someone/mpnet")
+    encoder = make_text_encoder(config := config_from_flags(args))
+    assert load_text_weights(encoder, args.text_encoder, "--text_encoder") and encoder.name == "mpnet"
+    assert rows_of(tokenizer_from_flags(args, config)[0], ["ship"], 4)[0] == [[0, 9, 2, 1]]
+    with pytest.raises(UserError, match="--text_encoder nobody/nothing: no such folder, and the Hugging Face hub did"):
+        config_from_flags(flags("nobody/nothing"))
 
 
 @pytest.mark.parametrize(("content", "said"), [
@@ -280,6 +297,33 @@ def test_flags_that_contradict_each_other_are_one_line(more, capsys):
     with pytest.raises(SystemExit) as ended:
         flags("x", *more)
     assert ended.value.code == 2 and "exclude each other" in capsys.readouterr().err
+
+
+def test_train_refuses_in_one_line_and_with_status_2(clip, toy, tmp_path):
+    common = ["train.py", "--refer_data_root", toy, "--swin_type", "nano", "--img_size", 64, "--workers", 0]
+    assert_refused(run_script(*common, "--ck_bert", clip, cwd=tmp_path), "of the type 'clip'",
+                   f"give --text_encoder {clip}")
+    assert_refused(run_script(*common, "--text_encoder", clip, "--bert_layers", 1, cwd=tmp_path),
+                   "--bert_layers 1 counts the first layers of a BERT, and the text encoder is clip_text_model")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("narrow_nano")
+def test_a_run_goes_on_and_is_evaluated_where_the_folder_is_gone(toy, tmp_path):
+    save_encoder(tmp_path / "clip", "clip", vocab_size=60)
+    save_tokenizer(tmp_path / "clip", "clip", grammar_words())
+    data = ["--refer_data_root", toy, "--dataset", "rrsisd", "--workers", 0]
+    train = ["train.py", *data, "--swin_type", "nano", "--img_size", 64, "--model", "lavt", "--batch-size", 8,
+             "--epochs", 1, "--passes", 1, "--text_encoder", "clip", "--model_id", "clip"]
+    done = run_script(*train, cwd=tmp_path)
+    assert done.returncode == 0 and "clip_text_model starts from clip" in done.stdout, done.stderr
+    assert "UNEXPECTED" not in done.stdout + done.stderr
+    (tmp_path / "clip").rename(tmp_path / "gone")
+    done = run_script(*train, "--resume", "auto", cwd=tmp_path)
+    assert done.returncode == 0 and "resuming from" in done.stdout, done.stderr
+    done = run_script("test.py", *data, "--resume", "checkpoints/model_last_clip.pth", "--split", "val", "--report",
+                      "report", "--report_attention", cwd=tmp_path)
+    assert done.returncode == 0 and "Mean IoU is" in done.stdout, done.stderr
 
 
 def test_every_family_has_a_test():

@@ -67,10 +67,11 @@ def test_the_encoder_knows_what_sentences_are_about(folder):
     assert ship @ boat > 0.6 > 0.4 > ship @ stadium
 
 
-def test_a_network_trains_and_is_evaluated_with_it(folder, toy, tmp_path):
+@pytest.mark.parametrize("named", ["--ck_bert", "--text_encoder"])
+def test_a_network_trains_and_is_evaluated_with_it(folder, toy, tmp_path, named):
+    more = ("--bert_tokenizer", folder) if named == "--ck_bert" else ()
     done = run_script("train.py", "--refer_data_root", toy, "--swin_type", "nano", "--img_size", 64, "--epochs", 1,
-                      "--workers", 0, "--batch-size", 4, "--ck_bert", folder, "--bert_tokenizer", folder,
-                      "--model_id", "real", cwd=tmp_path)
+                      "--workers", 0, "--batch-size", 4, named, folder, *more, "--model_id", "real", cwd=tmp_path)
     assert done.returncode == 0 and f"BERT starts from {folder}" in done.stdout, done.stderr
     done = run_script("test.py", "--refer_data_root", toy, "--resume", "checkpoints/model_last_real.pth", "--split",
                       "val", "--workers", 0, cwd=tmp_path)
