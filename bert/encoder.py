@@ -20,6 +20,15 @@ OTHER_WEIGHTS = ("*.h5", "*.msgpack", "*.ckpt*", "*.onnx", "*.index.json")   # T
 LFS_POINTER = b"version https://git-lfs"
 
 
+Report = dict[str, Any]   # missing_keys: names; mismatched_keys: (name, the file's shape, the needed shape)
+
+
+def load_pretrained(kind: Any, source: str, local_only: bool, **options: Any) -> tuple[PreTrainedModel, Report]:
+    """A model of a class of transformers with the weights of a folder or a hub name, and a report on them."""
+    return kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
+                                local_files_only=local_only, **options)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silences transformers' reports on files, a line for each weight of another part; what is missing is an error."""
@@ -107,13 +116,10 @@ class TextEncoder(nn.Module):
         """What follows the last layer; BERT has nothing there."""
         return nn.Identity()
 
-    def pretrained(self, source: str, local_only: bool) -> tuple[dict[str, Tensor], list[str]]:
-        """The weights of a folder or a hub name for `network`, and the names of those that it lacks."""
-        # A pair, since `output_loading_info` asks for the report, too.
-        loaded: Any = BertModel.from_pretrained(source, add_pooling_layer=False, dtype=torch.float32,
-                                                output_loading_info=True, local_files_only=local_only)
-        model, report = loaded
-        return model.state_dict(), sorted(report["missing_keys"])
+    def pretrained(self, source: str, local_only: bool) -> tuple[dict[str, Tensor], Report]:
+        """The weights of a folder or a hub name for `network`, and transformers' report on their names and shapes."""
+        model, report = load_pretrained(BertModel, source, local_only, add_pooling_layer=False)
+        return model.state_dict(), report
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -183,8 +189,13 @@ def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert"
             raise UserError(f"{flag} {source}: {pointer.name} is a pointer of Git LFS and not the file: fetch "
                             "it with `git lfs pull`, or download it")
     with quiet():
-        weights, missing = hub.load(flag, source, lambda local: encoder.pretrained(source, local))
-    if missing:
+        weights, report = hub.load(flag, source, lambda local: encoder.pretrained(source, local))
+    if reshaped := sorted(report["mismatched_keys"]):
+        name, given, needed = reshaped[0]
+        raise UserError(f"{flag} {source}: {len(reshaped)} of the weights have another shape than the configuration "
+                        f"says: {name} is {tuple(given)}, needed {tuple(needed)}; give the configuration that belongs "
+                        "to the weights")
+    if missing := sorted(report["missing_keys"]):
         raise UserError(f"{flag} {source}: the weights lack {len(missing)} entries of {encoder.name}, the first is "
                         f"{missing[0]}")
     encoder.network.load_state_dict(weights)

@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.activations import ACT2FN
 
-from bert.encoder import BertConfig, TextEncoder, bert_config, load_text_config, quiet, read_config
+from bert.encoder import (
+    BertConfig,
+    Report,
+    TextEncoder,
+    bert_config,
+    load_pretrained,
+    load_text_config,
+    quiet,
+    read_config,
+)
 from bert.tokenizer import load_tokenizer, tokenizer_from_text
 from schema import Range, Rule, check, shown
 from utils import UserError, hub
@@ -243,11 +252,11 @@ class FamilyEncoder(TextEncoder):
     def after_layers(self) -> nn.Module:
         return self.encoder.get_submodule(self.family.norm) if self.family.norm else nn.Identity()
 
-    def pretrained(self, source: str, local_only: bool) -> tuple[dict[str, Tensor], list[str]]:
-        model, report = self.family.kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True,
-                                                         local_files_only=local_only)
+    def pretrained(self, source: str, local_only: bool) -> tuple[dict[str, Tensor], Report]:
+        model, report = load_pretrained(self.family.kind, source, local_only)
         weights = {name: value for name, value in tower_of(model).state_dict().items() if not self.is_unused(name)}
-        return weights, sorted(name for name in report["missing_keys"] if not self.is_unused(name))
+        return weights, {"missing_keys": [name for name in report["missing_keys"] if not self.is_unused(name)],
+                         "mismatched_keys": [row for row in report["mismatched_keys"] if not self.is_unused(row[0])]}
 
     def is_unused(self, name: str) -> bool:
         """Whether an entry belongs to a part that this encoder leaves out."""

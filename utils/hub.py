@@ -29,6 +29,8 @@ def load(flag: str, source: str, read: Callable[[bool], T], not_loadable: str = 
     except Exception as error:   # readers of damaged files raise nearly any exception
         if Path(source).is_dir():
             said = " ".join((str(error).strip() or type(error).__name__).split())[:300]
+            if said.startswith("Weights only load failed"):   # PyTorch goes on with advice to run what is in the file
+                said = "the weights are damaged, or hold more than tensors"
             raise UserError(f"{flag} {source}: the files in this folder cannot be loaded ({said}); fetch them again, "
                             "or give the configuration that belongs to the weights") from error
         if not isinstance(error, OSError | ValueError | RuntimeError):

@@ -150,6 +150,7 @@ def test_a_text_encoder_of_another_kind_is_refused_by_its_type(tmp_path, kind):
 @pytest.mark.parametrize(("file", "content", "message"), [
     ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS"),
     ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "the files in this folder cannot be loaded"),
+    ("pytorch_model.bin", b"no weights", "the weights are damaged, or hold more than tensors"),
     ("tf_model.h5", b"x", r"its weights are tf_model\.h5, of another program; needed is model\.safetensors or"),
 ])
 def test_weights_that_are_none_are_one_line(tmp_path, file, content, message):
@@ -159,10 +160,19 @@ def test_weights_that_are_none_are_one_line(tmp_path, file, content, message):
         load_text_weights(TextEncoder(load_text_config(str(tmp_path))), str(tmp_path))
 
 
+def test_truncated_weights_are_one_line(tmp_path):
+    BertModel(BertConfig(**TEXT)).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"the files in this folder cannot be loaded .* fetch them again"):
+        load_text_weights(TextEncoder(load_text_config(str(tmp_path))), str(tmp_path))
+
+
 def test_weights_of_other_shapes_are_one_line(tmp_path):
     BertModel(BertConfig(**{**TEXT, "intermediate_size": 24})).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**TEXT, "model_type": "bert"}))
-    with pytest.raises(UserError, match="the files in this folder cannot be loaded"):
+    with pytest.raises(UserError, match=r"6 of the weights have another shape .* encoder\.layer\.0\.intermediate\."
+                                        r"dense\.bias is \(24,\), needed \(32,\); give the configuration that belongs"):
         load_text_weights(TextEncoder(load_text_config(str(tmp_path))), str(tmp_path))
 
 

@@ -3,6 +3,7 @@ import json
 import re
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -11,6 +12,7 @@ from transformers import CLIPTokenizer, RobertaTokenizer, ViTConfig
 from args import get_parser
 from bert import (
     config_from_flags,
+    layout_of,
     load_text_weights,
     make_text_encoder,
     plain_config,
@@ -22,10 +24,13 @@ from bert import (
     tokenizer_from_flags,
 )
 from bert.encoders import FAMILIES, FamilyEncoder, visible
+from data.dataset import RefTokens
 from data.toy.scenes import grammar_words
 from lib.checkpoint import describe_model, restore, save_checkpoint
 from lib.checkpoint.settings import model_settings
 from lib.checkpoint.starting import make_network
+from lib.predictor import Predictor
+from lib.report.attention_maps import heat_strip
 from lib.segmentation import build
 from lib.training.masked_pass import Disturbance
 from lib.training.optimizer import freeze_text
@@ -107,6 +112,7 @@ def test_rows_have_the_encoders_frame_and_padding_and_keep_its_end_when_cut(tmp_
     assert ids.tolist() == [short, cut]
     length = short.index(2) + 1 if kind == "clip" else 3 if kind == "siglip" else 4
     assert mask.tolist() == [[1] * length + [0] * (6 - length), [1] * 6]
+    assert short[layout_of(tokenizer).words(length, 6)] == [short[length - 3], short[length - 2]]   # the, ship
 
 
 def test_a_tokenizer_that_pads_on_the_left_is_followed(tmp_path):
@@ -116,6 +122,11 @@ def test_a_tokenizer_that_pads_on_the_left_is_followed(tmp_path):
     tokenizer = tokenizer_from_flags(args, config_from_flags(args))[0]
     ids, mask = map(torch.from_numpy, tokenize(tokenizer, ["the ship"], 6))
     assert ids.tolist() == [[0, 0, 2, 10, 9, 3]] and mask.tolist() == [[0, 0, 1, 1, 1, 1]]
+    assert ids[0, layout_of(tokenizer).words(4, 6)].tolist() == [10, 9]
+    stored = RefTokens(np.array([0, 1]), ids.numpy(), np.array([4]), pads_left=True)(0, 0)
+    assert torch.equal(stored["token_ids"], ids[0]) and torch.equal(stored["token_mask"], mask[0])
+    strip = heat_strip(torch.ones(6, 2, 2), ids[0], mask[0], tokenizer)
+    assert [token for token, _ in strip] == ["[CLS]", "the", "ship", "[SEP]"]
 
 
 def test_the_published_classes_of_clips_and_robertas_tokenizers_are_read(tmp_path):
@@ -189,6 +200,9 @@ def test_a_network_trains_and_comes_back_from_its_checkpoint_without_the_folder(
     assert [part.tolist() for part in words] == rows_of(tokenizer, ["the gray ship", "a"], 20)
     with torch.no_grad():
         assert torch.equal(again(image, *words), network(image, *words))
+    predictor = Predictor(tmp_path / "c.pth", device="cpu")
+    assert predictor.words("the gray ship") == ["the", "gray", "ship"]
+    assert predictor.attention(np.zeros((8, 8, 3), np.uint8), "the gray ship").shape == (3, 8, 8)
 
 
 def test_layers_train_from_the_words_down(clip):

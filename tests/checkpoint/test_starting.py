@@ -1,4 +1,7 @@
 """`--init_from`: a new part starts fresh and is listed; everything else must fit."""
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -6,6 +9,7 @@ from args import get_parser
 from bert import load_tokenizer
 from lib.checkpoint import describe_model
 from lib.checkpoint.official_layout import to_official
+from lib.checkpoint.settings import model_settings
 from lib.checkpoint.starting import settings_to_start, weights_to_start
 from lib.segmentation import ModelConfig, build
 from lib.training.recipes import follow_network, recipe_of
@@ -33,6 +37,18 @@ def test_settings_are_the_files_where_no_flag_says_otherwise(toy):
     assert config == config_of(toy, "lavt", decoder_conv="arc")
     config, _ = settings_to_start(get_parser().parse_args(["--model", "rmsin"]), checkpoint)
     assert config == config_of(toy, "rmsin")
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(toy, tmp_path):
+    """The toy set's tokenizer has 97 entries; a Chinese BERT has 21,128."""
+    shutil.copytree(toy / "bert", tmp_path / "bert")
+    config = json.loads((tmp_path / "bert/config.json").read_text())
+    assert config["vocab_size"] == 97
+    (tmp_path / "bert/config.json").write_text(json.dumps({**config, "vocab_size": 21128}))
+    args = get_parser().parse_args(["--swin_type", "nano", "--ck_bert", str(tmp_path / "bert"), "--bert_tokenizer",
+                                    str(toy / "bert")])
+    with pytest.raises(UserError, match="has 97 tokens, far fewer than the 21128 of the text encoder"):
+        model_settings(args, {})
 
 
 def start_from(model: torch.nn.Module, config: ModelConfig, checkpoint: dict, path: str) -> str:
