@@ -254,6 +254,8 @@ class Group:
 
 def add_network(group: Group) -> None:
     """The network's flags: its parts, sizes and initial weights."""
+    longer = ", ".join(f"on {name} {layout.max_tokens}" for name, layout in DATASETS.items()
+                       if layout.max_tokens != type(layout).max_tokens)
     group.add("--model", default="rmsin", choices=MODELS, help="default: rmsin")
     group.add("--swin_type", default="base", choices=sorted(SWIN_VARIANTS), help="default: base")
     group.add("--window12", action="store_true",
@@ -264,7 +266,7 @@ def add_network(group: Group) -> None:
                    "rmsin: a multiple of 32")
     group.add("--max_tokens", type=tokens, metavar="N",
               help="largest number of tokens of a sentence, with [CLS] and [SEP]; a checkpoint contains its own\n"
-                   f"(default: {defaults('max_tokens')}; on risbench 50)")
+                   f"(default: {defaults('max_tokens')}; {longer})")
     group.add("--mha", default="", type=heads, metavar="A-B-C-D",
               help="heads of the pixel-word attention in the four stages (default: one each)")
     group.add("--fusion_drop", default=0.0, type=share, metavar="RATE",
@@ -303,7 +305,8 @@ def add_data(group: Group) -> None:
     group.add("--splitBy", default="unc", help="division of the data set into splits: umd, google, …\n"
                                               "(default: unc, or the only one that the data set has)")
     group.add("--no_target_pixels", default=NO_TARGET_PIXELS, type=positive, metavar="N",
-              help=f"a mask of fewer pixels means that there is no target (default: {NO_TARGET_PIXELS}); for grefcoco")
+              help=f"a mask of fewer pixels means that there is no target (default: {NO_TARGET_PIXELS});\n"
+                   "for grefcoco, nwpu_refer and earthreason")
     group.add("--published_masks", action="store_true",
               help="pixels in several parts of a mask count as background, as in the original code;\n"
                    "without it the parts are united")

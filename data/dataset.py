@@ -47,7 +47,10 @@ class RefsReader:
 
     def refs(self) -> RefTable:
         """The refs, when they are read. Raises `UserError` as `REFER` does."""
-        return RefTable(shared_arrays(self.reading.write, ready=self.reading.child > 0))
+        table = RefTable(shared_arrays(self.reading.write, ready=self.reading.child > 0))
+        for note in table.notes:
+            log(note)
+        return table
 
 
 def read_refs(data_root: str, datasets: str, split_by: str, published_masks: bool = False) -> RefTable:

@@ -33,7 +33,12 @@ def settings_of(refer: RefTable, size_px: int) -> dict[str, Any]:
     source, = refer.sources
     return {"format": FORMAT, "dataset": source["dataset"], "splitBy": source["splitBy"], "size_px": size_px,
             "published_masks": source["drop_overlaps"],
-            "annotations": {Path(path).name: sha256_of(path) for path in refer.annotation_files}}
+            "annotations": {_name_of(Path(path)): sha256_of(path) for path in refer.annotation_files}}
+
+
+def _name_of(path: Path) -> str:
+    """The name of an annotation file; of a folder of them, which each split may have, that with the folder above."""
+    return "/".join(path.parts[-2:]) if path.is_dir() else path.name
 
 
 class PackedRefs:

@@ -42,6 +42,8 @@ FAULTS = {
     "polygon outside its image": "its points lie more than 1 px beyond the border; the mask would be cut off there",
     "empty mask": "no pixel is referred to, so every prediction is wrong",
     "missing mask": "complete the download (refer/data/README.md says from where)",
+    "incomplete ref": "one of the files that make a ref is missing, so it is left out",
+    "mask without target": "the sentences of a mask are said to mean nothing, but the mask is not empty",
     "no mask": "a picture that cannot be read, or has more than two values: fetch that file again",
     "missing image": "complete the download (refer/data/README.md says from where)",
     "broken image": "fetch that file again (refer/data/README.md says from where)",
@@ -64,6 +66,9 @@ NOTES = {
     "other file name": "a ref names another file than its image's entry does: the entry's is used",
     "other split": "a name that its authors do not use: only a --split of that name reads these refs",
     "ref without sentences": "a known quirk of gRefCOCO: such refs are left out",
+    "united refs": "as known of NWPU-Refer: a sentence about several objects is one sample, whose mask is their union",
+    "paired by order": "image, mask and questions have different names and are paired in the order of these; look at "
+                       "some (--pictures)",
     "long sentence": "the network does not see the words beyond --max_tokens",
     "image in train and elsewhere": "evaluation on it measures memory, too; where it is so as published, figures stay "
                                     "comparable",

@@ -116,7 +116,8 @@ def _check_job(job: _Job) -> list[Finding]:
     for mask_name, annotation, no_target in job.masks:
         try:
             if "mask_path" in annotation:
-                sizes[f"its mask {annotation['mask_path']}"] = _check_mask_picture(mask_name, annotation, report)
+                sizes[f"its mask {annotation['mask_path']}"] = _check_mask_picture(mask_name, annotation,
+                                                                                           no_target, report)
                 continue
             mask_size = _check_mask(mask_name, annotation, height, width, no_target, report)
         except FileNotFoundError:
@@ -149,16 +150,20 @@ class BadMask(Exception):
     """A picture is not a mask."""
 
 
-def _check_mask_picture(name: str, annotation: Entry, report: Callable[[str, str], None]) -> tuple[int, int]:
-    """Reports an empty mask, and returns its size (H, W). Raises FileNotFoundError or BadMask."""
+def _check_mask_picture(name: str, annotation: Entry, no_target: bool,
+                        report: Callable[[str, str], None]) -> tuple[int, int]:
+    """Reports a mask that is empty and should not be, or the reverse. Returns its size (H, W).
+
+    Raises FileNotFoundError or BadMask.
+    """
     if not os.path.isfile(annotation["mask_path"]):
         raise FileNotFoundError
     try:
         mask = read_mask_picture(annotation["mask_path"], annotation["object_above"])
     except ValueError as error:
         raise BadMask(error) from error
-    if not mask.any():
-        report("empty mask", f"{name}: {annotation['mask_path']}")
+    if mask.any() == no_target:
+        report("mask without target" if no_target else "empty mask", f"{name}: {annotation['mask_path']}")
     return mask.shape
 
 

@@ -60,6 +60,14 @@ DATASETS: dict[str, Layout] = {
     "vdd_ris": Layout("images/vdd_ris/PNGImages", {"uow": _PLAIN}, title="VDD-RIS"),
     "remotesam-270k": Layout("RemoteSAM-270K/JPEGImages", {"unc": _PLAIN}, title="RemoteSAM-270K",
                              folder="RemoteSAM-270K"),
+    "rrsishr": Layout("images/rrsishr/JPEGImages", {"unc": _PLAIN}, title="RRSIS-HR",
+                      published_refs={"unc": {"train": 2_118, "val": 268, "test": 264}}),
+    "nwpu_refer": Layout("nwpu_refer/image", {"unc": _PLAIN}, title="NWPU-Refer", format="nwpu_refer",
+                         each_sentence=True),
+    "ris_lad": Layout("ris_lad/images", {"own": _PLAIN}, title="RIS-LAD", format="ris_lad", each_sentence=True),
+    # Its own files have a folder of images for each split; the one here is that of a converted data set.
+    "earthreason": Layout("images/earthreason", {"own": _PLAIN}, title="EarthReason", format="earthreason",
+                          max_tokens=50, published_refs={"own": {"train": 2_371, "val": 1_135, "test": 1_928}}),
 }
 DEFAULT_SPLIT_BY = "unc"
 

@@ -15,7 +15,8 @@ from schema import Range, Rule, check
 from utils import UserError, read_json
 
 DESCRIPTION = "dataset.json"
-FORMATS = ("jsonl", "refer", "coco", "phrases", "grefcoco")   # of `refer.readers.READERS`, which is slow to load
+# Of `refer.readers.READERS`, which is slow to load.
+FORMATS = ("jsonl", "refer", "coco", "phrases", "grefcoco", "nwpu_refer", "ris_lad", "earthreason")
 OWN_SPLIT_BY, OWN_IMAGES = "own", "images"
 LARGEST_DESCRIPTION_BYTES = 2**24
 HOW_TO_IMPORT = ("tools/import_dataset.py makes one from pictures, masks and sentences of your own (docs/datasets.md, "

@@ -84,7 +84,7 @@ def arrays_of(indices: Iterable[REFER]) -> Arrays:
             "image_dir": index.IMAGE_DIR, "annotation_files": index.annotation_files, "refs_path": index.refs_path,
             "instances_path": index.instances_path, "line_files": dict(index.line_files),
             "splits": index.layout.splits[index.splitBy], "each_sentence": index.layout.each_sentence,
-            "is_own": index.is_own})
+            "is_own": index.is_own, "notes": [message for _, message in index.notes]})
     arrays: Arrays = {}
     for name in ("ref_ids", "masks", "sentences", "sent_ids", "image_ids", "image_names"):
         arrays |= text_arrays(name, columns[name])
@@ -170,6 +170,11 @@ class RefTable(LocatedRefs):
     def annotation_files(self) -> list[str]:
         """Paths of the files that the refs were read from."""
         return [path for source in self.sources for path in source["annotation_files"]]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the readers say of harmless things in the annotation files, refs that they united, for example."""
+        return [note for source in self.sources for note in source["notes"]]
 
     def rows(self, split: str, source: int | None = None) -> np.ndarray:
         """Rows of the refs of a split (see `REFER.getRefIds`), of one data set or of all, in order.

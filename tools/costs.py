@@ -142,6 +142,7 @@ class Ledger(TorchDispatchMode):
     phase: str = "forward"
     costs: dict[tuple[str, str, str], Cost] = field(default_factory=lambda: defaultdict(Cost))
     names: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    held: dict[str, int] = field(default_factory=dict)   # bytes of a training step (see tools.counting)
 
     def __post_init__(self) -> None:
         super().__init__()

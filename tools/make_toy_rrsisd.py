@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from args import Parser
 from data.toy import make_toy_rrsisd
-from data.toy.layouts import LAYOUTS
+from data.toy.layouts import LAYOUTS, SENTENCES
 from data.toy.scenes import CONTENTS
 from distributed import user_errors
 from refer.refer import REFER
@@ -44,7 +44,7 @@ def main() -> None:
             make_toy_rrsisd(args.out, args.images, args.size, args.seed, args.layout, args.contents)
         except OSError as error:
             raise UserError(f"The toy set cannot be written: {error}.") from error
-        sentences = (4 if args.layout == "grefcoco" else 2) * args.images
+        sentences = SENTENCES.get(args.layout, 2) * args.images
         print(f"Wrote {args.images} images of {args.size}×{args.size} px with {sentences} sentences to {args.out}")
         if args.preview:
             index = REFER(args.out, args.layout)

@@ -60,7 +60,11 @@ def make_folder(folder: Path) -> None:
 
 
 def sha256_of(path: str | Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
+    """The SHA-256, in hexadecimal, of a file; of a folder, that of its files' SHA-256 and names."""
+    if os.path.isdir(path):
+        files = sorted(entry.name for entry in os.scandir(path) if entry.is_file())
+        listed = "".join(f"{sha256_of(os.path.join(path, name))} {name}\n" for name in files)
+        return hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else \
             hashlib.sha256(file.read()).hexdigest()

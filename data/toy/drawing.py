@@ -151,10 +151,14 @@ def shape_of(thing: Thing) -> Shape:
     return [moved(part, *where) for part in silhouette], placed
 
 
+def mask_polygons(thing: Thing, size: int) -> list[list[float]]:
+    """The parts of the thing's silhouette in an image of size x size pixels, as COCO's polygons [x1, y1, x2, …]."""
+    return [[size * value for point in part for value in point] for part in shape_of(thing)[0]]
+
+
 def mask_rle(thing: Thing, size: int) -> dict:
     """The thing's silhouette in an image of size x size pixels, as a compressed RLE {size, counts: str}."""
-    parts = [[size * value for point in part for value in point] for part in shape_of(thing)[0]]
-    rle = coco_mask.merge(coco_mask.frPyObjects(parts, size, size))
+    rle = coco_mask.merge(coco_mask.frPyObjects(mask_polygons(thing, size), size, size))
     return {"size": [size, size], "counts": rle["counts"].decode("ascii")}
 
 

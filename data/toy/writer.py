@@ -18,19 +18,14 @@ The same seed gives the same bytes. Annotations do not depend on Pillow: pycocot
 """
 import json
 import os
-import pickle
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from bert.from_scratch import write_text_encoder
-from data.toy.drawing import mask_rle
-from data.toy.layouts import LAYOUTS, PICTURE_FOLDERS, TEXT_FILES, Shot, shots
-from data.toy.scenes import RRSISD_CATEGORIES, grammar_words
+from data.toy.layouts import LAYOUTS, PICTURE_FOLDERS, TEXT_FILES, shots, write_refer
+from data.toy.scenes import grammar_words
 from utils import UserError
 
 MARKER = "toy_rrsisd.json"  # marks a folder as a toy set, so that no other folder is ever replaced
@@ -45,9 +40,8 @@ def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 
 
     It serves as `--refer_data_root OUT --dataset rrsisd --ck_bert OUT/bert --bert_tokenizer OUT/bert`; `layout` names
     another data set of `data.toy.layouts`; the same scenes are then written in its layout. `contents` is a row of
-    `data.toy.scenes.CONTENTS`. The set is written beside
-    `out_dir` and moved there when complete; an older toy set there is replaced. Raises UserError for impossible
-    numbers, or if `out_dir` holds anything other than a toy set.
+    `data.toy.scenes.CONTENTS`. The set is written beside `out_dir` and moved there when complete; an older toy set
+    there is replaced. Raises UserError for impossible numbers, or if `out_dir` holds anything other than a toy set.
     """
     for name, value, least in (("images", images, 10), ("size", size, 64), ("seed", seed, 0)):
         if value < least:
@@ -57,7 +51,7 @@ def make_toy_rrsisd(out_dir: str | os.PathLike, images: int = 1000, size: int = 
     partial, old = (out.with_name(f".{out.name}.{what}-{os.getpid()}") for what in ("partial", "old"))
     try:
         partial.mkdir(parents=True)
-        write = write_rrsisd if layout == "rrsisd" else LAYOUTS[layout]
+        write = write_refer if layout == "rrsisd" else LAYOUTS[layout]
         write(partial, shots(draw_splits(images, seed), size, seed, contents))
         write_text_encoder(partial / "bert", grammar_words())
         other = {} if layout == "rrsisd" else {"layout": layout}
@@ -91,38 +85,9 @@ def refuse_unless_free(out: Path) -> None:
                         "give --out another folder, or empty this one.")
 
 
-def write_json(path: Path, content: dict, indent: int | None = 1) -> None:
+def write_json(path: Path, content: dict) -> None:
     """Writes UTF-8 JSON that ends with a line break."""
-    path.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
-
-
-def write_rrsisd(root: Path, taken: Iterable[Shot]) -> None:
-    """Writes the images, `refs(unc).p` and `instances.json` below `root`, field by field as in RRSIS-D."""
-    (root / IMAGE_FOLDER).mkdir(parents=True)
-    refs: list[dict[str, Any]] = []
-    image_entries: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for shot in taken:
-        scene, size, image_id, file_name = shot.scene, shot.size, shot.number, f"{shot.number:05d}.jpg"
-        (root / IMAGE_FOLDER / file_name).write_bytes(shot.jpeg)
-        image_entries.append({"id": image_id, "file_name": file_name, "height": size, "width": size})
-        for expression in scene.expressions:
-            thing, number, sent = scene.things[expression.target], len(refs), expression.raw.lower()
-            category_id, rle = RRSISD_CATEGORIES.index(thing.category), mask_rle(thing, size)
-            x, y, width, height = (int(value) for value in coco_mask.toBbox(rle))
-            annotations.append({
-                "id": number, "image_id": image_id, "categories_id": category_id, "segmentation": [rle],
-                "bbox": [x, y, x + width, y + height], "area": int(coco_mask.area(rle))})
-            refs.append({
-                "ref_id": number, "ann_id": number, "image_id": image_id, "category_id": category_id,
-                "file_name": file_name, "split": shot.split, "sent_ids": [number],
-                "sentences": [
-                    {"raw": expression.raw, "sent": sent, "tokens": sent.split(), "sent_id": number}]})
-    instances = {"images": image_entries, "annotations": annotations, "categories": [
-        {"id": i, "name": name, "supercategory": "rrsisd"} for i, name in enumerate(RRSISD_CATEGORIES)]}
-    (root / "rrsisd").mkdir()
-    (root / "rrsisd/refs(unc).p").write_bytes(pickle.dumps(refs, protocol=4))
-    write_json(root / "rrsisd/instances.json", instances, indent=None)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def draw_splits(images: int, seed: int) -> list[str]:

@@ -134,6 +134,7 @@ def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, de
     return {"format_version": FORMAT_VERSION, **summarize(samples, outcome.no_target_pixels),
             "original_size": outcome.original_metrics, "model": model, "dataset": dataset.name, "split": args.split,
             "images": dataset.images(), "sentences": len(dataset), "left_out": outcome.left_out,
+            "notes": dataset.table.notes,
             "checkpoint": {"path": str(args.resume), "sha256": sha256_of(weights_file(args.resume))},
             "annotations": {path: sha256_of(path) for path in dataset.table.annotation_files}, "flags": vars(args),
             **describe_run(device), "samples": samples}

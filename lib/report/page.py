@@ -26,7 +26,8 @@ UNITS_PER_PX = 10            # outlines are whole numbers, which are shorter tha
 NAMES = {"rmsin": "RMSIN", "lavt": "LAVT", "lavt_one": "LAVT (one stage)", "lgce": "LGCE", "fianet": "FIANet",
          "rrsisd": "RRSIS-D", "refcoco": "RefCOCO", "refcoco+": "RefCOCO+", "refcocog": "RefCOCOg",
          "refclef": "RefCLEF", "grefcoco": "gRefCOCO", "refsegrs": "RefSegRS", "risbench": "RISBench",
-         "uavid_ris": "UAVid-RIS", "vdd_ris": "VDD-RIS", "remotesam-270k": "RemoteSAM-270K", "toy": "the toy set"}
+         "uavid_ris": "UAVid-RIS", "vdd_ris": "VDD-RIS", "remotesam-270k": "RemoteSAM-270K", "rrsishr": "RRSIS-HR",
+         "nwpu_refer": "NWPU-Refer", "ris_lad": "RIS-LAD", "earthreason": "EarthReason", "toy": "the toy set"}
 
 Parts = Sequence[Sequence[Sequence[float]]]  # the parts of a mask, as `lib.imagery.vectors.polygons` returns them
 

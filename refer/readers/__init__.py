@@ -6,11 +6,12 @@ import os
 
 from refer.entries import Content, OnFault, require
 from refer.own import Dataset, is_own, what_is_there
-from refer.readers import coco, grefcoco, jsonl, phrases, refer_pickle
+from refer.readers import coco, earthreason, grefcoco, jsonl, nwpu_refer, phrases, refer_pickle, ris_lad
 from refer.readers.place import Place
 from utils import UserError
 
-READERS = {"refer": refer_pickle, "phrases": phrases, "grefcoco": grefcoco, "jsonl": jsonl, "coco": coco}
+READERS = {"refer": refer_pickle, "phrases": phrases, "grefcoco": grefcoco, "nwpu_refer": nwpu_refer,
+           "ris_lad": ris_lad, "earthreason": earthreason, "jsonl": jsonl, "coco": coco}
 
 
 def read(dataset: Dataset, split_by: str, on_fault: OnFault) -> tuple[str, Content]:

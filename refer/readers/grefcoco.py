@@ -4,13 +4,11 @@ Its refs become refs to one annotation each, which has all their parts: the unio
 Their own lists stay in `ann_ids` and `category_ids`.
 """
 import os
-from typing import Any
 
 from refer.entries import WHERE_TO_GET_IT, Content, Entry, Id, OnFault, read_instances, read_json, require
 from refer.plain_pickle import load_plain_pickle
 from refer.readers.place import Place
-
-NO_TARGET = {"id": -1, "name": "no target"}
+from refer.readers.targets import NO_TARGET, Targets
 
 
 def find(place: Place) -> list[str]:
@@ -26,7 +24,7 @@ def read(place: Place, on_fault: OnFault) -> Content:
     require(os.path.isfile, instances_path, f"the annotations of {place.dataset}")
     entries = load_plain_pickle(refs_path) if refs_path == older else read_json(refs_path)
     instances = read_instances(instances_path)
-    targets = _Targets(instances["annotations"])
+    targets = Targets(instances["annotations"])
     refs, silent = [], 0
     for position, entry in enumerate(entries if isinstance(entries, list) else []):
         if isinstance(entry, dict) and entry.get("sentences") == []:
@@ -48,40 +46,7 @@ def _paths(place: Place) -> tuple[str, str, str]:
     return f"{stem}.json", f"{stem}.p", os.path.join(place.folder, "instances.json")
 
 
-class _Targets:
-    """The annotations that refs point to: those of the file, and one for each union of them."""
-
-    def __init__(self, annotations: list[Any]):
-        self.own = {entry["id"]: entry for entry in annotations if isinstance(entry, dict) and "id" in entry
-                    and isinstance(entry["id"], Id)}
-        self.others = [entry for entry in annotations if not isinstance(entry, dict) or
-                       not isinstance(entry.get("id"), Id)]
-        self.made: dict[Id, Entry] = {}
-
-    def of(self, ids: list[Id], image_id: Id) -> Id:
-        """The id of an annotation that holds the union of these, none of them a crowd; if none does, it is made."""
-        named = [self.own[id_] for id_ in ids]
-        if len(named) == 1 and not named[0].get("iscrowd") and _usable(named[0]) == named[0].get("segmentation"):
-            return ids[0]
-        made_id = "+".join(map(str, ids)) if ids else f"no target in {image_id}"
-        if made_id not in self.made:
-            parts = [part for entry in named if not entry.get("iscrowd") for part in _usable(entry)]
-            self.made[made_id] = {"id": made_id, "image_id": image_id, "segmentation": parts,
-                                  "category_id": named[0].get("category_id") if named else NO_TARGET["id"]}
-        return made_id
-
-    def annotations(self) -> list[Any]:
-        return [*self.own.values(), *self.others, *self.made.values()]
-
-
-def _usable(annotation: Entry) -> list[Any]:
-    """An annotation's parts without polygons of fewer than three points or of an odd length."""
-    segmentation = annotation.get("segmentation")
-    parts = segmentation if isinstance(segmentation, list) else [segmentation]
-    return [part for part in parts if not isinstance(part, list) or (len(part) >= 6 and len(part) % 2 == 0)]
-
-
-def _as_ref(entry: Entry, targets: _Targets, where: str, on_fault: OnFault) -> Entry | None:
+def _as_ref(entry: Entry, targets: Targets, where: str, on_fault: OnFault) -> Entry | None:
     """The ref with one annotation; None after reporting one that has none."""
     ids, categories = (value if isinstance(value, list) else [value]
                        for value in (entry["ann_id"], entry.get("category_id", NO_TARGET["id"])))

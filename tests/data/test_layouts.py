@@ -1,6 +1,7 @@
 """One set of scenes in every layout and format: the same masks, and the same pixel counts to the last one."""
 import hashlib
 import json
+import pickle
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -19,13 +20,16 @@ from refer import REFER
 from refer.check import check_entries, read_index
 from refer.check_files import check_masks_and_images
 from tests.launch import assert_refused, nano_flags, run_script
-from tools import convert_dataset
+from tools import check_dataset, convert_dataset
 from utils import UserError
 
 pytestmark = pytest.mark.usefixtures("narrow_nano")
 
 SIZE = 64
 FORMATS = ("refer", "coco", "jsonl", "phrases")
+SAMPLES = {"grefcoco": 2, "nwpu_refer": 2, "earthreason": 1.5}   # for each of RRSIS-D's; these say more of a scene
+# Their readers make of their files what those of other layouts make, which go through all conversions and programs.
+AS_OTHERS = ("rrsishr", "ris_lad", "earthreason")
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +61,60 @@ def counted(root: Path, dataset: str, tokenizer, network) -> dict[tuple, list[in
             for index, *counts in rows}
 
 
+@pytest.fixture(scope="module")
+def in_rrsisd(roots, tokenizer) -> dict[str, Counter]:
+    """What is `seen` of each split in RRSIS-D's layout."""
+    return {split: seen(roots["rrsisd"], "rrsisd", split, tokenizer) for split in ("train", "val", "test")}
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_show_the_same_scenes(roots, tokenizer, nano, layout):
-    for split in ("train", "val", "test"):
-        here, there = (seen(roots[name], name, split, tokenizer) for name in ("rrsisd", layout))
+def test_layouts_show_the_same_scenes(roots, tokenizer, nano, in_rrsisd, layout):
+    for split, here in in_rrsisd.items():
+        there = seen(roots[layout], layout, split, tokenizer)
         assert here.total() == {"train": 32, "val": 4, "test": 4}[split]
-        if layout == "grefcoco":   # which says more of each scene
-            assert there.total() == 2 * here.total() and here <= there
-        else:
-            assert here == there
+        assert there.total() == SAMPLES.get(layout, 1) * here.total() and here <= there
     network = nano()
     here, there = (counted(roots[name], name, tokenizer, network) for name in ("rrsisd", layout))
     assert len(here) == 4 and all(there[key] == counts for key, counts in here.items())
+
+
+def test_nwpu_refers_refs_of_one_sentence_are_one_sample(roots, tokenizer, nano, capsys):
+    """Of the toy layout's 80 samples 20 mean several objects, which the file gives a ref each, and 20 mean nothing."""
+    root = roots["nwpu_refer"]
+    entries = pickle.loads((root / "nwpu_refer/new_refs(unc).p").read_bytes())
+    index, grefcoco = REFER(root, "nwpu_refer"), REFER(roots["grefcoco"], "grefcoco")
+    several = [ref for ref in index.Refs.values() if len(ref["ann_ids"]) > 1]
+    in_file = sum(len(ref["ann_ids"]) for ref in several)
+    assert len(index.Refs) == 80 and len(entries) == 60 + in_file and len(several) == 20
+    assert sum(ref["no_target"] for ref in index.Refs.values()) == 20
+    said = f"new_refs(unc).p: {in_file} refs of equal picture, sentence and split are united into 20, of 80 in all"
+    assert index.notes == [("united refs", said)]
+    for ref, other in zip(index.Refs.values(), grefcoco.Refs.values(), strict=True):
+        assert ref["sentences"][0]["raw"] == other["sentences"][0]["raw"]
+        np.testing.assert_array_equal(index.getMask(ref)["mask"], grefcoco.getMask(other)["mask"])
+    rows = []
+    for layout in ("nwpu_refer", "grefcoco"):
+        samples = EvalSet(read_refs(str(roots[layout]), layout, "unc"), "val", tokenizer, SIZE)
+        counts = evaluate(nano(), eval_loader(samples, 1, 0, False, 0, 1), torch.device("cpu")).numpy()
+        rows.append(all_metrics(counts[:, 1:], samples.no_target(counts[:, 0]), 50))
+    assert rows[0] == rows[1] and sum(rows[0]["generalized"]["counts"].values()) == 8
+    assert samples.table.notes == [] and said in capsys.readouterr().out, "train.py and test.py say it, too"
+    assert check_dataset.main(["--refer_data_root", str(root), "--dataset", "nwpu_refer", "-j", "0"]) == 0
+    out = capsys.readouterr().out
+    assert f"    {said}" in out and "20 refs without a target" in out
+
+
+def test_earthreasons_questions_without_an_answer_mean_nothing(roots, tmp_path, capsys):
+    index = REFER(roots["earthreason"], "earthreason")
+    nothing = [ref for ref in index.Refs.values() if ref["no_target"]]
+    assert len(nothing) == 20 and not any(index.getMask(ref)["area"] for ref in nothing)
+    flags = ["--refer_data_root", str(roots["earthreason"]), "--dataset", "earthreason", "-j", "0"]
+    assert check_dataset.main(flags) == 0
+    assert "60 refs, 60 sentences, 60 images, 20 refs without a target" in capsys.readouterr().out
+    out = tmp_path / "lines"
+    convert_dataset.main([*flags[:4], "--to", "jsonl", "--out", str(out)])
+    lines = REFER(out, "earthreason")
+    assert sum(bool(ref.get("no_target")) for ref in lines.Refs.values()) == 20 and Path(lines.image_path(0)).is_file()
 
 
 def test_grefcocos_other_sentences_mean_several_and_nothing(roots, tokenizer, nano):
@@ -91,7 +137,7 @@ def test_grefcocos_other_sentences_mean_several_and_nothing(roots, tokenizer, na
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["rrsisd", *LAYOUTS])
+@pytest.mark.parametrize("layout", ["rrsisd", "refsegrs", "risbench", "grefcoco"])
 @pytest.mark.parametrize("to", FORMATS)
 def test_conversion_there_and_back(roots, tokenizer, tmp_path, capsys, layout, to):
     """Converts to a format and back to the set's own, or to REFER's if no writer has that."""
@@ -152,7 +198,7 @@ def test_copied_images_stand_alone(roots, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", list(LAYOUTS))
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout not in AS_OTHERS])
 def test_training_and_testing_end_to_end(roots, tmp_path, layout):
     """One epoch, then the test split on one process and on three: the same whole numbers."""
     root = roots[layout]
@@ -160,7 +206,8 @@ def test_training_and_testing_end_to_end(roots, tmp_path, layout):
     done = run_script("train.py", *nano_flags(root), *data, "--epochs", 1, "--model_id", "x", "--no_target_pixels", 10,
                       cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert ("N-acc" in done.stdout) == (layout == "grefcoco")
+    generalized = layout in ("grefcoco", "nwpu_refer")
+    assert ("N-acc" in done.stdout) == generalized
     results = []
     for processes in (1, 3):
         path = tmp_path / f"{processes}.json"
@@ -169,7 +216,8 @@ def test_training_and_testing_end_to_end(roots, tmp_path, layout):
         assert done.returncode == 0, done.stderr
         results.append(json.loads(path.read_text()))
     assert results[0]["samples"] == results[1]["samples"] and results[0]["mIoU"] == results[1]["mIoU"]
-    if layout == "grefcoco":
+    assert (["united" in note for note in results[0]["notes"]] == [True]) == (layout == "nwpu_refer")
+    if generalized:
         assert results[0]["generalized"] == results[1]["generalized"]
         assert sum(results[0]["generalized"]["counts"].values()) == len(results[0]["samples"]) == 8
         assert results[0]["generalized"]["no_target_pixels"] == 10 and "| gIoU | cIoU |" in done.stdout

@@ -18,7 +18,7 @@ from refer.check_files import check_masks_and_images
 from refer.layouts import DATASETS
 from refer.own import default_max_tokens, parse_datasets
 from tools import check_dataset
-from utils import UserError
+from utils import UserError, sha256_of
 
 MASK = np.array([[0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]], np.uint8)  # 4×3
 ROOT = Path(__file__).resolve().parents[2]
@@ -150,6 +150,132 @@ def test_grefcocos_faulty_lists_are_refused(tmp_path, ann_id, words):
         REFER(tmp_path, "grefcoco")
     assert str(caught.value).startswith(f"{folder / 'grefs(unc).json'}, ref 8 (entry 1, from 0)")
     assert words in str(caught.value)
+
+
+# NWPU-Refer
+
+def nwpu_ref(ref_id: int, ann_id: object, *raw: str, split: str = "val", **fields: object) -> dict:
+    return {"ref_id": ref_id, "ann_id": ann_id, "image_id": 909, "category_id": 1, "split": split, "sentences": [
+        {"raw": text, "sent": text, "tokens": [], "sent_id": 10 * ref_id + i} for i, text in enumerate(raw)], **fields}
+
+
+def read_nwpu_refer(root: Path, refs: list[dict]) -> REFER:
+    folder = write_grefcoco(root, refs, "new_refs(unc).p").rename(root / "nwpu_refer")
+    (folder / "instances.json").rename(folder / "new_instances.json")
+    return REFER(root, "nwpu_refer")
+
+
+def test_nwpu_refer_unites_refs_of_equal_picture_sentence_and_split(tmp_path):
+    index = read_nwpu_refer(tmp_path, [
+        nwpu_ref(1, 1, "two ships", "one ship"), nwpu_ref(2, 2, " Two  ships"), nwpu_ref(3, 2, "two ships", split="x"),
+        nwpu_ref(4, -1, "a car"), nwpu_ref(5, [-1], "a van"), nwpu_ref(6, None, "a bus"), nwpu_ref(7, 2, "two ships"),
+        nwpu_ref(8, 1, "a tree", no_target=True), nwpu_ref(9, -1, "one ship")])
+    first, second = np.zeros((3, 4), np.uint8), np.zeros((3, 4), np.uint8)
+    first[0, :2] = second[1:, 1:3] = 1
+    expected = [(1, "two ships", "val", first | second), ("1-2", "one ship", "val", first),
+                (3, "two ships", "x", second),
+                *((id_, text, "val", 0 * first) for id_, text in ((4, "a car"), (5, "a van"), (6, "a bus"),
+                                                                  (8, "a tree")))]
+    assert [(ref["ref_id"], ref["sentences"][0]["raw"], ref["split"]) for ref in index.Refs.values()] == [
+        row[:3] for row in expected]
+    for ref_id, _, _, mask in expected:
+        np.testing.assert_array_equal(index.getMask(ref_id)["mask"], mask)
+    assert [ref["no_target"] for ref in index.Refs.values()] == [False] * 3 + [True] * 4
+    assert index.notes == [("united refs", "new_refs(unc).p: 5 refs of equal picture, sentence and split are united "
+                            "into 2, of 7 in all; 1 of these are also said to mean nothing, which is ignored")]
+
+
+@pytest.mark.parametrize(("ann_id", "words"), [
+    ([-1, 2], "its ann_id must be the id of an annotation, or -1 for no target, but is [-1, 2]"),
+    (77, "points to annotation 77, which new_instances.json lacks")])
+def test_nwpu_refers_faulty_refs_are_refused(tmp_path, ann_id, words):
+    with pytest.raises(UserError) as caught:
+        read_nwpu_refer(tmp_path, [nwpu_ref(1, 1, "a ship"), nwpu_ref(8, ann_id, "a car")])
+    assert "new_refs(unc).p, ref 8 (entry 1, from 0)" in str(caught.value) and words in str(caught.value)
+
+
+# RIS-LAD
+
+def write_ris_lad(root: Path, **entries: object) -> Path:
+    folder = root / "ris_lad"
+    write_pictures(folder, "images", "masks", ["1.png", "2.png"])
+    (folder / "ann").mkdir()
+    for split, of_split in entries.items():
+        (folder / f"ann/{split}.json").write_text(json.dumps(of_split))
+    return folder
+
+
+def test_ris_lad(tmp_path):
+    pair = {"image": "images/1.png", "mask": "masks/2.png"}
+    write_ris_lad(tmp_path, train=[{**pair, "expression": "a car"}, {**pair, "expression": "the car"}],
+                  test=[{"image": "2.png", "mask": "2.png", "expression": "a van", "category": "van"}])
+    index = REFER(tmp_path, "ris_lad")
+    assert [(ref["split"], ref["file_name"], len(ref["sentences"])) for ref in index.Refs.values()] == [
+        ("train", "1.png", 2), ("test", "2.png", 1)]
+    assert [index.Cats[ref["category_id"]] for ref in index.Refs.values()] == [OTHER, "van"]
+    np.testing.assert_array_equal(index.getMask(0)["mask"], MASK)
+    assert Path(index.image_path(0)).is_file() and not list(check_masks_and_images(index))
+
+
+@pytest.mark.parametrize(("entry", "words"), [
+    ("a car", "it must be an object with the texts image, mask, expression"),
+    ({"image": "1.png", "mask": "1.png"}, "but 'expression' is None"),
+    ({"image": "../1.png", "mask": "1.png", "expression": "a"}, "'image' must be a path inside the folder")])
+def test_a_faulty_entry_of_ris_lad_is_named(tmp_path, entry, words):
+    folder = write_ris_lad(tmp_path, val=[entry])
+    with pytest.raises(UserError) as caught:
+        REFER(tmp_path, "ris_lad")
+    assert str(caught.value).startswith(f"{folder / 'ann/val.json'}, entry 0 (from 0): ") and words in str(caught.value)
+
+
+# EarthReason
+
+def write_earthreason(root: Path, names: dict[str, list[str]], answer: object = ("x",)) -> Path:
+    folder = root / "earthreason/train"
+    write_pictures(folder, "images", "labels", [])
+    for name in names["images"]:
+        Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(folder / "images" / name)
+    for number, name in enumerate(names["labels"]):
+        Image.fromarray(np.roll(MASK, number, axis=0)).save(folder / "labels" / name)
+    (folder / "QAs").mkdir()
+    for name in names["QAs"]:
+        (folder / "QAs" / name).write_text(json.dumps({"questions": [f"where is {name}?", "and where?"],
+                                                       "answer": answer}))
+    return folder
+
+
+def test_earthreason_pairs_by_name_else_by_order(tmp_path):
+    by_name = {"images": ["b.png", "a.png"], "labels": ["a.png", "b.png"], "QAs": ["b.json", "a.json"]}
+    by_order = {"images": ["1.png", "2.png"], "labels": ["m1.png", "m2.png"], "QAs": ["q1.json", "q2.json"]}
+    for names, notes in ((by_name, 0), (by_order, 1)):
+        root = tmp_path / str(notes)
+        write_earthreason(root, names)
+        index = REFER(root, "earthreason")
+        assert [index.getMask(ref)["mask"].tolist() for ref in index.Refs] == [
+            MASK.tolist(), np.roll(MASK, 1, axis=0).tolist()]
+        assert [ref["sentences"][0]["raw"] for ref in index.Refs.values()] == [
+            f"where is {name}?" for name in sorted(names["QAs"])]
+        assert [Path(index.image_path(ref)).name for ref in index.Refs] == sorted(names["images"])
+        assert [kind for kind, _ in index.notes] == notes * ["paired by order"]
+        assert len(index.Sents) == 4 and not [found for found in check_masks_and_images(index) if found.is_fault]
+
+
+def test_earthreasons_faults_are_named(tmp_path):
+    folder = write_earthreason(tmp_path, {"images": ["a.png", "b.png"], "labels": ["a.png"], "QAs": ["a.json"]}, [])
+    with pytest.raises(UserError, match="train: b has no file in labels and QAs"):
+        REFER(tmp_path, "earthreason")
+    (folder / "images/b.png").unlink()
+    index = REFER(tmp_path, "earthreason")
+    assert [found.kind for found in check_masks_and_images(index)] == ["mask without target"], "its answer is empty"
+    digest = sha256_of(folder / "QAs")
+    (folder / "QAs/a.json").write_text('{"questions": []}')
+    assert sha256_of(folder / "QAs") != digest
+    with pytest.raises(UserError, match=r"a\.json must be an object whose questions are texts, at least one"):
+        REFER(tmp_path, "earthreason")
+    (folder / "images/a.png").rename(folder / "images/c.png")
+    (folder / "labels/b.png").write_text("")
+    with pytest.raises(UserError, match="1 files in images, 2 files in labels, 1 files in QAs have different names"):
+        REFER(tmp_path, "earthreason")
 
 
 # JSON Lines and COCO's JSON, of any data set

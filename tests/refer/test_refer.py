@@ -420,7 +420,8 @@ def test_unknown_data_set_and_wrong_split_by():
     with pytest.raises(UserError, match="refcocog is not split by 'unc': choose --splitBy from google, umd"):
         REFER(".", "refcocog")
     assert list(DATASETS) == ["rrsisd", "refcoco", "refcoco+", "refcocog", "refclef", "grefcoco", "refsegrs",
-                              "risbench", "uavid_ris", "vdd_ris", "remotesam-270k"]
+                              "risbench", "uavid_ris", "vdd_ris", "remotesam-270k", "rrsishr", "nwpu_refer",
+                              "ris_lad", "earthreason"]
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,10 @@ def test_count_needs_no_gpu_and_says_that_nothing_was_measured(toy, capsys):
     figures = counting.count(args)
     assert figures["all"]["operators"] == sum(row["operators"] for row in figures["part"].values())
     assert {"text encoder", "Swin blocks", "fusion", "decoder, rest"} <= set(figures["part"])
+    held = figures["held"]
+    assert held["moments"] == 2 * held["gradients"] < 2 * held["weights"], "half of BERT's embeddings take no gradient"
+    args.checkpoint_activations = True
+    assert counting.count_step(args).held["saved"] < held["saved"]
     said = capsys.readouterr().out
     assert "nothing was measured" in said and f"| all | {figures['all']['operators']:,} |" in said
     args.compile = True
