@@ -247,7 +247,7 @@ def steps(plan: Plan) -> Iterator[Step]:
             yield Step(f"evaluating on {split}, seed {seed}", seed, [
                 *start, str(ROOT / "test.py"), "--dataset", plan.shown, "--splitBy", plan.split_by, "--refer_data_root",
                 plan.data_root, *plan.evaluation, "--resume", checkpoint, "--split", split, "--results", str(results),
-                "--report", str(out / f"report_{seed}_{split}")], (results,))
+                "--report", str(out / f"report_{seed}_{split}"), "--compare_published"], (results,))
         carded, folder = plan.results(seed, "test" if "test" in plan.splits else plan.splits[0]), out / f"model_{seed}"
         yield Step(f"model folder and card, seed {seed}", seed, [
             sys.executable, str(ROOT / "tools/export.py"), "--resume", checkpoint, "--to", "folder", "--out",
