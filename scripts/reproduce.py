@@ -30,7 +30,7 @@ from refer.own import find_dataset
 from utils import UserError, log, make_folder, printable, read_json, sha256_of, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-PROCESSES = 4       # of the original programs, whose recipes give the batch of one process
+PROCESSES = 4       # of the original programs of RMSIN and LAVT, whose recipes give the batch of one process
 FIRST_SEED = 2401   # train.py's default
 # Flags of the original programs' commands that are not defaults here.
 METHOD_FLAGS = {name: ["--pretrained_swin_weights", SWIN_BASE_FILE] for name in ("lavt", "lavt_one", "lgce")}
@@ -147,6 +147,8 @@ def make_plan(own: Namespace, given: Sequence[str], gpus: int) -> tuple[Plan, Na
                   and action.dest in args.given for word in
                   ([action.option_strings[-1]] if action.nargs == 0 else
                    [action.option_strings[-1], str(getattr(args, action.dest))])]
+    if args.ema:   # the average chose the best epoch
+        evaluation.append("--ema")
     splits = tuple(split for split in dataset.layout.splits[split_by] if split != "train")
     out = own.out or f"reproductions/{own.model}-{dataset.name}{'-toy' * own.toy}"
     seeds = tuple(range(FIRST_SEED, FIRST_SEED + own.seeds))
@@ -180,7 +182,7 @@ def describe(plan: Plan, args: Namespace, facts: Sequence[str], gpus: str, memor
     lines = [f"plan: {plan.model} on {plan.shown}, {args.epochs} epochs, seeds {', '.join(map(str, plan.seeds))}",
              f"  {gpus}",
              f"  global batch {share.processes} × {share.batch_size} × {share.accumulate} (processes × batch × "
-             f"accumulated) = {whole}, {PROCESSES} × the recipe's batch, as in the original programs; BatchNorm "
+             f"accumulated) = {whole}, {PROCESSES} × the recipe's batch, as in RMSIN's and LAVT's programs; BatchNorm "
              f"over {normalised} images"
              + ("" if share.accumulate == 1 else f" instead of {whole}")
              + (f"; Dice weight {share.dice_weight:g}, for the ratio of the losses" if share.dice_weight else ""),
@@ -236,7 +238,7 @@ def steps(plan: Plan) -> Iterator[Step]:
     share, out = plan.share, Path(plan.out)
     batch = ["--batch-size", str(share.batch_size), "--accumulate", str(share.accumulate),
              *(["--dice_weight", f"{share.dice_weight:g}"] if share.dice_weight else [])]
-    start = launcher(share.processes)
+    start, average = launcher(share.processes), [word for word in plan.evaluation if word == "--ema"]
     for seed in plan.seeds:
         checkpoint = str(plan.checkpoint(seed))
         yield Step(f"training, seed {seed}", seed, [
@@ -251,7 +253,7 @@ def steps(plan: Plan) -> Iterator[Step]:
         carded, folder = plan.results(seed, "test" if "test" in plan.splits else plan.splits[0]), out / f"model_{seed}"
         yield Step(f"model folder and card, seed {seed}", seed, [
             sys.executable, str(ROOT / "tools/export.py"), "--resume", checkpoint, "--to", "folder", "--out",
-            str(folder), "--results", str(carded)], (folder / "README.md", carded))
+            str(folder), "--results", str(carded), *average], (folder / "README.md", carded))
 
 
 # ----------------------------------------------------------------------------------------------------- differences

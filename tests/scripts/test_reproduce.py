@@ -97,7 +97,7 @@ def plan_of(*words: str, gpus: int = 1) -> reproduce.Plan:
 
 
 def test_every_step_is_a_command_with_flags_that_its_program_knows():
-    plan = plan_of("lavt", "refcoco", "--seeds", "2", "--", "--amp", "bf16", "--no-pin_mem", gpus=4)
+    plan = plan_of("lavt", "refcoco", "--seeds", "2", "--", "--amp", "bf16", "--ema", "0.9", gpus=4)
     steps = list(reproduce.steps(plan))
     assert [step.headline.split(",")[0] for step in steps] == 2 * [
         "training", "evaluating on val", "evaluating on testA", "evaluating on testB", "model folder and card"]
@@ -110,9 +110,9 @@ def test_every_step_is_a_command_with_flags_that_its_program_knows():
         (2401, 8, 1, "bf16"), (2402, 8, 1, "bf16")]
     assert training[0].pretrained_swin_weights.endswith("window12_384_22k.pth"), "as in the original's command"
     evaluation = get_parser(*EVALUATION).parse_args(words[2][1:])
-    assert (evaluation.split, evaluation.amp, evaluation.dataset) == ("testA", "bf16", "refcoco")
+    assert (evaluation.split, evaluation.amp, evaluation.dataset) == ("testA", "bf16", "refcoco") and evaluation.ema
     card = export.parser().parse_args(words[4][1:])
-    assert card.resume == evaluation.resume and card.results == str(plan.results(2401, "val"))
+    assert card.ema and card.resume == evaluation.resume and card.results == str(plan.results(2401, "val"))
 
 
 @pytest.mark.parametrize(("words", "said"), [
@@ -190,7 +190,7 @@ def test_the_toy_variant_takes_every_step_and_does_not_repeat_it(start, tmp_path
     status, said, _ = start("rmsin", "rrsisd", "--toy", "--out", tmp_path / "out")
     assert status == 0 and taken == ["training, seed 2401", "evaluating on val, seed 2401",
                                      "evaluating on test, seed 2401", "model folder and card, seed 2401"]
-    assert any("as in the original programs" in line for line in said)
+    assert any("as in RMSIN's and LAVT's programs" in line for line in said)
     table = (tmp_path / "out/table.md").read_text()
     assert "**Toy data and a very small network" in table and "| val | mIoU | seed 2401 | " in table
     card = (tmp_path / "out/model_2401/README.md").read_text()
