@@ -75,7 +75,10 @@ def _united(entries: list[Any], targets: Targets, path: str, on_fault: OnFault) 
         objects = _objects(entry, targets, f"{path}, ref {entry['ref_id']!r} (entry {position}, from 0)", on_fault)
         for place, sentence in enumerate(entry["sentences"] if objects is not None else ()):
             raw = sentence.get("raw") if isinstance(sentence, dict) else None
-            said = make_sentence(0, raw)["sent"] if isinstance(raw, str) else (position, place)   # equal to no other
+            said: Any = (position, place)   # equal to no other
+            if isinstance(raw, str):
+                made = make_sentence(0, raw)
+                said, sentence = made["sent"], {"sent": made["sent"], "tokens": made["tokens"], **sentence}
             sample = samples.setdefault((entry["image_id"], entry["split"], said), _Sample(sentence, entry))
             sample.objects |= objects or {}
             sample.refs += 1
@@ -112,6 +115,7 @@ def _as_ref(sample: _Sample, targets: Targets, taken: set[Id]) -> Entry:
     taken.add(ref_id)
     return {**sample.first, "ref_id": ref_id, "ann_id": targets.of(list(objects), sample.first["image_id"]),
             "ann_ids": list(objects) or [NO_TARGET["id"]], "no_target": not objects, "sentences": [sample.sentence],
+            "sent_ids": [sample.sentence.get("sent_id")] if isinstance(sample.sentence, dict) else [],
             "category_id": next(iter(objects.values()), NO_TARGET["id"])}
 
 
