@@ -9,7 +9,17 @@ from typing import Annotated, Any, NoReturn
 
 from lib.evaluation import NO_TARGET_PIXELS
 from lib.loss_table import LOSSES, spelled_out
-from lib.segmentation import LARGEST_IMAGE_PX, MODELS, NUM_TMEM, PARTS, STRIDE, SWIN_VARIANTS
+from lib.segmentation import (
+    BACKBONE,
+    DROP_PATH,
+    LARGEST_IMAGE_PX,
+    MODELS,
+    NUM_TMEM,
+    PARTS,
+    STRIDE,
+    SWIN,
+    SWIN_VARIANTS,
+)
 from lib.training.recipes import (
     DEFAULT_DATASETS,
     LONG_EPOCH,
@@ -62,6 +72,13 @@ def run_name(text: str) -> str:
     if not re.fullmatch(r"\w[\w .+-]*", text) or len(text.encode()) > 100:
         raise argparse.ArgumentTypeError(f"'{text[:40]}' is no name for files: give at most 100 letters, digits, _, ., "
                                          "+, - and blanks, a letter or digit first")
+    return text
+
+
+def backbone(text: str) -> str:
+    """An argparse type: `swin` or `timm:NAME`. timm is asked for the name when the network is built."""
+    if not BACKBONE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is neither {SWIN} nor timm:NAME")
     return text
 
 
@@ -168,11 +185,14 @@ class RecipeParser(Parser):
             args.dataset = DEFAULT_DATASETS[args.model]
         datasets = self.datasets(args)
         args.dataset = as_written(args.dataset)
-        recipe = recipe_of(args.model, datasets[0].name, args.swin_type)
+        recipe = recipe_of(args.model, datasets[0].name, args.swin_type, args.backbone)
         longest = max(recipe.max_tokens, default_max_tokens(datasets))
         for name, value in {**recipe.flags, **MODELS[args.model], "max_tokens": longest}.items():
             if getattr(args, name, "not a flag of this script") is None:
                 setattr(args, name, value)
+        if args.backbone != SWIN and (unused := {"swin_type", "window12"}.intersection(args.given)):
+            self.error(f"--backbone {args.backbone} has sizes of its own: leave --{min(unused)} out, which belongs to "
+                       f"--backbone {SWIN}")
         if getattr(args, "init_from", "") and args.resume not in ("", "auto"):
             self.error("--init_from starts a new run and --resume continues one: give one of them, or --resume auto, "
                        "which continues this run once it has begun")
@@ -201,7 +221,8 @@ class RecipeParser(Parser):
 
     def describe_recipe(self, recipe: Recipe, args: argparse.Namespace) -> str:
         """The lines of `--show_recipe`: the origin of the recipe, and each of its flags with its value."""
-        lines = [f"{args.model} on {args.dataset}, Swin {args.swin_type}: {recipe.source}"]
+        network = f"Swin {args.swin_type}" if args.backbone == SWIN else args.backbone
+        lines = [f"{args.model} on {args.dataset}, {network}: {recipe.source}"]
         flags = {action.dest: flag for action in self._actions for flag in action.option_strings[:2]
                  if not flag.startswith("--no-") and flag.startswith("--")}
         for name in (*recipe.flags, "loss", "weight_decay", "amsgrad", "bert_layers", "seed"):
@@ -257,6 +278,12 @@ def add_network(group: Group) -> None:
     longer = ", ".join(f"on {name} {layout.max_tokens}" for name, layout in DATASETS.items()
                        if layout.max_tokens != type(layout).max_tokens)
     group.add("--model", default="rmsin", choices=MODELS, help="default: rmsin")
+    group.add("--backbone", default=SWIN, type=backbone, metavar="swin|timm:NAME",
+              help="swin, of --swin_type, or a model of timm's with four stages at strides 4, 8, 16 and 32, for\n"
+                   "example timm:convnext_tiny (docs/extending.md; default: swin)")
+    group.add("--drop_path", type=share, metavar="RATE",
+              help="drop path rate of the backbone's last block; it rises to it from 0\n"
+                   f"(default: {DROP_PATH}, nano: 0)")
     group.add("--swin_type", default="base", choices=sorted(SWIN_VARIANTS), help="default: base")
     group.add("--window12", action="store_true",
               help="attention windows of 12×12 tokens instead of 7×7;\n"
@@ -284,8 +311,8 @@ def add_network(group: Group) -> None:
                    "SigLIP's text tower, RoBERTa, MPNet, MiniLM, ModernBERT, DistilBERT, ELECTRA; a folder as\n"
                    "transformers writes it, or a hub name (default: BERT)")
     group.add("--pretrained_swin_weights", metavar="FILE|timm:NAME",
-              help="classification checkpoint that the backbone starts from: a file in the original's or timm's\n"
-                   "layout, or a name of timm's, which is fetched; '' for random weights\n"
+              help="classification checkpoint that the backbone, Swin or timm's, starts from: a file in the\n"
+                   "original's or timm's layout, or a name of timm's, which is fetched; '' for random weights\n"
                    f"(default: {SWIN_BASE_FILE}\nfor rmsin and fianet with --swin_type base, else none)")
     for place, rows in PARTS.items():
         of_models = ", ".join(f"{parts[place]} for {model}" for model, parts in MODELS.items())

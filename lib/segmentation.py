@@ -4,21 +4,31 @@ This module imports torch only when a network is built, so that the scripts answ
 """
 from __future__ import annotations
 
+import re
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from schema import Range, check
+from schema import Range, Rule, check
 from utils import UserError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from lib.backbone import Backbone
     from lib.model import ReferringSegmenter
+
+    # Makes fusion, intra-scale and alignment of a stage, by its number from 0.
+    StageParts = Callable[[int], tuple[nn.Module, nn.Module | None, nn.Module | None]]
 
 LARGEST_IMAGE_PX = 4096  # largest side of a network's input
 STRIDE = 32  # pixels of the image per token of the coarsest map
+SWIN, TIMM = "swin", "timm:"   # backbones: this project's Swin, and the prefix of a name of timm's
+BACKBONE = re.compile(rf"{SWIN}|{TIMM}[\w.-]{{1,100}}")
+DROP_PATH = 0.3   # of all backbones but nano
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class SwinVariant:
     depths: tuple[int, ...]
     heads: tuple[int, ...]
     window: int = 7
-    drop_path: float = 0.3
+    drop_path: float = DROP_PATH
 
     @property
     def dims(self) -> list[int]:
@@ -121,6 +131,8 @@ MODELS: dict[str, dict[str, str]] = {
 NUM_TMEM = 3   # blocks, as for RRSIS-D
 MAX_TOKENS = {"fianet": 22}   # of a sentence, for models whose original code has other than 20
 
+# Settings that are not written, so that code from before they existed reads the files of networks without them.
+LEFT_OUT = (("backbone", SWIN), ("drop_path", None))
 FLAGS = {"window": "window12", "fusion_heads": "mha", "text": "ck_bert"}   # of fields whose flag has another name
 
 
@@ -133,8 +145,8 @@ class ModelConfig:
 
     `text` is the text encoder's configuration from `bert.plain_config`, which `bert.text_config` checks and reads.
     `class_names` are the names that a network with `reads_phrases` looks for in sentences (`bert.phrases`). A part that
-    is '' becomes the model's default. Every other field has a flag (see `flag_of`), which must not change in a resumed
-    run.
+    is '' becomes the model's default. `swin_type` and `window` belong to the backbone `swin`. Every other field has a
+    flag (see `flag_of`), which must not change in a resumed run.
     """
 
     # A type checker cannot read the names of a table in `Literal`; schema.py does, when a checkpoint is checked.
@@ -153,6 +165,8 @@ class ModelConfig:
     alignment: Literal[("", *PARTS["alignment"])] = ""  # type: ignore[valid-type]
     num_tmem: Annotated[int, Range(1, 64)] = NUM_TMEM   # blocks of TMEM; other networks have none
     class_names: tuple[Annotated[str, Range(1, 200)], ...] = ()
+    backbone: Annotated[str, Rule(BACKBONE.fullmatch, f"{SWIN} or {TIMM}NAME")] = SWIN
+    drop_path: Annotated[float, Range(0, 1)] | None = None   # None: the Swin variant's, or DROP_PATH
     closed: ClassVar[bool] = True   # see schema.py: an unknown setting might change the network
 
     def __post_init__(self) -> None:
@@ -180,7 +194,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain data, for a checkpoint or JSON."""
-        return {**asdict(self), "fusion_heads": list(self.fusion_heads), "class_names": list(self.class_names)}
+        values = {**asdict(self), "fusion_heads": list(self.fusion_heads), "class_names": list(self.class_names)}
+        return {name: value for name, value in values.items() if (name, value) not in LEFT_OUT}
 
     def part(self, place: str) -> Part:
         """The row of `PARTS` that this network has in a place."""
@@ -206,6 +221,7 @@ def settings_of(args: Namespace) -> dict[str, Any]:
     return {"model": args.model, "swin_type": args.swin_type, "window": window_of(args), "img_size": args.img_size,
             "fusion_heads": fusion_heads(args.mha), "fusion_drop": args.fusion_drop,
             "max_tokens": getattr(args, "max_tokens", 20), "num_tmem": args.num_tmem or NUM_TMEM,
+            "backbone": args.backbone, "drop_path": args.drop_path,
             **{place: getattr(args, place) for place in PARTS}}
 
 
@@ -232,33 +248,62 @@ def fusion_heads(mha: str) -> tuple[int, ...]:
 def build(config: ModelConfig) -> ReferringSegmenter:
     """The network that `config` describes, with fresh weights. Raises `UserError` if its numbers do not fit."""
     from bert import make_text_encoder, text_config
-    from lib.backbone import Backbone, Stage
     from lib.decoder import Decoder
     from lib.model import ReferringSegmenter
-    from lib.swin import PatchEmbed, SwinBlock
 
-    variant, fixed_size = SWIN_VARIANTS[config.swin_type], config.part("cross_scale").fixed_size
+    dims, fixed_size = dims_of(config), config.part("cross_scale").fixed_size
     if fixed_size and config.img_size % STRIDE:
         raise UserError(f"--img_size {config.img_size}: {config.model} needs a multiple of {STRIDE}")
-    for dim, heads in zip(variant.dims, config.fusion_heads, strict=True):
+    for dim, heads in zip(dims, config.fusion_heads, strict=True):
         if dim % heads:
             raise UserError(f"--mha asks for {heads} heads in a stage of {dim} channels, which {heads} does not divide")
     text_encoder = make_text_encoder(text_config(config.text, "the text encoder's configuration"))
 
+    def parts(stage: int) -> tuple[nn.Module, nn.Module | None, nn.Module | None]:
+        fusion, intra_scale, alignment = (
+            config.part(place).make(dim=dims[stage], text_dim=text_encoder.dim, heads=config.fusion_heads[stage],
+                                    dropout=config.fusion_drop) for place in ("fusion", "intra_scale", "alignment"))
+        return fusion, intra_scale, alignment
+
+    backbone = swin_backbone(config, parts) if config.backbone == SWIN else backbone_of_timm(config, parts)
+    cross_scale = config.part("cross_scale").make(dims=dims, side=config.img_size // STRIDE,
+                                                  text_dim=text_encoder.dim, num_tmem=config.num_tmem)
+    decoder = Decoder(dims, config.part("decoder_conv").load())
+    return ReferringSegmenter(text_encoder, backbone, decoder, cross_scale, config.img_size if fixed_size else None,
+                              config.reads_phrases)
+
+
+def dims_of(config: ModelConfig) -> list[int]:
+    """The channels of the backbone's four stages. Raises `UserError` for a name that is no backbone of timm's."""
+    if config.backbone == SWIN:
+        return SWIN_VARIANTS[config.swin_type].dims
+    from lib.timm_backbone import plan
+    return plan(config.backbone.removeprefix(TIMM)).dims
+
+
+def swin_backbone(config: ModelConfig, parts: StageParts) -> Backbone:
+    """This project's Swin; `parts(stage)` makes fusion, intra-scale and alignment of each stage."""
+    from lib.backbone import Backbone, Stage
+    from lib.swin import PatchEmbed, SwinBlock
+
+    variant = SWIN_VARIANTS[config.swin_type]
+    if config.drop_path is not None:
+        variant = replace(variant, drop_path=config.drop_path)
     patch_embed, stages, rates = PatchEmbed(variant.dims[0]), [], iter(variant.drop_path_rates)
     for number, dim in enumerate(variant.dims):
         blocks = [SwinBlock(dim, variant.heads[number], config.window, shifted=place % 2 == 1, drop_path=next(rates))
                   for place in range(variant.depths[number])]
-        fusion, intra_scale, alignment = (
-            config.part(place).make(dim=dim, text_dim=text_encoder.dim, heads=config.fusion_heads[number],
-                                    dropout=config.fusion_drop) for place in ("fusion", "intra_scale", "alignment"))
-        stages.append(Stage(blocks, fusion, intra_scale, alignment, dim, last=number == len(variant.dims) - 1))
-    backbone = Backbone(patch_embed, stages, variant.dims)
-    cross_scale = config.part("cross_scale").make(dims=variant.dims, side=config.img_size // STRIDE,
-                                                  text_dim=text_encoder.dim, num_tmem=config.num_tmem)
-    decoder = Decoder(variant.dims, config.part("decoder_conv").load())
-    return ReferringSegmenter(text_encoder, backbone, decoder, cross_scale, config.img_size if fixed_size else None,
-                              config.reads_phrases)
+        stages.append(Stage(blocks, *parts(number), dim, last=number == len(variant.dims) - 1))
+    return Backbone(patch_embed, stages, variant.dims)
+
+
+def backbone_of_timm(config: ModelConfig, parts: StageParts) -> Backbone:
+    """A model of timm's with the same parts."""
+    from lib.timm_backbone import plan, timm_backbone
+    name, rate = config.backbone.removeprefix(TIMM), config.drop_path
+    if rate is None:
+        rate = DROP_PATH if plan(name).has_drop_path else 0.0
+    return timm_backbone(name, rate, config.img_size, parts)
 
 
 def build_model(args: Namespace) -> ReferringSegmenter:

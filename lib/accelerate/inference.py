@@ -5,6 +5,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from lib.accelerate.onednn import has_products, pack_products
 from lib.accelerate.precision import AMP_DTYPES
+from lib.accelerate.weight_casts import CastConv2d
 from lib.accelerate.winograd import WinogradConv2d
 from lib.arc import AdaptiveRotatedConv
 from lib.decoder import Level
@@ -39,7 +40,7 @@ def fold_batchnorms(model: nn.Module) -> None:
                 module.add_module("bn2", nn.Identity())
         elif isinstance(module, nn.Sequential):
             for i, (first, second) in enumerate(zip(module, list(module)[1:], strict=False)):
-                if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                if type(first) in (nn.Conv2d, CastConv2d) and type(second) is nn.BatchNorm2d:   # subclasses do more
                     module[i], module[i + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
 
 

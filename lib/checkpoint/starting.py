@@ -25,7 +25,7 @@ from lib.checkpoint.strict_loading import (
 from lib.checkpoint.swin_weights import load_swin_weights
 from lib.checkpoint.token_layers import of_another_size, resize_token_layer
 from lib.model import ReferringSegmenter
-from lib.segmentation import ENTRIES, MODELS, PARTS, ModelConfig, build, flag_of, settings_of
+from lib.segmentation import ENTRIES, MODELS, PARTS, SWIN, ModelConfig, build, flag_of, settings_of
 from utils import UserError, log
 
 
@@ -50,7 +50,8 @@ def make_network(args: Namespace, resumed: dict[str, Any]) -> tuple[ReferringSeg
         return build_with_weights(config, resumed, args.resume), config, tokenizer
     model = build(config)
     log(load_swin_weights(model.backbone, args.pretrained_swin_weights) if args.pretrained_swin_weights else
-        f"Swin starts from random weights: no --pretrained_swin_weights for --swin_type {args.swin_type}")
+        f"Swin starts from random weights: no --pretrained_swin_weights for --swin_type {args.swin_type}"
+        if config.backbone == SWIN else f"{config.backbone} starts from random weights: no --pretrained_swin_weights")
     flag, source = ("--text_encoder", args.text_encoder) if args.text_encoder else ("--ck_bert", args.ck_bert)
     name = model.text_encoder.name
     log(f"{name} starts from {source}" if load_text_weights(model.text_encoder, source, flag) else

@@ -12,10 +12,11 @@ from bert import BertConfig
 from lib.checkpoint.official_layout import from_official, is_official, published_entries, to_official
 from lib.checkpoint.settings import saved_flags
 from lib.model import ReferringSegmenter
-from lib.segmentation import MAX_TOKENS, NUM_TMEM, STRIDE, SWIN_VARIANTS, ModelConfig, build, fusion_heads
+from lib.segmentation import MAX_TOKENS, NUM_TMEM, STRIDE, SWIN, SWIN_VARIANTS, TIMM, ModelConfig, build, fusion_heads
 from utils import UserError
 
 State = dict[str, Tensor]
+OF_TIMM = re.compile(r"(^|\.)stages\.\d\.timm\.")   # entries of a backbone of timm's
 BERT_HEAD_WIDTH = 64  # channels of an attention head in every pretrained BERT
 MARKS = (("fianet", re.compile(r"\.alignment\.")), ("lgce", re.compile(r"^cross_scale\.guides\.")),
          ("rmsin", re.compile(r"^cross_scale\.|\.router\.")))   # entries that distinguish a model from lavt
@@ -130,18 +131,19 @@ def by_module(entries: Mapping[str, str | None], modules: int = 3, shown: int = 
 
 
 def traits(state: State) -> dict[str, Any]:
-    """The settings that the names and shapes of weights show: model, swin_type, window, img_size, num_tmem.
+    """The settings that the names and shapes of weights show: model, backbone, swin_type, window, img_size, num_tmem.
 
     Settings that they do not show are left out. `swin_type` is a text with the width if no known variant has it.
     """
     models = (model for model, mark in MARKS if any(mark.search(name) for name in state))
-    found: dict[str, Any] = {"model": next(models, "lavt")}
+    is_timms = any(OF_TIMM.search(name) for name in state)
+    found: dict[str, Any] = {"model": next(models, "lavt"), "backbone": f"{TIMM}NAME" if is_timms else SWIN}
     if tmem_blocks := {name.split(".")[2] for name in state if re.match(r"cross_scale\.block\.\d", name)}:
         found["num_tmem"] = len(tmem_blocks)
     depths = tuple(sum(f"stages.{stage}.blocks." in name and name.endswith(".attn.qkv.weight") for name in state)
                    for stage in range(4))
     for name, value in state.items():
-        if not isinstance(value, Tensor) or not value.dim():
+        if not isinstance(value, Tensor) or not value.dim() or OF_TIMM.search(name):
             continue
         if name.endswith("patch_embed.proj.weight"):
             fitting = [variant for variant, row in SWIN_VARIANTS.items() if row.dim == value.shape[0]]

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.checkpoint.files import read_checkpoint, read_safetensors
-from lib.checkpoint.strict_loading import State, misfit, refuse_misfits, suggestion
+from lib.checkpoint.strict_loading import OF_TIMM, State, misfit, refuse_misfits, suggestion
+from lib.timm_backbone import TimmBackbone
+from transforms import IMAGENET_MEAN, IMAGENET_STD
 from utils import UserError, hub
 
 FLAG = "--pretrained_swin_weights"
@@ -29,6 +31,8 @@ def load_swin_weights(backbone: nn.Module, source: str | Path) -> str:
     tables of another window are resized bicubically. Raises `UserError` if the weights cannot be obtained or belong to
     another variant.
     """
+    if isinstance(backbone, TimmBackbone):
+        return load_timm_weights(backbone, str(source))
     if "swin_s3_" in str(source):
         raise UserError(f"{FLAG} {source}: Swin-S3 has another window in each stage, which no --swin_type has; give "
                         f"another Swin, for example {TIMM_EXAMPLE}")
@@ -49,13 +53,54 @@ def load_swin_weights(backbone: nn.Module, source: str | Path) -> str:
             f"window, {len(fresh)} entries start fresh (fusion, gates, output norms)")
 
 
+def load_timm_weights(backbone: TimmBackbone, source: str) -> str:
+    """`load_swin_weights` for a model of timm's, from `timm:NAME` or a file in timm's layout or its authors'."""
+    name = source.removeprefix(TIMM)
+    if source != name and not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(f"{FLAG} {source}: names of timm's are like {TIMM}{backbone.name}")
+    state = backbone.from_timm(read_timm(name) if source != name else read_published(source), f"{FLAG} {source}")
+    own = backbone.state_dict()
+    fresh = [name for name in own if name not in state and not OF_TIMM.search(name)]
+    whole = {**state, **{name: own[name] for name in fresh}}
+    refuse_misfits(whole, own, f"{FLAG} {source}", suggestion(state, own))
+    backbone.load_state_dict(whole)
+    return (f"weights of {TIMM}{backbone.name} from {source}: {len(state)} entries loaded, {len(fresh)} start fresh "
+            "(fusion, gates, output norms)" + (note_on_colours(name) if source != name else ""))
+
+
+def note_on_colours(name: str) -> str:
+    """A note for the log if timm's pretrained model was trained on images that were normalised otherwise than here."""
+    import timm
+    try:
+        facts = timm.get_pretrained_cfg(name)
+    except RuntimeError:   # the hub has the weights, but this version of timm does not know them
+        facts = None
+    if facts is None or (facts.mean, facts.std) == (tuple(IMAGENET_MEAN), tuple(IMAGENET_STD)):
+        return ""
+    return f"; it was trained on images of mean {facts.mean} and deviation {facts.std}, unlike ImageNet's here"
+
+
 def read_swin_weights(source: str) -> State:
     """The entries of a file or of `timm:NAME` under the names of the original Swin, without any prefix.
 
     Raises `UserError` if the source cannot be read or holds no named weights.
     """
     if source.startswith(TIMM):
-        return from_timm(read_timm(source.removeprefix(TIMM)))
+        name = source.removeprefix(TIMM)
+        if not re.fullmatch(r"swin_(tiny|small|base|large)_[\w.]+", name):
+            raise UserError(f"{FLAG} {source}: not one of timm's swin_tiny_…, swin_small_…, swin_base_… and "
+                            f"swin_large_…; the default weights are {TIMM_EXAMPLE} there")
+        return from_timm(read_timm(name))
+    published = read_published(source)
+    for prefix in ("module.", "encoder.", "backbone."):
+        if any(name.startswith((prefix + "patch_embed.", prefix + "encoder.")) for name in published):
+            published = {name.removeprefix(prefix): value for name, value in published.items()
+                         if name.startswith(prefix)}
+    return from_timm(published)
+
+
+def read_published(source: str) -> State:
+    """The entries of a classification checkpoint. Raises `UserError` if it cannot be read or holds no named weights."""
     if not Path(source).is_file():
         raise UserError(f"{FLAG} {source} does not exist; pretrained_weights/README.md says where to get it, "
                         f"{FLAG} {TIMM_EXAMPLE} fetches the same weights by name, and {FLAG} '' starts from random "
@@ -66,18 +111,11 @@ def read_swin_weights(source: str) -> State:
         raise UserError(f"{FLAG} {source}: its weights are a {type(published).__name__}, not a dict")
     if not all(isinstance(name, str) for name in published):
         raise UserError(f"{FLAG} {source}: its entries are not named, so they are no weights")
-    for prefix in ("module.", "encoder.", "backbone."):
-        if any(name.startswith((prefix + "patch_embed.", prefix + "encoder.")) for name in published):
-            published = {name.removeprefix(prefix): value for name, value in published.items()
-                         if name.startswith(prefix)}
-    return from_timm(published)
+    return published
 
 
 def read_timm(name: str) -> State:
     """The weights of timm's pretrained model `name`, from this machine's cache of the hub or else from the hub."""
-    if not re.fullmatch(r"swin_(tiny|small|base|large)_[\w.]+", name):
-        raise UserError(f"{FLAG} {TIMM}{name}: not one of timm's swin_tiny_…, swin_small_…, swin_base_… and "
-                        f"swin_large_…; the default weights are {TIMM_EXAMPLE} there")
 
     def read(local_only: bool) -> State:
         if local_only:   # without timm, whose import takes seconds

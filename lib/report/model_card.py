@@ -7,7 +7,7 @@ from lib.evaluation import NO_TARGET_PIXELS
 from lib.evaluation.tables import summarize
 from lib.evaluation.text_tables import markdown
 from lib.report.page import NAMES
-from lib.segmentation import PARTS, ModelConfig
+from lib.segmentation import PARTS, SWIN, ModelConfig
 from utils import printable
 
 # The flags of the training run that the card shows, as far as the checkpoint has them.
@@ -39,7 +39,8 @@ def model_card(name: str, config: ModelConfig, training: dict[str, Any], results
                         for metric, (value, _) in figures.items()]}]}]
     parts = ", ".join(f"{place} {part}" for place in PARTS if (part := getattr(config, place)) != "none")
     network = {"model": f"{model} ({config.model})", "parts": parts,
-               "backbone": f"Swin {config.swin_type}, window {config.window}",
+               "backbone": (f"Swin {config.swin_type}, window {config.window}" if config.backbone == SWIN
+                            else config.backbone),
                "image": f"{config.img_size} × {config.img_size} px", "sentence": f"at most {config.max_tokens} tokens"}
     if averaged:
         network["weights"] = "their exponential moving average over the updates"

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from bert import BertConfig
 from lib.model import ReferringSegmenter
 from lib.swin import no_weight_decay
+from lib.timm_backbone import TimmBackbone
 from utils import log
 
 
@@ -33,7 +34,7 @@ def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropou
 
 
 def recompute_activations(model: ReferringSegmenter) -> None:
-    """Makes the backward pass recompute the activations inside Swin blocks, so that only their inputs are kept."""
+    """Makes the backward pass recompute the activations inside the backbone's blocks, of which the inputs are kept."""
     for stage in model.backbone.stages:
         blocks: Any = stage.blocks
         for block in blocks:
@@ -56,7 +57,7 @@ def parameter_groups(model: ReferringSegmenter) -> list[dict[str, Any]]:
         else:
             in_backbone.append(model.cross_scale)
     for part in in_backbone:
-        exempt = no_weight_decay(part)
+        exempt = part.no_weight_decay() if isinstance(part, TimmBackbone) else no_weight_decay(part)
         for name, parameter in part.named_parameters():
             (plain if name in exempt else decayed).append(parameter)
     groups: list[dict[str, Any]] = [{"params": plain, "weight_decay": 0.0}, {"params": decayed}, {"params": decoder},

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lib.loss_table import loss_of_share
-from lib.segmentation import MAX_TOKENS, NUM_TMEM, ModelConfig, flags_of
+from lib.segmentation import MAX_TOKENS, NUM_TMEM, SWIN, ModelConfig, flags_of
 from utils import log
 
 
@@ -93,11 +93,11 @@ def fit_to_samples(args: Namespace, samples: int) -> None:
             + (f" of {args.passes} passes each" if args.passes > 1 else "") + " (--epochs and --passes change that)")
 
 
-def recipe_of(model: str, dataset: str, swin_type: str) -> Recipe:
+def recipe_of(model: str, dataset: str, swin_type: str, backbone: str = SWIN) -> Recipe:
     """The recipe of a model on a data set; '' stands for any data set without a row."""
     rows = RECIPES[model]
     recipe = rows.get(dataset, rows[""])
-    if swin_type != "base":   # the file fits base only
+    if swin_type != "base" or backbone != SWIN:   # the file fits Swin base only
         recipe = replace(recipe, pretrained_swin_weights="")
     return replace(recipe, source=f"{recipe.source}, changed for nano", **NANO) if swin_type == "nano" else recipe
 
@@ -115,7 +115,8 @@ def follow_network(args: Namespace, config: ModelConfig) -> None:
 
     Without this, a nano network would be trained by the recipe of the base one, the default.
     """
-    recipe = recipe_of(config.model, args.dataset.split(",")[0].partition(":")[0], config.swin_type)
+    recipe = recipe_of(config.model, args.dataset.split(",")[0].partition(":")[0], config.swin_type,
+                       config.backbone)
     for name, value in {**recipe.flags, **flags_of(config)}.items():
         if name not in args.given and name != "model_id":   # the run has its name already
             setattr(args, name, value)
