@@ -5,6 +5,7 @@ from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 from torch.export.passes import move_to_device_pass
 
 from tests.conftest import inputs_for
+from tests.timm_models import SMALL
 from tools.fake_gpu import GPU, fake_gpu
 
 pytestmark = pytest.mark.usefixtures("narrow_nano")
@@ -34,6 +35,21 @@ def test_an_exported_network_computes_the_same_on_other_inputs(nano, model, swin
     exported = torch.export.export(network, traced_on, strict=False)
     torch.testing.assert_close(exported.module()(*other), expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(network(*other), expected)   # the export leaves nothing behind
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_swinv2", "test_convnext"])
+def test_so_is_a_network_with_a_backbone_of_timms(nano, name):
+    assert name in SMALL   # registered with timm
+    torch._dynamo.reset()
+    network = nano("lavt_one", backbone=f"timm:{name}").train()
+    inputs = inputs_for(network, 2, 64)
+    explained = torch._dynamo.explain(network)(*inputs)
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+    other = tuple(x.flip(0) for x in inputs)
+    with torch.no_grad():
+        exported = torch.export.export(network.eval(), inputs, strict=False)
+        torch.testing.assert_close(exported.module()(*other), network(*other), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ from timm import create_model
 
 from args import get_parser
 from lib.accelerate import accelerate, prepare_for_inference
-from lib.checkpoint import load_swin_weights
+from lib.checkpoint import load_swin_weights, read_checkpoint
 from lib.segmentation import ModelConfig
+from lib.training import epoch
 from lib.training.optimizer import parameter_groups, recompute_activations
 from tests.conftest import make_inputs, put_into
 from tests.launch import assert_refused, run_script
@@ -17,6 +18,8 @@ from tests.timm_models import SMALL
 from utils import UserError
 
 pytestmark = pytest.mark.usefixtures("narrow_nano")
+# One family in the fast loop.
+FAMILIES = [pytest.param(name, marks=() if name == "test_convnext" else pytest.mark.slow) for name in SMALL]
 SWIN_ENTRIES = re.compile(r"patch_embed\.|stages\.\d\.(blocks|downsample)\.")
 
 
@@ -47,7 +50,7 @@ def test_timms_swin_computes_what_ours_does_stage_by_stage(nano):
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_network_takes_any_size_trains_every_parameter_and_is_made_faster(nano, name):
     network = nano("lavt", backbone=f"timm:{name}", drop_path=0.0)
     inputs = make_inputs(2, (70, 101))
@@ -140,7 +143,7 @@ def test_sizes_of_our_swin_are_not_timms(flag, capsys):
     assert get_parser().parse_args(["--backbone", "timm:convnext_tiny"]).pretrained_swin_weights == ""
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_classification_model_of_timms_is_read_whole(nano, hub_cache, tmp_path, name):
     whole = create_model(name, num_classes=7)
     put_into(hub_cache, f"timm/{name}.a_b", whole.state_dict())
@@ -185,3 +188,41 @@ def test_a_file_that_does_not_fit_is_one_line(nano, tmp_path, spoil, message):
 def test_a_name_of_the_hub_is_checked(nano):
     with pytest.raises(UserError, match="names of timm's are like timm:test_convnext"):
         load_swin_weights(nano("lavt", backbone="timm:test_convnext").backbone, "timm:../x")
+
+
+def equal(a, b) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.slow
+def test_two_processes_resume_to_the_same_bits_and_a_checkpoint_needs_no_download(toy, tmp_path, hub_cache,
+                                                                                  monkeypatch):
+    """With drop path, whose draws are restored, recomputed activations and an average. Stopped after an epoch."""
+    flags = ["--refer_data_root", toy, "--ck_bert", toy / "bert", "--bert_tokenizer", toy / "bert", "--workers", 0,
+             "--model", "lavt", "--dataset", "rrsisd", "--img_size", 64, "--batch-size", 4, "--epochs", 2, "--model_id",
+             "m", "--deterministic", "--ema", 0.9, "--checkpoint_activations", "--backbone", "timm:test_convnext"]
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    done = run_script("train.py", *flags, cwd=tmp_path / "whole", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "timm:test_convnext starts from random weights" in done.stdout
+
+    def stop(*_):
+        raise UserError("stopped before validation")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epoch, "validate", stop)
+        stopped = run_script("train.py", *flags, cwd=tmp_path / "parts", processes=2)
+        assert "stopped before validation" in stopped.stderr
+    done = run_script("train.py", *flags, "--resume", "auto", cwd=tmp_path / "parts", processes=2)
+    assert done.returncode == 0, done.stderr
+    whole, parts = (read_checkpoint(tmp_path / name / "checkpoints/model_last_m.pth") for name in ("whole", "parts"))
+    for key in ("model", "ema", "optimizer", "config"):
+        assert equal(whole[key], parts[key]), key
+
+    tested = run_script("test.py", "--refer_data_root", toy, "--resume", "checkpoints/model_best_m.pth", "--split",
+                        "val", "--workers", 0, "--results", "r.json", cwd=tmp_path / "whole")
+    assert tested.returncode == 0, tested.stderr
+    assert (tmp_path / "whole/r.json").is_file()

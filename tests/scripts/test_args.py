@@ -28,7 +28,7 @@ OWN_FLAGS = [
     "--amp", "--accumulate", "--checkpoint_activations", "--compile", "--packed", "--fuse",
     "--tensorboard", "--wandb", "--eval_ori_size", "--latex", "--markdown", "--save_predictions", "--prediction_pngs",
     "--report", "--report_samples", "--report_attention", "--probe", "--init_from", "--resize_weights",
-    "--passes", "--overfit", "--loss", "--compare_published",
+    "--passes", "--overfit", "--loss", "--compare_published", "--backbone", "--drop_path",
     "--fusion", "--intra_scale", "--alignment", "--cross_scale", "--decoder_conv", "--num_tmem",
     "--max_tokens", "--exclude", "--allow_leak", "--no_target_pixels", "--show_recipe", "--masked_pass",
     "--ema", "--config", "--text_encoder", "--text_layers",
