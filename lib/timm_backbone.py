@@ -114,6 +114,10 @@ def try_size(name: str, side: int) -> None:
         raise refusal(name, f"it does not read images of {side} px, {in_a_line(error)}") from error
 
 
+class ReadLinear(nn.Linear):
+    """A linear layer of which another module reads the weight: lib/accelerate leaves subclasses as they are."""
+
+
 class TimmStage(Stage):
     """timm's modules of a stage, followed by the language (and intra-scale, and alignment) of lib/backbone.py.
 
@@ -227,10 +231,9 @@ def timm_backbone(name: str, drop_path: float, side: int, parts: Parts) -> TimmB
         raise refusal(name, f"it has no drop path, and --drop_path is {drop_path}")
     rate: dict[str, Any] = {"drop_path_rate": drop_path} if known.has_drop_path else {}
     features = timm.create_model(name, **known.settings, **rate)
-    module: Any
-    for module in features.modules():   # Swin V2 then calls its layers, which lib/accelerate may have replaced
-        if hasattr(module, "qkv_bias_separate"):
-            module.qkv_bias_separate = True
+    for module in features.modules():
+        if hasattr(module, "qkv_bias_separate"):   # the attention of Swin V2
+            module.qkv.__class__ = ReadLinear
     last = len(known.dims) - 1
     stages = [TimmStage(modules, *parts(stage), dim=known.dims[stage], first=stage == 0, last=stage == last,
                         channels_last=known.channels_last) for stage, modules in enumerate(split_stages(features))]

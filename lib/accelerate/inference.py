@@ -40,7 +40,8 @@ def fold_batchnorms(model: nn.Module) -> None:
                 module.add_module("bn2", nn.Identity())
         elif isinstance(module, nn.Sequential):
             for i, (first, second) in enumerate(zip(module, list(module)[1:], strict=False)):
-                if type(first) in (nn.Conv2d, CastConv2d) and type(second) is nn.BatchNorm2d:   # subclasses do more
+                plain = type(first) in (nn.Conv2d, CastConv2d) and type(second) is nn.BatchNorm2d   # subclasses do more
+                if plain and isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                     module[i], module[i + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
 
 

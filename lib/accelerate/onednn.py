@@ -35,7 +35,10 @@ def has_bfloat16() -> bool:
 
 
 class Product(torch.autograd.Function):
-    """x (…, I), weight (O, I), bias (O,) or None, in float32 -> x @ weight.T + bias (…, O)."""
+    """x (R, I), weight (O, I), bias (O,) or None, in float32 -> x @ weight.T + bias (R, O).
+
+    With more dimensions oneDNN returns a view, which nothing may change in place.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -47,10 +50,9 @@ class Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         of_x, of_weight, of_bias = ctx.needs_input_grad
-        rows = gradient.flatten(0, -2)
         return (torch.ops.mkldnn._linear_pointwise(gradient, weight.t(), None, "none", [], "") if of_x else None,
-                rows.t() @ x.flatten(0, -2) if of_weight else None,   # here the BLAS is faster
-                rows.sum(0) if of_bias else None)
+                gradient.t() @ x if of_weight else None,   # here the BLAS is faster
+                gradient.sum(0) if of_bias else None)
 
 
 class FastLinear(nn.Linear):
@@ -60,7 +62,7 @@ class FastLinear(nn.Linear):
         single = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         large = x.numel() * self.out_features >= LARGE and self.in_features >= WIDE
         if single and large and has_products(torch.float32):
-            return Product.apply(x, self.weight, self.bias)
+            return Product.apply(x.flatten(0, -2), self.weight, self.bias).unflatten(0, x.shape[:-1])
         return super().forward(x)
 
 
