@@ -393,6 +393,8 @@ def add_training(group: Group) -> None:
               help="training refs to leave out: ids or file names, one per line; or a list of refer/exclusions")
     group.add("--allow_leak", action="store_true",
               help="train on images that are in a test split of another of the data sets")
+    group.add("--allow_empty", action="store_true",
+              help="train although more than a tenth of the training masks are empty without being meant so")
     group.add("--published_validation", action="store_true",
               help="choose the best epoch on one random sentence per ref, as in the original code;\n"
                    "without it on all sentences")

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from data.dataset import EvalSet, TrainSet
+from data.empty_masks import refuse_empty
 from distributed.signals import STOP_SIGNALS
 from refer.table import RefTable
 from utils import MachineError, UserError, log, rank, world_size
@@ -157,12 +158,13 @@ def make_loaders(args: Namespace, refs: RefTable, tokenizer: Tokenizer, size_px:
     """This process's loaders of the train split and of the val split; the latter is that of the first data set.
 
     `args` are train.py's flags. With `phrases`, samples have phrase masks. Raises `UserError` if an epoch would have no
-    update.
+    update, and if many training masks are empty (see `refuse_empty`).
     """
     shared = {"skip_bad_images": args.skip_bad_images, "packed": args.packed, "max_tokens": max_tokens,
               "phrases": phrases}
     train_set = TrainSet(refs, "train", tokenizer, size_px, args.seed, args.random_box_share,
                          exclude=args.exclude, allow_leak=args.allow_leak, most=args.overfit, **shared)
+    refuse_empty(train_set, args.allow_empty)
     if args.overfit:
         log(f"--overfit: trains on {len(train_set.refs)} refs of the train split and is validated on the same")
     val_set = EvalSet(refs, "train" if args.overfit else "val", tokenizer, size_px, source=0, most=args.overfit,
