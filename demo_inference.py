@@ -2,6 +2,7 @@
 import argparse
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,8 @@ def segment(predictor: Predictor, jobs: list[Job], args: argparse.Namespace
 
 
 def tile_bar(tiles: Any) -> Any:
-    """A progress bar over a scene's tiles."""
-    return utils.progress(tiles, "tiles")
+    """A progress bar over a scene's tiles, or lines where there is no terminal."""
+    return utils.progress(tiles, "tiles", lines=True)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -160,7 +161,7 @@ def run(args: argparse.Namespace) -> None:
     set_up(device, args)
     class_names = class_names_of(args.dataset, args.refer_data_root) if "dataset" in args.given else ()
     predictor = Predictor(args.resume, device=device, amp=args.amp, fast=args.fuse, args=args, class_names=class_names)
-    wanted = wanted_files(args, len(images))
+    is_new, wanted = not Path(args.out).exists(), wanted_files(args, len(images))
     for sentence in dict.fromkeys(pair.sentence for pair in pairs):
         for problem in reading_problems(predictor.tokenizer, sentence, predictor.max_tokens):
             log(f"WARNING: {ReadingWarning(sentence, problem)}")
@@ -189,7 +190,9 @@ def run(args: argparse.Namespace) -> None:
         """The line of --pairs that names an image first."""
         return f"{place}: " if (place := images[path][0].where) else ""
 
-    shown = utils.progress(images.items(), "images") if len(images) > 1 and not args.tile else images.items()
+    shown = images.items()
+    if len(images) > 1 and not args.tile:
+        shown = utils.progress(shown, "images", lines=True)
     for path, listed in shown:
         try:
             source = open_source(path, bool(args.tile), args.bands, stretch=args.stretch and tuple(args.stretch))
@@ -203,7 +206,10 @@ def run(args: argparse.Namespace) -> None:
                 sum(np.prod(held.size) * len(sentences) for _, held, _, sentences in waiting) >= BATCH_PIXELS:
             done += flush()
     done += flush()
-    if wanted.entries:
+    if not done and is_new:
+        with suppress(OSError):   # an image may have been written in part
+            wanted.folder.rmdir()
+    if wanted.entries and entries:
         utils.write_json(Path(args.json or wanted.folder / "predictions.json"), entries)
     if problems:
         more = f"; and {len(problems) - MOST_PROBLEMS} more" if len(problems) > MOST_PROBLEMS else ""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bert import PhraseMarker, layout_of, reading_problems, tokenize
 from lib.accelerate import accelerate, autocast, prepare_for_inference, set_up_cuda, usable_amp
+from lib.accelerate.threads import LentThreads, choose_threads
 from lib.checkpoint import restore
 from lib.checkpoint.model_folder import fetch_folder
 from lib.imagery.drawing import Shown, overlay
@@ -73,7 +74,10 @@ class Predictor:
 
     `device` is 'cuda', 'cpu' or the like (default: a GPU if there is one); `amp` is the precision as in args.py; `fast`
     folds BatchNorms and packs weights, as `--fuse` does. On a GPU the process computes float32 in TF32 from then on, as
-    test.py does, unless `args` say otherwise (`--no-tf32`). An original checkpoint does not describe itself and needs
+    test.py does, unless `args` say otherwise (`--no-tf32`). On a CPU that other programs use, too, it computes with
+    fewer threads where these are faster, unless the variable `OMP_NUM_THREADS` is set. A process that is forked from
+    one with a predictor must call `torch.set_num_threads(1)` before it computes, or it would wait for the threads of
+    its parent for ever. An original checkpoint does not describe itself and needs
     `args`, the result of `args.get_parser().parse_args([…])` for its flags. A network that reads phrases also needs
     `class_names`, the names that it looks for in sentences (`refer.categories.CLASS_NAMES`). Raises `UserError` if the
     checkpoint cannot be used.
@@ -91,6 +95,7 @@ class Predictor:
         if self.device.type == "cuda":
             set_up_cuda(getattr(args, "tf32", True), getattr(args, "cudnn_benchmark", True))
         self.amp = usable_amp(amp, self.device)
+        self.threads = choose_threads(self.device, kind=LentThreads)
         accelerate(self.model.to(self.device), self.device)
         prepare_for_inference(self.model, self.amp, fold_batchnorm=fast)
 
@@ -275,7 +280,7 @@ class Predictor:
         """
         same = all(picture is pictures[0] for picture in pictures)
         image = self.to_network(pictures[:1] if same else pictures).expand(len(sentences), -1, -1, -1)
-        with autocast(self.device, self.amp):
+        with self.threads.step(), autocast(self.device, self.amp):
             logits = self.model(normalize(image), *self.read(sentences))
         return (logits[:, 1] - logits[:, 0]).float().cpu()
 

@@ -141,7 +141,7 @@ def run(args: Namespace) -> None:
     others = EvalSet(*common, shuffle_seed=args.seed)
     chosen = np.linspace(0, len(dataset) - 1, min(args.samples or len(dataset), len(dataset))).astype(int).tolist()
     rows = []
-    for index in utils.progress(chosen[utils.rank()::utils.world_size()], "probe"):
+    for index in utils.progress(chosen[utils.rank()::utils.world_size()], "probe", lines=True):
         sample, described = dataset[index], dataset.describe(index)
         asked = variants(described, others.describe(index)["sentence"], args.seed)
         without = masked(described["sentence"], mask_word)

@@ -2,6 +2,7 @@
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from utils.ranks import rank
 
 T = TypeVar("T")
+LINE_S = 30   # between two lines about a long work
 
 # Characters that move a terminal's cursor, hide or reorder its text, or cannot be encoded in UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -79,10 +81,26 @@ def log(message: str, any_process: bool = False) -> None:
         _output.flush()
 
 
-def progress(batches: Iterable[T], description: str) -> Iterable[T]:
-    """`batches` with a progress bar on the first process's terminal; no bar if the output goes to a file."""
+def progress(batches: Iterable[T], description: str, lines: bool = False) -> Iterable[T]:
+    """`batches` with a progress bar on the first process's terminal; no bar if the output goes to a file.
+
+    With `lines`, for which the number of batches must be known, such a file gets a line every half minute.
+    """
     hidden = rank() > 0 or not sys.stdout.isatty()
+    if lines and hidden and rank() == 0:
+        return _progress_lines(batches, len(batches), description)  # type: ignore[arg-type]   # it is sized
     return tqdm(batches, desc=description, disable=hidden, leave=False, dynamic_ncols=True, file=_output)
+
+
+def _progress_lines(batches: Iterable[T], total: int, description: str) -> Iterator[T]:
+    """`batches` with a line about how many of `total` are done whenever `LINE_S` seconds have passed."""
+    began = said = time.monotonic()
+    for done, batch in enumerate(batches):
+        now = time.monotonic()
+        if now - said >= LINE_S and done:
+            said = now
+            log(f"{description}: {done} of {total}, about {duration((now - began) / done * (total - done))} left")
+        yield batch
 
 
 def duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.accelerate import autocast
+from lib.accelerate.threads import FixedThreads, ThreadCount
 from transforms import network_inputs
 
 PRECISION_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -90,19 +91,20 @@ def format_metrics(metrics: dict[str, Any]) -> str:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[dict[str, Tensor]], device: torch.device, amp: str = "off",
-             observe: Callable[[list[int], Tensor], None] | None = None) -> Tensor:
+             observe: Callable[[list[int], Tensor], None] | None = None,
+             threads: ThreadCount | FixedThreads | None = None) -> Tensor:
     """Pixel counts of every sample in `batches` (see `data.dataset`), computed by the model in evaluation mode.
 
     Returns (samples, 6) int64 on `device`: index and `COUNTS` of this process's share; `distributed.gather_rows` joins
     the shares. `amp` names the precision (see `lib.accelerate.autocast`). `observe` is called for each batch with the
-    samples' indices and logits (B, 2, S, S).
+    samples' indices and logits (B, 2, S, S). `threads` may change their number.
     """
-    was_training = model.training
+    was_training, threads = model.training, threads or FixedThreads()
     model.eval()
     rows = [torch.empty(0, 1 + len(COUNTS), dtype=torch.int64, device=device)]
     for batch in batches:
         target, index = (batch[key].to(device, non_blocking=True) for key in ("target", "index"))
-        with autocast(device, amp):
+        with threads.step(), autocast(device, amp):
             logits = model(*network_inputs(batch, device))
         rows.append(torch.cat([index[:, None], count_pixels(predict(logits), target)], dim=1))
         if observe:

@@ -69,10 +69,14 @@ def train_one_epoch(state: TrainingState, batches: Any, args: Namespace) -> dict
 def validate(state: TrainingState, batches: Any, model: nn.Module) -> dict[str, Any]:
     """Metrics on all sentences of the val split; each process evaluates a share and gets the whole result."""
     distributed.share_buffers(model)   # on CPUs running statistics differ between processes
-    watched = itertools.takewhile(lambda _: not distributed.stop_requested(), utils.progress(batches, "val"))
+    shown = utils.progress(batches, "val", lines=True)
+    watched = itertools.takewhile(lambda _: not distributed.stop_requested(), shown)
     rows = distributed.gather_rows(evaluate(model, watched, state.device, state.args.amp)).cpu().numpy()
     if not len(rows):
         return {}
     if warning := warning_of_empty_predictions(rows[:, 1:]):
         log(warning)
-    return all_metrics(rows[:, 1:], batches.dataset.no_target(rows[:, 0]), state.args.no_target_pixels)
+    no_target = batches.dataset.no_target(rows[:, 0])
+    if empty := int(((rows[:, 3] == 0) & ~no_target).sum()):
+        log(f"{empty} of {len(rows)} validation samples have an empty mask: their IoU is 0 whatever is predicted")
+    return all_metrics(rows[:, 1:], no_target, state.args.no_target_pixels)

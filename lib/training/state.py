@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from distributed import gather_objects
+from lib.accelerate.threads import choose_threads
 from lib.checkpoint import describe_model, peek, save_checkpoint
 from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig
@@ -18,7 +19,6 @@ from lib.training.averaging import WeightAverage
 from lib.training.generators import generator_states, restore_generators
 from lib.training.masked_pass import Disturbance
 from lib.training.optimizer import make_optimizer, restore_optimizer, warm_up_of
-from lib.training.threads import choose_threads
 from lib.training.update_step import Updater
 from schema import Range, faults
 from utils import UserError, duration, log, rank, world_size
@@ -61,12 +61,21 @@ def run_files(folder: Path, model_id: str) -> dict[str, Path]:
     return {kind: folder / f"model_{kind}_{model_id}.pth" for kind in ("last", "best")}
 
 
+MASKS = "masks"   # beside the annotation files: a fingerprint of the pictures that are masks
+
+
+def same_data(stored: dict[str, str], now: dict[str, str]) -> bool:
+    """Whether two runs have the same annotations and masks; old checkpoints say nothing of masks that are pictures."""
+    return stored in (now, {name: digest for name, digest in now.items() if name != MASKS})
+
+
 class TrainingState:
     """Optimiser, schedule, scaler, progress and random generators of a run of `model`.
 
     `wrapped` is the module that a training step calls (see `distributed.wrap`), `average` the average of the weights if
     one is kept, and `batches` the number of batches of an epoch in this process. `config` and `tokenizer` describe the
-    network in a checkpoint. `annotations` maps each annotation file to its SHA-256.
+    network in a checkpoint. `annotations` maps each annotation file to its SHA-256, and `MASKS` to the
+    masks' fingerprint.
     """
 
     def __init__(self, args: Namespace, model: ReferringSegmenter, wrapped: nn.Module, average: WeightAverage | None,
@@ -107,8 +116,8 @@ class TrainingState:
             raise UserError(f"{another} (its schedule of {self.iterations} iterations is at its end, so the {left} "
                             "batches that are left would train at lr 0)")
         # The best IoU counts only if its file exists: a run may end between two files, or be resumed in another folder.
-        same_data = checkpoint.get("annotations", self.annotations) == self.annotations
-        self.progress.best_oIoU = min(self.progress.best_oIoU, self.best_on_disk()) if same_data else -1.0
+        same = same_data(checkpoint.get("annotations", self.annotations), self.annotations)
+        self.progress.best_oIoU = min(self.progress.best_oIoU, self.best_on_disk()) if same else -1.0
         if world_size() == checkpoint["world_size"]:
             restore_generators(checkpoint["generators"][rank()], self.device)
         log(f"going on with epoch {self.progress.epoch}, iteration {self.progress.step}; best overall IoU so far "

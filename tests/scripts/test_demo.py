@@ -32,7 +32,7 @@ def run(module, monkeypatch, *arguments) -> None:
 
 
 def shown(tmp_path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "out").iterdir())
+    return sorted(path.name for path in (tmp_path / "out").glob("*"))
 
 
 def test_every_image_and_sentence_gets_a_mask_and_an_overlay_of_the_images_size(checkpoint, tmp_path, monkeypatch):
@@ -49,6 +49,18 @@ def test_every_image_and_sentence_gets_a_mask_and_an_overlay_of_the_images_size(
     drawn = np.asarray(Image.open(tmp_path / "out/colour-a-red-vehicle-overlay.png"))
     outside = np.asarray(mask) == 0
     assert np.array_equal(drawn[outside], pixels[outside])
+
+
+@pytest.mark.parametrize("made_before", [True, False])
+def test_nothing_is_left_where_every_image_is_refused(checkpoint, tmp_path, monkeypatch, capsys, made_before):
+    (tmp_path / "a.png").write_text("no picture")
+    if made_before:
+        (tmp_path / "out").mkdir()
+    with pytest.raises(SystemExit):
+        run(demo_inference, monkeypatch, "--resume", checkpoint, "--image", tmp_path / "a.png", "--sentence", "a ship",
+            "--out", tmp_path / "out", "--json")
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "out").exists() == made_before and not list(tmp_path.glob("out/*"))
 
 
 def test_words_that_the_network_does_not_get_are_named_once(checkpoint, tmp_path, monkeypatch, capsys, recwarn):

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lib.accelerate.threads import FixedThreads
 from lib.training.epoch import train_one_epoch
 from lib.training.masked_pass import Disturbance
 from lib.training.optimizer import freeze_text, make_optimizer
 from lib.training.state import Progress, TrainingState
-from lib.training.threads import FixedThreads
 from lib.training.update_step import Updater
 from tests.conftest import TEXT, make_inputs
 

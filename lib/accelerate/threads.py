@@ -1,10 +1,12 @@
-"""Adaptive number of threads for training on a CPU.
+"""Adaptive number of threads on a CPU, in training and inference.
 
 The threads of an operation wait for the slowest of them. Beside another busy program one of them often has no core, and
 the others spin until it gets one: two threads on two cores then keep a third of their speed, while one thread keeps
-60 %. The load of a machine changes, so the number of threads is adapted during the run.
+60 %. The load of a machine changes, so the number of threads is adapted during the run. A step is an update in
+training, a batch or a tile in inference.
 """
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +35,7 @@ class ThreadCount:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Times the training step inside, and may change the number of threads afterwards."""
+        """Times the step inside, and may change the number of threads afterwards."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.add(time.perf_counter() - wall, time.process_time() - cpu)
@@ -57,8 +59,7 @@ class ThreadCount:
             if speed <= earlier_speed:
                 self.use(threads)
             else:
-                log(f"training with {self.now} of {self.full} threads: faster while other programs use this machine"
-                    if self.now < self.full else f"training with all {self.full} threads again")
+                self.tell()
         elif self.trained_s >= self.next_trial_s:
             wanted = self.full if self.now < self.full else min(self.full, max(1, round(cores)))
             if wanted != self.now:
@@ -70,6 +71,46 @@ class ThreadCount:
         self.now = threads
         torch.set_num_threads(threads)
 
+    def tell(self) -> None:
+        """Logs the number that a trial has settled on."""
+        log(f"computing with {self.now} of {self.full} threads: faster while other programs use this machine"
+            if self.now < self.full else f"computing with all {self.full} threads again")
+
+
+class LentThreads(ThreadCount):
+    """`ThreadCount` for a library: the number holds inside steps only, and nothing is logged.
+
+    Threads of the caller may take steps at the same time, of which one is measured.
+    """
+
+    def __init__(self, threads: int):
+        super().__init__(threads)
+        self.measuring = threading.Lock()
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Computes the step inside with the number of threads that was found fastest, which may change afterwards."""
+        before = torch.get_num_threads()
+        alone = self.measuring.acquire(blocking=False)
+        try:
+            if self.now < self.full:
+                torch.set_num_threads(self.now)
+            if alone:
+                with super().step():
+                    yield
+            else:
+                yield
+        finally:
+            if alone:
+                self.measuring.release()
+            torch.set_num_threads(before)
+
+    def use(self, threads: int) -> None:
+        self.now = threads
+
+    def tell(self) -> None:
+        pass
+
 
 class FixedThreads:
     """Keeps the number of threads fixed."""
@@ -79,10 +120,12 @@ class FixedThreads:
         yield
 
 
-def choose_threads(device: torch.device, deterministic: bool) -> ThreadCount | FixedThreads:
-    """The controller of the number of threads: `ThreadCount` on a CPU, else `FixedThreads`.
+def choose_threads(device: torch.device, deterministic: bool = False,
+                   kind: type[ThreadCount] = ThreadCount) -> ThreadCount | FixedThreads:
+    """The controller of the number of threads: one of the given `kind` on a CPU, else `FixedThreads`.
 
-    The number is also fixed if `OMP_NUM_THREADS` is set, or if the run is deterministic, because results depend on it.
+    The number is also fixed if `OMP_NUM_THREADS` is set, or if the run is deterministic, because results depend on it
+    in their last digits.
     """
     adapts = device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ and not deterministic
-    return ThreadCount(torch.get_num_threads()) if adapts else FixedThreads()
+    return kind(torch.get_num_threads()) if adapts else FixedThreads()
