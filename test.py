@@ -12,7 +12,8 @@ with importing_much():
     import utils
     from data import EvalSet, RefsReader, eval_loader
     from lib.accelerate import WholeBatches, accelerate, compiled, prepare_for_inference, set_up
-    from lib.checkpoint import restore
+    from lib.accelerate.threads import choose_threads
+    from lib.checkpoint import restore, weights_file
     from lib.evaluation.metrics import evaluate
     from lib.evaluation.predictions import Recorder
     from lib.evaluation.published import as_data, published_rows
@@ -20,6 +21,7 @@ with importing_much():
     from lib.evaluation.result_files import read_probe
     from lib.evaluation.results import collect, describe, make_folders, make_results, no_empty_folders
     from lib.report.outputs import write_outputs
+    from refer.mask_files import masks_digest
     from refer.published import other_size
     from utils import log
 
@@ -31,9 +33,8 @@ def run(args: Namespace) -> None:
     device = distributed.init_processes(args.device, args.local_rank, args.timeout)
     set_up(device, args)
     make_folders(args)
-    probe = read_probe(args.probe) if args.probe else None
-
     model, config, tokenizer = restore(args.resume, args)
+    probe = read_probe(args.probe, utils.sha256_of(weights_file(args.resume)), args.split) if args.probe else None
     accelerate(model.to(device), device, args.channels_last)
     prepare_for_inference(model, args.amp, args.fuse)
     network = WholeBatches(compiled(model, device)) if args.compile else model
@@ -46,7 +47,8 @@ def run(args: Namespace) -> None:
     batches = eval_loader(dataset, args.batch_size, args.workers, args.pin_mem, utils.rank(), utils.world_size())
     recorder = Recorder(dataset.original_mask if args.eval_ori_size else None,
                         keep=bool(args.save_predictions or args.report))
-    counts = evaluate(network, utils.progress(batches, args.split), device, args.amp, recorder)
+    counts = evaluate(network, utils.progress(batches, args.split, lines=True), device, args.amp, recorder,
+                      choose_threads(device))
     outcome = collect(counts, recorder, len(batches.problems), dataset.no_target, args.no_target_pixels)
     styles = [style for style in ("latex", "markdown") if getattr(args, style)]
     log(describe(outcome, config.model, styles))
@@ -55,7 +57,7 @@ def run(args: Namespace) -> None:
         log(describe_published(published, dataset.name, args.split, config.model, outcome.metrics, styles, differs))
 
     if (args.results or args.report or args.save_predictions) and utils.rank() == 0:
-        results = {**make_results(outcome, args, config.model, dataset, device),
+        results = {**make_results(outcome, args, config.model, dataset, device, masks_digest(refs)),
                    **({"published": as_data(published)} if published else {})}
         for path in write_outputs(outcome, results, args, model, dataset, probe):
             log(f"wrote {path}")

@@ -35,6 +35,7 @@ with importing_much():
     from lib.training.run_record import RunRecord
     from lib.training.set_up import set_up_training
     from lib.training.state import TrainingState
+    from refer.mask_files import masks_digest
     from utils import MachineError, UserError, log
 
 
@@ -63,7 +64,7 @@ def open_run(args: Namespace) -> Run:
         hold(folder, args.model_id)
     record = RunRecord(Path("models") / args.model_id, args, device, args.tensorboard, args.wandb)
     refs = reader.refs()
-    annotations = annotation_digests(refs.annotation_files)
+    annotations = annotation_digests(refs.annotation_files, masks_digest(refs))
     args.resume, checkpoint = choose_start(asked, output, args.model_id, distributed.was_restarted())
     settle_flags(args, checkpoint, refs.training_samples(), utils.world_size())
     resumed = goes_on(checkpoint)

@@ -17,9 +17,11 @@ from torch.utils.data import DataLoader, Dataset
 
 import transforms
 from refer.entries import Entry
+from refer.mask_files import masks_digest
 from refer.refer import REFER
 from refer.table import RefTable
 from utils import UserError, sha256_of
+from utils.files import temporary_beside
 
 if TYPE_CHECKING:
     import h5py
@@ -33,7 +35,8 @@ def settings_of(refer: RefTable, size_px: int) -> dict[str, Any]:
     source, = refer.sources
     return {"format": FORMAT, "dataset": source["dataset"], "splitBy": source["splitBy"], "size_px": size_px,
             "published_masks": source["drop_overlaps"],
-            "annotations": {_name_of(Path(path)): sha256_of(path) for path in refer.annotation_files}}
+            "annotations": {_name_of(Path(path)): sha256_of(path) for path in refer.annotation_files},
+            "masks": masks_digest(refer)}
 
 
 def _name_of(path: Path) -> str:
@@ -53,6 +56,7 @@ class PackedRefs:
             raise UserError(f"--packed {path} holds one data set, --dataset names {len(refer.sources)}")
         self.path, self.size_px = Path(path), size_px
         self.file: h5py.File | None = None
+        self.sha256: str | None = None   # of the contents, known once the file is opened
         self.process = -1
         file = self.opened()
         try:
@@ -64,9 +68,10 @@ class PackedRefs:
                             "with tools/pack_dataset.py") from error
         wanted = settings_of(refer, size_px)
         if changed := [f"{key} is {stored.get(key)!r} there, {wanted[key]!r} here" for key in wanted
-                       if stored.get(key) != wanted[key]]:
+                       if stored.get(key, wanted[key] if key == "masks" else None) != wanted[key]]:
             raise UserError(f"--packed {path} does not fit: {'; '.join(changed)}. Write one that does with "
                             "tools/pack_dataset.py")
+        self.sha256 = file.attrs.get("sha256", "")
         packed_row = {ref_id: row for row, ref_id in enumerate(ref_ids)}
         self.row_of = np.array([packed_row[refer.ref(row)["ref_id"]] for row in range(len(refer))], dtype=np.int64)
         self.image_of = images[self.row_of]
@@ -80,6 +85,9 @@ class PackedRefs:
             except OSError as error:
                 raise UserError(f"--packed {self.path} cannot be opened ({error}); tools/pack_dataset.py writes such a "
                                 "file") from error
+            if self.sha256 not in (None, self.file.attrs.get("sha256", "")):
+                raise UserError(f"--packed {self.path} was replaced while the program ran: start it again, or give "
+                                "the new file another name")
         return self.file
 
     def __getstate__(self) -> dict[str, Any]:
@@ -122,7 +130,8 @@ def write_packed(path: str | Path, refer: REFER, size_px: int, load: Load, watch
     samples on and may show progress. Raises `UserError` for a bad image and when the file cannot be written.
     """
     import h5py
-    path, temporary = Path(path), Path(f"{path}.tmp")
+    path = Path(path)
+    temporary = temporary_beside(path)
     refs = sorted(refer.data["refs"], key=lambda ref: str(ref["image_id"]))
     images: dict[Any, int] = {}
     for ref in refs:

@@ -21,6 +21,7 @@ from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig
 from transforms import IMAGENET_MEAN, IMAGENET_STD
 from utils import MachineError, UserError
+from utils.files import temporary_beside
 
 INPUTS, OUTPUT = ("image", "token_ids", "token_mask", "phrase_masks"), "logits"
 BATCH = "batch"   # the name of the batch dimension where it is left open
@@ -46,7 +47,7 @@ def export_graph(model: ReferringSegmenter, config: ModelConfig, tokenizer: Toke
     size = sum(value.nbytes for value in model.state_dict().values())
     if form == "onnx" and size > LARGEST_ONNX:
         raise UserError(f"--to onnx: {size >> 20} MiB of weights are more than an ONNX file holds; use --to torch")
-    temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")   # PyTorch checks the suffix
+    temporary = temporary_beside(path)   # PyTorch checks the suffix
     any_batch = takes_any_batch(model, form)
     texts = {"description": describe(model, config, tokenizer, any_batch), "tokenizer": tokenizer.to_str()}
     try:

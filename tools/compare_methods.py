@@ -37,13 +37,18 @@ from lib.report.tables_page import write_tables_page
 from lib.segmentation import build_model
 from lib.training.resume import as_stored_now, changed_flags
 from lib.training.state import run_files
+from refer.mask_files import masks_digest
 from refer.published import other_size
+from refer.refer import REFER
+from refer.table import RefTable
 from tools.workloads import make_batch
 from transforms import network_inputs
 from utils import UserError, duration, log, make_folder, read_json, sha256_of, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 SET_HERE = ("seed", "model_id", "output_dir", "resume", "show_recipe")   # flags that no method may have
+WITHOUT_EFFECT = ("given", "resume", "results", "workers", "pin_mem", "batch_size", "timeout", "device",
+                  "local_rank")   # flags of test.py that may differ where results are used again
 NOTES = (
     "Metrics are means over the runs, in percent; ± is half of Student's 95 % interval over runs, which assumes that "
     "runs are normally distributed.",
@@ -194,12 +199,28 @@ def train(run: Run, own: Namespace) -> bool:
 
 
 def evaluate(run: Run, split: str, own: Namespace) -> dict[str, Any]:
-    """The results of a run on a split. Existing ones are used if they are of its checkpoint."""
+    """The results of a run on a split. Existing ones are used if they are of its checkpoint, data and flags."""
     path = Path(own.out) / "runs" / f"{run.name}_{split}.json"
-    if not path.is_file() or read_json(path).get("checkpoint", {}).get("sha256") != sha256_of(run.checkpoint):
-        call([*shlex.split(own.launch), str(ROOT / "test.py"), *known_flags(run.method, get_parser(*EVALUATION)),
-              "--resume", str(run.checkpoint), "--split", split, "--results", str(path)], log_of(run, own))
+    flags = [*known_flags(run.method, get_parser(*EVALUATION)), "--resume", str(run.checkpoint), "--split", split,
+             "--results", str(path)]
+    if not (path.is_file() and is_of(read_json(path), flags, run.checkpoint)):
+        call([*shlex.split(own.launch), str(ROOT / "test.py"), *flags], log_of(run, own))
     return read_results(str(path))
+
+
+def is_of(results: Any, flags: list[str], checkpoint: Path) -> bool:
+    """Whether results, read from a file, are of this checkpoint, the data as they are now, and test.py's flags."""
+    args = vars(get_parser(*EVALUATION).parse_args(flags))
+    try:
+        same = results["checkpoint"]["sha256"] == sha256_of(checkpoint) and all(
+            results["flags"].get(name, value) == value for name, value in args.items() if name not in WITHOUT_EFFECT)
+        same = same and all(sha256_of(path) == digest for path, digest in results["annotations"].items())
+        if same and results.get("masks"):
+            refs = REFER(args["refer_data_root"], args["dataset"], args["splitBy"])
+            same = masks_digest(RefTable.of(refs)) == results["masks"]
+    except (OSError, KeyError, TypeError, AttributeError):   # a file has moved, or the results are no such file
+        return False
+    return same
 
 
 def log_of(run: Run, own: Namespace) -> Path:

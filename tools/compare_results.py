@@ -10,10 +10,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from args import Parser, positive
 from distributed import user_errors
-from lib.evaluation.paired import compare, comparison_table, pair
+from lib.evaluation.paired import compare, comparison_table, other_data, pair
 from lib.evaluation.result_files import read_results
 from lib.evaluation.text_tables import STYLES
-from utils import log, write_json
+from utils import UserError, log, write_json
 
 FEW_IMAGES = 50   # the fewer images, the more often a bootstrap's 95 % interval misses the true value
 METRICS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}
@@ -25,6 +25,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("second", metavar="B.json", help="another one, of the same split")
     parser.add_argument("--changed", default=10, type=positive, metavar="N",
                         help="how many of the samples that changed most are listed (default: 10)")
+    parser.add_argument("--allow_other_data", action="store_true",
+                        help="compare although annotations or masks differ: ids may then mean other objects")
     parser.add_argument("--json", metavar="FILE", help="also write the differences to this file")
     parser.add_argument("--latex", action="store_true",
                         help="print the paper's table of both as a tabular of booktabs: 95 %% intervals over images, "
@@ -35,8 +37,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     first, second = read_results(args.first), read_results(args.second)
-    if set(first.get("annotations", {}).values()) != set(second.get("annotations", {}).values()):
-        log("note: the annotation files were not the same")
+    if problem := other_data(first, second):
+        if not args.allow_other_data:
+            raise UserError(f"{args.first} and {args.second} {problem}, so a sample may be another object in each: "
+                            "evaluate both on the same files, or compare nevertheless with --allow_other_data")
+        log(f"--allow_other_data: the results {problem}")
     pairs = pair(first, second)
     compared = compare(pairs)
     images = len({sample["image_id"] for sample, _ in pairs})

@@ -17,6 +17,7 @@ from data.dataset import load_image_and_mask
 from lib.imagery.drawing import TRUTH_COLOUR, overlay, sheet
 from refer.refer import REFER
 from utils import UserError
+from utils.files import temporary_beside
 
 PANEL_PX, COLUMNS = 192, 4
 NOTICE_CHARACTERS, NOTICE_LINES = 25, 9     # of text that fit on a panel,
@@ -83,7 +84,7 @@ def printable(text: str) -> str:
 def save_sheet(drawn: Image.Image, path: Path) -> None:
     """Writes a PNG whole or not at all, making its folder. Raises `UserError` if that is not possible."""
     try:
-        temporary = path.with_name(path.name + ".tmp")
+        temporary = temporary_beside(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             drawn.save(temporary, "PNG")

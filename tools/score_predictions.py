@@ -23,12 +23,14 @@ from data import identify
 from distributed import user_errors
 from lib.evaluation import NO_TARGET_PIXELS
 from lib.evaluation.generalized import format_all, format_generalized_table
-from lib.evaluation.metrics import count_pixels
+from lib.evaluation.metrics import count_pixels, warning_of_empty_predictions
 from lib.evaluation.predictions import ids_of_png, read_entries
 from lib.evaluation.result_files import FORMAT_VERSION
-from lib.evaluation.tables import format_table, make_sample, summarize
+from lib.evaluation.tables import counts_of, format_table, make_sample, summarize
+from refer.mask_files import masks_digest
 from refer.masks import LARGEST_MASK_PX, decode_segmentation
 from refer.refer import REFER
+from refer.table import RefTable
 from transforms import resize_mask
 from utils import UserError, log, sha256_of, write_json
 
@@ -69,14 +71,20 @@ def read_predictions(path: Path) -> Masks:
         if not files:
             raise UserError(f"--predictions {path}: the folder has neither predictions.json nor PNGs named "
                             "REF_SENT.png")
+        log(f"scoring {len(files)} PNGs of {path}")
         return {ids_of_png(file): partial(read_png, file) for file in files}
     file = path / "predictions.json" if path.is_dir() else path
+    log(f"scoring the masks in {file}" + (", not the PNGs beside it" if path.is_dir() and any(path.glob("*.png"))
+                                          else ""))
     return {name: partial(decode, f"--predictions {file}: the mask of ref_id {name[0]}, sent_id {name[1]}", rle)
             for name, rle in read_entries(file).items()}
 
 
 def read_png(file: Path, most_px: int) -> np.ndarray:
-    """A mask picture as (H, W) bool, true where a channel other than alpha is not 0. Raises `UserError`."""
+    """A mask picture as (H, W) bool, true where a channel other than alpha is not 0.
+
+    Raises `UserError`, also for a picture with more than two values, such as probabilities.
+    """
     try:
         with Image.open(file, formats=["PNG"]) as opened:
             if opened.width * opened.height > most_px:   # before it is decoded
@@ -84,8 +92,12 @@ def read_png(file: Path, most_px: int) -> np.ndarray:
             bands, pixels = opened.getbands(), np.asarray(opened)
     except Exception as error:   # damaged bytes surface as nearly any exception
         raise UserError(f"{file} cannot be read as a PNG: {error}") from error
-    channels = pixels.reshape(*pixels.shape[:2], len(bands))
-    return channels[..., [band != "A" for band in bands]].any(axis=2)
+    channels = pixels.reshape(*pixels.shape[:2], len(bands))[..., [band != "A" for band in bands]]
+    inside = channels.any(axis=2)
+    if inside.any() and (channels[inside] != channels[inside][0]).any():
+        raise UserError(f"{file} has more than two values: a mask has 0 and one other. Probabilities need a threshold "
+                        "first, and masks must not have been JPEGs")
+    return inside
 
 
 def decode(place: str, rle: Any, most_px: int) -> np.ndarray:
@@ -131,6 +143,8 @@ def run(args: argparse.Namespace) -> None:
     samples, missing = score(refer, args.split, read_predictions(Path(args.predictions)), args.img_size)
     results = summarize(samples, args.no_target_pixels)
     log(format_all(results))
+    if warning := warning_of_empty_predictions(counts_of(samples)):
+        log(warning)
     if missing:
         log(f"{missing} of {len(samples)} samples have no prediction: their IoU is 0")
     for style in ("latex", "markdown"):
@@ -143,7 +157,8 @@ def run(args: argparse.Namespace) -> None:
             "format_version": FORMAT_VERSION,
             **results, "split": args.split, "images": len({sample["image_id"] for sample in samples}),
             "sentences": len(samples), "missing": missing, "predictions": str(args.predictions),
-            "annotations": {path: sha256_of(path) for path in refer.annotation_files}, "flags": vars(args),
+            "annotations": {path: sha256_of(path) for path in refer.annotation_files},
+            "masks": masks_digest(RefTable.of(refer)), "flags": vars(args),
             "samples": samples})
         log(f"wrote {args.results}")
 

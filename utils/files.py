@@ -1,8 +1,10 @@
 """Files that are read or written whole, atomically, with errors in one line."""
+import glob
 import hashlib
 import json
 import os
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,28 @@ def set_aside(path: Path) -> Path | None:
     if rank() > 0 or not path.exists():
         return None
     written = time.strftime("%Y%m%d-%H%M%S", time.localtime(path.stat().st_mtime))
-    return path.rename(path.with_suffix(f".{written}{path.suffix}"))
+    new, number = path.with_suffix(f".{written}{path.suffix}"), 1
+    while os.path.lexists(new):   # two runs may have ended in one second, or times may be those of a copy
+        number += 1
+        new = path.with_suffix(f".{written}-{number}{path.suffix}")
+    return path.rename(new)
+
+
+ABANDONED_S = 3600   # a temporary file that nothing was written to for so long is a killed process's
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name for what becomes `path` when it is whole: hidden, of the same suffix, and no other file's or process's."""
+    return path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex[:12]}.tmp{path.suffix}")
+
+
+def remove_abandoned(path: Path) -> None:
+    """Removes temporary files of `path` that killed processes left."""
+    pattern = f".{glob.escape(path.stem[:40])}.{'[0-9a-f]' * 12}.tmp{glob.escape(path.suffix)}"
+    for file in path.parent.glob(pattern):
+        with suppress(OSError):   # another process may remove it
+            if time.time() - file.stat().st_mtime > ABANDONED_S:
+                file.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -28,7 +51,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes `path` in UTF-8, atomically. Raises `UserError` if the file cannot be written."""
     if path.is_dir():
         raise UserError(f"{path} cannot be written: it is a folder")
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")

@@ -3,6 +3,8 @@ import os
 import re
 from pathlib import Path
 
+from utils.files import temporary_beside
+
 _DIGEST = re.compile(r"^\\?([0-9a-f]{64})\b|= ([0-9a-f]{64})$", re.IGNORECASE)   # GNU's form, BSD's
 
 
@@ -26,7 +28,7 @@ def read_digests(path: str | Path) -> list[str]:
 
 def write_digests(path: Path, digests: list[str]) -> None:
     """Writes the SHA-256 of `path`, or two of them while a new file replaces the old one. Raises `OSError`."""
-    temporary = Path(f"{digest_file(path)}.tmp")
+    temporary = temporary_beside(digest_file(path))
     with open(temporary, "w", encoding="utf-8") as file:
         file.write("".join(f"{digest}  {path.name}\n" for digest in dict.fromkeys(digests)))
         file.flush()

@@ -6,6 +6,7 @@ entry that is missing, unexpected or of another shape raises an error.
 import hashlib
 import os
 import pickle
+import re
 import shutil
 import warnings
 import zipfile
@@ -27,6 +28,7 @@ from lib.model import ReferringSegmenter
 from lib.segmentation import ModelConfig
 from schema import refuse_newer
 from utils import UserError, sha256_of
+from utils.files import remove_abandoned, temporary_beside
 
 Checkpoint = dict[str, Any]
 
@@ -52,7 +54,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"checkpoint {path} is damaged, or holds more than tensors and plain data; it was not loaded "
-                        f"and nothing in it was run: {_first_line(error)}") from error
+                        f"and nothing in it was run: {_forbidden(error)}") from error
     except Exception as error:   # damaged bytes raise nearly any exception
         raise UserError(f"checkpoint {path} is damaged or not a PyTorch checkpoint ({_first_line(error)}); "
                         "fetch or train it again") from error
@@ -102,6 +104,17 @@ def _problem(path: Path) -> str:
             return f"the checksum of {wrong} in it is wrong; fetch it again" if wrong else ""
     except Exception as error:   # damaged archives raise nearly any exception, failing disks OSError
         return f"it cannot be read ({_first_line(error)}); fetch it again"
+
+
+def _forbidden(error: Exception) -> str:
+    """What a file holds that is not loaded, with the remedy, or else the first line of the error."""
+    found = re.search(r"GLOBAL ([\w.]{1,100})", str(error))
+    if not found:
+        return _first_line(error)
+    if found[1].partition(".")[0] == "numpy":
+        return (f"a number or array of NumPy ({found[1]}); write float(x), or torch.from_numpy(x), in the program that "
+                "saves it, or save the weights alone: torch.save({'model': checkpoint['model']}, FILE)")
+    return f"it holds {found[1]}; ask its authors for the weights alone: torch.save({{'model': weights}}, FILE)"
 
 
 def _first_line(error: Exception) -> str:
@@ -164,10 +177,11 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     old file then remains, and no incomplete one.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_beside(path)
     needed_mib = sum(tensor.nbytes for tensor in _tensors(checkpoint)) >> 20
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path)
         with open(temporary, "wb") as file:
             hashing = _HashingFile(file)
             torch.save(checkpoint, hashing)  # type: ignore[arg-type]   # it calls nothing but write and flush

@@ -18,6 +18,7 @@ from lib.checkpoint.digests import digest_file, write_digests
 from lib.checkpoint.strict_loading import State
 from lib.segmentation import ModelConfig
 from utils import UserError, hub, read_json, sha256_of, write_json
+from utils.files import temporary_beside
 
 WEIGHTS, CONFIG, TOKENIZER, CARD = "model.safetensors", "config.json", "tokenizer.json", "README.md"
 SHARED_FILES = [WEIGHTS, digest_file(WEIGHTS).name, CONFIG, TOKENIZER, CARD]
@@ -52,9 +53,9 @@ def write_folder(folder: Path, state: State, config: ModelConfig, tokenizer: Tok
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"--out {folder} exists already: give another name, or remove it first")
-    temporary = folder.with_name(folder.name + ".tmp")
+    temporary = temporary_beside(folder)
     try:
-        temporary.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir(parents=True)
         save_file({name: value.contiguous() for name, value in state.items()}, temporary / WEIGHTS, {"format": "pt"})
         write_digests(temporary / WEIGHTS, [sha256_of(temporary / WEIGHTS)])
         write_json(temporary / CONFIG, config.to_dict())

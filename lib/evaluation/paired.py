@@ -11,6 +11,15 @@ from utils import UserError
 COLUMNS = {"0.5": "Prec@0.5", "0.7": "Prec@0.7", "0.9": "Prec@0.9", "oIoU": "oIoU", "mIoU": "mIoU"}
 
 
+def other_data(first: dict[str, Any], second: dict[str, Any]) -> str:
+    """How the data of two results differ, '' if they do not as far as the results say."""
+    annotations = [set(results.get("annotations", {}).values()) for results in (first, second)]
+    if annotations[0] != annotations[1]:
+        return "are of other annotation files"
+    masks = [results.get("masks", "") for results in (first, second)]
+    return "are of other pictures of masks" if all(masks) and masks[0] != masks[1] else ""
+
+
 def pair(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[Sample, Sample]]:
     """Both results of each (ref_id, sent_id), in the first one's order. Raises `UserError` unless all match."""
     by_key = [{(sample["ref_id"], sample["sent_id"]): sample for sample in results["samples"]}

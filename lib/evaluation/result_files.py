@@ -49,6 +49,7 @@ class Results:
     samples: Annotated[list[Sample], Range(1)]
     split: str = ""
     annotations: dict[str, str] = field(default_factory=dict)   # file: SHA-256
+    masks: str = ""   # a fingerprint of the pictures that are masks
 
     def __post_init__(self) -> None:
         seen = set()
@@ -148,17 +149,30 @@ class ProbedWord:
 
 @dataclass
 class Probe:
-    """The fields of a file of `tools/probe_language.py` that the report shows."""
+    """The fields of a file of `tools/probe_language.py` that the report shows, and what was probed."""
 
     conditions: list[ProbedSentences]
     words: list[ProbedWord]
+    split: str = ""
+    checkpoint: EvaluatedCheckpoint | None = None
 
 
-def read_probe(path: str) -> dict[str, Any]:
-    """The two tables of a file of `tools/probe_language.py`. Raises `UserError` for any other file."""
+def read_probe(path: str, sha256: str = "", split: str = "") -> dict[str, Any]:
+    """The two tables of a file of `tools/probe_language.py`.
+
+    Raises `UserError` for any other file, and for one that says that it is of another `split`, or of other weights
+    than those with this SHA-256.
+    """
     probe = read_json(path)
     try:
         check(Probe, probe, f"--probe {path}")
     except UserError as error:
         raise UserError(f"{error}. Give a file that tools/probe_language.py wrote") from error
+    probed = (probe.get("checkpoint") or {}).get("sha256", sha256)
+    if sha256 and probed != sha256:
+        raise UserError(f"--probe {path} is of other weights: their SHA-256 begins with {probed[:12]}, that of "
+                        f"--resume with {sha256[:12]}; probe this checkpoint with tools/probe_language.py")
+    if split and probe.get("split", split) != split:
+        raise UserError(f"--probe {path} is of the split {probe['split'][:40]}, not of {split}: probe this split with "
+                        "tools/probe_language.py")
     return {name: probe[name] for name in ("conditions", "words")}

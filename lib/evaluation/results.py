@@ -123,10 +123,11 @@ def output_folders(args: Namespace) -> list[Path]:
     return [Path(name) for name in names if name]
 
 
-def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, device: torch.device) -> dict[str, Any]:
+def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, device: torch.device,
+                 masks: str = "") -> dict[str, Any]:
     """The contents of `--results`: metrics, intervals, tables, the run's settings, and each sample's counts.
 
-    `dataset` is the `data.EvalSet` that was evaluated.
+    `dataset` is the `data.EvalSet` that was evaluated, `masks` a fingerprint of the pictures that are its masks.
     """
     from lib.evaluation.tables import make_sample, summarize  # scipy is slow to import, and few runs need it
     samples = [make_sample(dataset.describe(index), counts, dataset.size_px ** 2)
@@ -136,5 +137,6 @@ def make_results(outcome: Outcome, args: Namespace, model: str, dataset: Any, de
             "images": dataset.images(), "sentences": len(dataset), "left_out": outcome.left_out,
             "notes": dataset.table.notes,
             "checkpoint": {"path": str(args.resume), "sha256": sha256_of(weights_file(args.resume))},
-            "annotations": {path: sha256_of(path) for path in dataset.table.annotation_files}, "flags": vars(args),
+            "annotations": {path: sha256_of(path) for path in dataset.table.annotation_files},
+            "masks": masks, "flags": vars(args),
             **describe_run(device), "samples": samples}

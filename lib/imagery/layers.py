@@ -14,6 +14,7 @@ from PIL import Image
 from lib.imagery.gdal import gdal, one_line
 from lib.imagery.scenes import Scene, reduced_shape
 from utils import UserError
+from utils.files import temporary_beside
 
 BLOCK_PX = 256
 
@@ -27,7 +28,7 @@ class GeoLayer:
 
     def __init__(self, path: Path, scene: Scene, kind: str = "uint8"):
         self.path, self.kind = path, kind
-        self.temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+        self.temporary = temporary_beside(path)
         self._waiting = np.zeros((0, scene.size[0]), np.uint8 if kind == "uint8" else np.float32)
         self._top, self._total, self._scene = 0, 0.0, scene
         self._stack = ExitStack()
@@ -110,7 +111,7 @@ class PlainLayer:
 
     def __init__(self, path: Path, kind: str = "uint8"):
         self.path, self.kind = path, kind
-        self.temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+        self.temporary = temporary_beside(path)
         self._rows: list[np.ndarray] = []
 
     def __enter__(self) -> "PlainLayer":
@@ -145,7 +146,7 @@ class PlainLayer:
 
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Writes a PNG under a temporary name that becomes `path`. Raises `UserError` if it cannot be written."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_beside(path)
     try:
         picture.save(temporary, "PNG")
         os.replace(temporary, path)

@@ -12,6 +12,7 @@ import numpy as np
 from lib.imagery.gdal import gdal, need_rasterio
 from lib.imagery.objects import Found
 from utils import UserError
+from utils.files import temporary_beside
 
 Rings = list[np.ndarray]   # the outline (vertices, 2) of a part, the first vertex repeated at the end; then its holes'
 
@@ -196,7 +197,7 @@ def write_features(path: Path, form: tuple[str, dict[str, str]], made: list[Feat
         bounds = np.array([[*rings[0].min(0), *rings[0].max(0)] for rings in shapes]).reshape(-1, 4)
         fields |= dict(zip(("min_x", "min_y", "max_x", "max_y"), bounds.T, strict=True))
     kinds = {"sentence": object, "pixels": np.int64}
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)

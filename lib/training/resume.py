@@ -15,7 +15,7 @@ from lib.checkpoint.starting import settings_to_start
 from lib.loss_table import loss_of_share
 from lib.segmentation import NETWORK_FLAGS
 from lib.training.recipes import fit_to_samples, follow_network
-from lib.training.state import Progress, run_files
+from lib.training.state import MASKS, Progress, run_files, same_data
 from schema import Range, check, faults
 from utils import UserError, log, set_aside, sha256_of
 
@@ -109,9 +109,9 @@ def decisive_flags(args: Namespace) -> str:
     return textwrap.fill(f"recipe: {flags}", 120, subsequent_indent="    ", break_on_hyphens=False)
 
 
-def annotation_digests(paths: Iterable[str]) -> dict[str, str]:
-    """{folder and name of an annotation file: its SHA-256}."""
-    return {"/".join(Path(path).parts[-2:]): sha256_of(path) for path in paths}
+def annotation_digests(paths: Iterable[str], masks: str = "") -> dict[str, str]:
+    """{folder and name of an annotation file: its SHA-256}, and the fingerprint of the `masks` if they are pictures."""
+    return {"/".join(Path(path).parts[-2:]): sha256_of(path) for path in paths} | ({MASKS: masks} if masks else {})
 
 
 def settle_flags(args: Namespace, checkpoint: dict[str, Any], samples: int, world_size: int) -> None:
@@ -172,8 +172,9 @@ def refuse_changes(args: Namespace, checkpoint: dict[str, Any], world_size: int,
     same_batch = args.batch_size * world_size == stored["batch_size"] * checkpoint["world_size"]
     changed = [f"{name} was {stored[name]!r}, is {getattr(args, name)!r}" for name in changed_flags(stored, vars(args))
                if not (name == "batch_size" and same_batch)]
-    if checkpoint.get("annotations", annotations) != annotations:
-        changed.append("the annotation files differ")
+    if not same_data(checkpoint.get("annotations", annotations), annotations):
+        changed.append("the annotation files differ" if {**checkpoint["annotations"], MASKS: ""} != {
+            **annotations, MASKS: ""} else "the pictures of masks differ")
     if changed:
         raise UserError(f"--resume {path} with other flags than the run began with: {'; '.join(changed)}. Give the "
                         f"same, or start a new run from these weights with --init_from {path}; --allow_changed_flags "

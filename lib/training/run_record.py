@@ -27,6 +27,7 @@ from torch.utils.data import default_collate
 from lib.evaluation.metrics import evaluate, predict
 from lib.imagery.drawing import PREDICTION_COLOUR, TRUTH_COLOUR, overlay
 from utils import UserError, describe_run, log, rank, set_aside, write_json
+from utils.files import temporary_beside
 
 CODE = Path(__file__).resolve().parents[2]
 PICTURES = 4  # val samples shown in TensorBoard
@@ -214,7 +215,7 @@ def draw_curves(entries: list[dict[str, Any]], path: Path) -> None:
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_beside(path)
     try:
         FigureCanvasAgg(figure).print_png(temporary)
         os.replace(temporary, path)

@@ -1,8 +1,10 @@
 """Checkpoints that somebody made to do harm, or that are broken in ways no checksum shows: one line, little memory."""
 import hashlib
 import json
+import re
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -173,10 +175,19 @@ def test_entries_that_inflate_are_refused_before_they_are_read(tmp_path):
         read_checkpoint(tmp_path / "d.pth")
 
 
+# A regular expression that takes gigabytes to build.
+REPLACE = {"type": "Replace", "pattern": {"Regex": "(((a{100}){100}){100}){100}"}, "content": "b"}
+
+
 @pytest.mark.parametrize("damage", [
     lambda tokenizer: "{", lambda tokenizer: "", lambda tokenizer: 7, lambda tokenizer: "[" * 100_000,
     lambda tokenizer: json.dumps({**json.loads(tokenizer), "model": None}),
     lambda tokenizer: json.dumps({**json.loads(tokenizer), "normalizer": {"type": "None such"}}),
+    lambda tokenizer: json.dumps({**json.loads(tokenizer), "normalizer": REPLACE}),
+    lambda tokenizer: json.dumps({**json.loads(tokenizer), "normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "Lowercase"}, {"type": "Sequence", "normalizers": [REPLACE]}]}}),
+    lambda tokenizer: json.dumps({**json.loads(tokenizer), "pre_tokenizer": {
+        "type": "Split", "pattern": REPLACE["pattern"], "behavior": "Isolated", "invert": False}}),
     lambda tokenizer: tokenizer[:len(tokenizer) // 2]])
 def test_a_damaged_tokenizer_is_one_line(checkpoint, tmp_path, damage):
     assert "the tokenizer's text is damaged" in refusal(
@@ -251,3 +262,9 @@ def test_a_failing_disk_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("lib.checkpoint.files.sha256_of", fail)
     with pytest.raises(UserError, match=r"c\.pth is damaged: it cannot be read \(\[Errno 5\] Input/output error\)"):
         read_checkpoint(tmp_path / "c.pth")
+
+
+def test_a_number_of_numpy_is_refused_whole_and_with_the_remedy(checkpoint, tmp_path):
+    said = refusal({**checkpoint, "best_oIoU": np.float64(51.5)}, tmp_path)
+    assert re.search(r"a number or array of NumPy \(numpy\S*\.scalar\); write float\(x\)", said)
+    assert "save the weights alone" in said

@@ -40,6 +40,23 @@ def test_a_folder_is_a_checkpoint(folder, nano, tmp_path):
         restore(str(folder), get_parser().parse_args(["--img_size", "96"]))
 
 
+def test_a_users_folder_beside_it_is_left_alone(folder, monkeypatch):
+    mine = folder.with_name("next.tmp")
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    network, config, tokenizer = restore(str(folder), None)
+    for fails in (True, False):
+        with monkeypatch.context() as patch:
+            if fails:
+                patch.setattr("lib.checkpoint.model_folder.write_json", lambda *_: 1 / 0)
+                with pytest.raises(UserError):
+                    write_folder(folder.with_name("next"), network.state_dict(), config, tokenizer, "")
+            else:
+                write_folder(folder.with_name("next"), network.state_dict(), config, tokenizer, "")
+        assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in folder.with_name("next").iterdir()) == sorted(SHARED_FILES)
+
+
 def test_a_training_run_starts_from_a_folder(folder, nano):
     expected = nano("lavt").state_dict()
     path, content = choose_start(str(folder), folder.parent, "x", restarted=False)

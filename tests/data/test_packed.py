@@ -1,4 +1,5 @@
 """A packed data set gives the same samples bit for bit, and is refused in place of another one."""
+import json
 import pickle
 import shutil
 from functools import partial
@@ -14,6 +15,7 @@ from data.packed import PackedRefs, verify_packed, write_packed
 from refer.refer import REFER
 from tests.conftest import equal_samples
 from tests.launch import run_script
+from tests.refer.test_readers import write_risbench
 from utils import UserError
 
 SIZE = 48
@@ -76,6 +78,38 @@ def test_a_file_that_is_not_packed_is_said_plainly(tmp_path, refer):
         PackedRefs(tmp_path / "text.h5", refer, SIZE)
 
 
+def test_a_file_that_is_replaced_while_the_program_runs_is_refused(toy, tmp_path, refer, packed):
+    path = tmp_path / "toy.h5"
+    shutil.copy(packed, path)
+    opened = PackedRefs(path, refer, SIZE)
+    opened.file = None   # as in a worker, which opens the file for itself
+    opened.load(0)
+    other = toy_with_another_mask(toy, tmp_path / "other")
+    pack(path, other)
+    opened.file = None
+    with pytest.raises(UserError, match=r"--packed .*toy\.h5 was replaced while the program ran"):
+        opened.load(0)
+
+
+def toy_with_another_mask(toy: Path, root: Path) -> REFER:
+    """The toy set whose first annotation has the second one's mask."""
+    shutil.copytree(toy / "rrsisd", root / "rrsisd")
+    (root / "images").symlink_to(toy / "images")
+    content = json.loads((root / "rrsisd/instances.json").read_text())
+    content["annotations"][0]["segmentation"] = content["annotations"][1]["segmentation"]
+    (root / "rrsisd/instances.json").write_text(json.dumps(content))
+    return REFER(root, "rrsisd")
+
+
+def test_edited_mask_pictures_are_noticed_by_a_packed_file(tmp_path):
+    write_risbench(tmp_path, train="train_1.png a ship\ntrain_2.png a ship\n")
+    path = pack(tmp_path / "r.h5", REFER(tmp_path, "risbench"))
+    PackedRefs(path, REFER(tmp_path, "risbench"), SIZE)
+    Image.fromarray(np.eye(3, 4, dtype=np.uint8) * 255).save(tmp_path / "risbench/mask/train_1.png", compress_level=0)
+    with pytest.raises(UserError, match=r"--packed .*r\.h5 does not fit: masks is "):
+        PackedRefs(path, REFER(tmp_path, "risbench"), SIZE)
+
+
 def test_a_damaged_part_names_the_ref(refer, packed):
     opened = PackedRefs(packed, refer, SIZE)
     ref = refer.data["refs"][3]
@@ -93,7 +127,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_half_written(toy, tmp_path, w
     Path(refer.image_path(refer.data["refs"][-1])).unlink()
     with pytest.raises(UserError, match="is missing"):
         pack(path, refer, workers=workers)
-    assert path.read_bytes() == b"older" and not path.with_name("toy.h5.tmp").exists()
+    assert path.read_bytes() == b"older" and not list(path.parent.glob(".*.tmp*"))
 
 
 def test_the_command_packs_and_verifies(toy, tmp_path):

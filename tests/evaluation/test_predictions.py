@@ -192,3 +192,26 @@ def test_original_size_is_the_masks_own():
     rows = recorder.rows()
     assert rows[:, :4].tolist() == [[0, 256, 256, 256], [1, 32, 32, 32]]
     assert recorder.predictions[0].segmentation["size"] == [16, 32]
+
+
+def test_a_picture_of_probabilities_or_of_jpegs_edges_is_no_mask(refer, truths, tmp_path):
+    for (ref_id, sent_id), mask in truths.items():
+        pixels = mask.astype(np.uint8) * 255
+        pixels[0, :2] = 1, 254
+        Image.fromarray(pixels).save(tmp_path / f"{ref_id}_{sent_id}.png")
+    with pytest.raises(UserError, match="has more than two values: a mask has 0 and one other"):
+        score(refer, "val", read_predictions(tmp_path), None)
+
+
+def test_what_is_scored_is_said(toy, truths, tmp_path, monkeypatch, capsys):
+    for ref_id, sent_id in truths:
+        Image.new("L", (64, 64)).save(tmp_path / f"{ref_id}_{sent_id}.png")
+    (tmp_path / "predictions.json").write_text(json.dumps(entries(truths)))
+    monkeypatch.setattr("sys.argv", ["score_predictions.py", "--predictions", str(tmp_path), "--refer_data_root",
+                                     str(toy), "--split", "val"])
+    score_predictions.main()
+    assert f"scoring the masks in {tmp_path / 'predictions.json'}, not the PNGs beside it" in capsys.readouterr().out
+    (tmp_path / "predictions.json").unlink()
+    score_predictions.main()
+    said = capsys.readouterr().out
+    assert f"scoring 4 PNGs of {tmp_path}" in said and "WARNING: all 4 predictions are empty" in said

@@ -102,7 +102,7 @@ def saving(folder: Path, toy: Path, trials: int = 200) -> dict[str, Any]:
         time.sleep(draw.uniform(0, 0.2))
         process.kill()
         process.join()
-        half_written += any(folder.glob("*.pth.tmp"))
+        half_written += any(folder.glob(".*.tmp.pth"))
         checkpoint = find_checkpoint(folder, "t")[1]
         whole = bool((checkpoint["model"]["w"] == checkpoint["number"]).all())
         loadable += whole and checkpoint["number"] >= done.value

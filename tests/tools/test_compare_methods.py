@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from args import EVALUATION, get_parser
 from lib.evaluation.methods import Entry
 from lib.segmentation import SWIN_VARIANTS
 from tests.launch import ROOT, run_script
 from tools import compare_methods
-from utils import UserError
+from utils import UserError, sha256_of
 
 pytestmark = pytest.mark.usefixtures("narrow_nano")
 
@@ -139,3 +140,26 @@ def test_attention_counts_as_work(toy):
                               for stage, (blocks, dim) in enumerate(zip(nano.depths, nano.dims, strict=True)))
     grown = 4 * (144 - 16) * tokens_and_channels   # 2 products of 2 FLOP for each token seen
     assert works[1]["gflop"] - works[0]["gflop"] == pytest.approx(grown / 1e9)
+
+
+def test_results_are_used_again_only_for_the_same_weights_data_and_flags(toy, tmp_path):
+    """Another data root once gave the first one's figures."""
+    checkpoint, annotations = tmp_path / "c.pth", tmp_path / "instances.json"
+    for path in (checkpoint, annotations):
+        path.write_text("a")
+    flags = ["--refer_data_root", str(toy), "--dataset", "rrsisd", "--split", "val", "--resume", str(checkpoint)]
+    results = {"checkpoint": {"sha256": sha256_of(checkpoint)},
+               "annotations": {str(annotations): sha256_of(annotations)},
+               "flags": vars(get_parser(*EVALUATION).parse_args(flags))}
+
+    def used(*more: str) -> bool:
+        return compare_methods.is_of(json.loads(json.dumps(results)), [*flags, *more], checkpoint)
+
+    assert used() and used("--workers", "3", "--batch-size", "5")
+    assert not used("--refer_data_root", str(tmp_path)) and not used("--dataset", "refcoco")
+    assert not used("--published_masks") and not compare_methods.is_of([], flags, checkpoint)
+    annotations.write_text("b")
+    assert not used()
+    annotations.write_text("a")
+    checkpoint.write_text("b")
+    assert not used()

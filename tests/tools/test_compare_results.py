@@ -80,8 +80,18 @@ def test_the_order_of_samples_does_not_matter(compare):
     assert written["mIoU"]["difference"] == 0 and written["mIoU"]["interval"] == [0, 0]
 
 
-def test_other_annotations_are_noted(compare):
-    assert "annotation files were not the same" in compare(results(BASE), results(BASE, annotations={"r": "x"}))[1]
+def test_other_annotations_are_refused_unless_asked_for(compare):
+    other = results(BASE, annotations={"r": "x"})
+    status, _, line, _ = compare(results(BASE), other)
+    assert status == 2 and line.count("\n") == 1 and "a.json and b.json are of other annotation files" in line
+    status, said, _, _ = compare(results(BASE), other, "--allow_other_data")
+    assert status == 0 and "are of other annotation files" in said and "mean IoU" in said
+
+
+def test_other_pictures_of_masks_are_refused_where_both_results_tell_them(compare):
+    status, _, line, _ = compare(results(BASE, masks="a" * 64), results(BASE, masks="b" * 64))
+    assert status == 2 and "other pictures of masks" in line
+    assert compare(results(BASE, masks="a" * 64), results(BASE))[0] == 0
 
 
 @pytest.mark.parametrize(("second", "message"), [

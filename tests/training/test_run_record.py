@@ -134,7 +134,7 @@ def test_curves_are_a_picture_of_the_log(folder):
     record_epochs(folder, 1, goes_on=True)
     second = np.asarray(Image.open(folder / "curves.png"))
     assert first.shape == second.shape and (first != second).any()
-    assert not list(folder.glob("*.tmp"))
+    assert not list(folder.glob(".*.tmp*"))
 
 
 def test_averaged_weights_have_curves_of_their_own(tmp_path):
