@@ -31,6 +31,7 @@ from lib.training.recipes import (
     settle_loss,
 )
 from refer.layouts import DATASETS
+from refer.overwriting import INPUTS, OUTPUTS, refuse_overwriting
 from refer.own import Dataset, as_written, default_max_tokens, parse_datasets
 from schema import Range, check
 from utils import UserError, printable, read_json
@@ -99,7 +100,18 @@ def loss(text: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line."""
+    """Reports a mistake in one line, and refuses outputs that name inputs (see `refer.overwriting`)."""
+
+    inputs, outputs = INPUTS, OUTPUTS   # names of flags
+
+    def parse_args(self, *given: Any, **more: Any) -> Any:
+        """As `ArgumentParser.parse_args`."""
+        args = super().parse_args(*given, **more)
+        try:
+            refuse_overwriting(args, self.inputs, self.outputs)
+        except UserError as error:
+            self.error(str(error))
+        return args
 
     def error(self, message: str) -> NoReturn:
         """Prints the message in one line and exits with status 2."""

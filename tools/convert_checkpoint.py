@@ -42,12 +42,16 @@ def convert(checkpoint: dict[str, Any], to: str, path: str) -> dict[str, Any]:
     return {**weights, **carried, "config": config.to_dict()}
 
 
-def main() -> None:
+def get_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", metavar="IN", help="checkpoint to read, in either layout")
     parser.add_argument("target", metavar="OUT", help="checkpoint to write")
     parser.add_argument("--to", required=True, choices=("official", "native"), help="layout to write")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
     with distributed.user_errors("convert_checkpoint.py"):
         checkpoint = read_checkpoint(args.source)
         save_checkpoint(args.target, convert(checkpoint, args.to, args.source))

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
+from args import Parser
 from distributed import user_errors
 from refer.refer import REFER
 from refer.writers import WRITERS, bring_images, describe
@@ -21,7 +22,7 @@ MEANINGS = {"refer": "REFER's refs(SPLITBY).p and instances.json", "coco": "COCO
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--refer_data_root", default="./refer/data/", metavar="FOLDER",
                         help="holds the data set (default: ./refer/data/)")
     parser.add_argument("--dataset", required=True, metavar="NAME|FOLDER",

@@ -43,6 +43,7 @@ def parser() -> RecipeParser:
     """The flags that describe a network, and what to write."""
     flags = get_parser("network")
     flags.description, flags.conflict_handler = __doc__.splitlines()[0], "resolve"
+    flags.inputs, flags.outputs = ("resume", "results"), ("out",)
     ours = flags.add_argument_group("export")
     ours.add_argument("--resume", required=True, metavar="FILE|FOLDER",
                       help="checkpoint or model folder to export; an original checkpoint needs the flags above")
