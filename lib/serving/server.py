@@ -12,6 +12,7 @@ Names and paths in a request are ignored: no file is opened for them.
 import base64
 import io
 import json
+import socket
 import sys
 import time
 import traceback
@@ -22,7 +23,6 @@ from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socket import SHUT_WR
 from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -40,6 +40,9 @@ MOST_PIXELS = 50_000_000             # of a picture
 MOST_SENTENCES, MOST_CHARACTERS = 16, 1000
 MOST_REQUESTS = 64                   # being processed or waiting; each may hold MOST_BYTES
 SILENCE_S, FAREWELL_S = 30, 10       # time that a client may be silent, or go on sending after a refusal
+HEADERS_S = 10                       # time for a request's headers, all together
+GRACE_S, SLOWEST = 5, 100_000        # a body may be late by so many seconds at so many bytes a second
+MOST_CONNECTIONS = 256               # at once; each has a thread
 PREVIEW_PX = 2048                    # longest side of `picture`
 
 HEADERS = {   # of every response; the page may load from and contact this server only
@@ -75,7 +78,20 @@ class PageServer(ThreadingHTTPServer):
             raise UserError(f"--port {port} cannot be used ({error.strerror}): give another one, or 0 for any that is "
                             "free") from error
         self.predictor, self.page = predictor, make_page(name)
-        self.places = BoundedSemaphore(MOST_REQUESTS)
+        self.places, self.connections = BoundedSemaphore(MOST_REQUESTS), BoundedSemaphore(MOST_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Starts a thread for a connection, or closes it if there are too many."""
+        if not self.connections.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.connections.release()
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -145,6 +161,26 @@ def encode(picture: Image.Image, kind: str, **settings: Any) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+class TimedReader(io.RawIOBase):
+    """The bytes of a connection, until `deadline`, a time of `time.monotonic`: a `TimeoutError` after it."""
+
+    def __init__(self, connection: socket.socket):
+        self.connection, self.deadline = connection, time.monotonic() + HEADERS_S
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the client is too slow")
+        self.connection.settimeout(min(left, SILENCE_S))
+        try:
+            return self.connection.recv_into(buffer)
+        finally:
+            self.connection.settimeout(SILENCE_S)   # for what is sent
+
+
 class Handler(BaseHTTPRequestHandler):
     """Handles one request of one client."""
 
@@ -153,6 +189,11 @@ class Handler(BaseHTTPRequestHandler):
     timeout = SILENCE_S
     server: PageServer
     unread = False   # whether the client may still send a body
+
+    def setup(self) -> None:
+        super().setup()
+        self.timed = TimedReader(self.connection)
+        self.rfile = io.BufferedReader(self.timed)
 
     def do_GET(self) -> None:
         self.respond(self.get)
@@ -217,17 +258,33 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdigit()):
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "the picture's bytes are needed as body, with Content-Length")
-        if int(length) > MOST_BYTES:
-            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file has {int(length) / 2**20:.1f} MiB, more than "
-                                                               f"the {MOST_BYTES >> 20} that are taken here")
+        if len(length) > 15 or int(length) > MOST_BYTES:   # Python refuses to read numbers of thousands of digits
+            size = f"{int(length) / 2**20:.1f} MiB" if len(length) <= 15 else f"a size of {len(length)} digits"
+            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the file has {size}, more than the {MOST_BYTES >> 20} "
+                                                               "MiB that are taken here")
         if self.headers.get_content_maintype() == "multipart":
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must be the picture's bytes, as curl "
                                                              "--data-binary @FILE sends them, and no form")
-        content = self.rfile.read(int(length))
+        content = self.read_in_time(int(length))
         if len(content) < int(length) or not content:
             raise Refusal(HTTPStatus.BAD_REQUEST, f"only {len(content)} of the picture's {length} bytes arrived")
         self.unread = False
         return content
+
+    def read_in_time(self, length: int) -> bytes:
+        """Up to `length` bytes. Raises `Refusal` if they do not come at `SLOWEST`, since others wait for the place."""
+        begin, content = time.monotonic(), bytearray()
+        while len(content) < length:
+            self.timed.deadline = begin + GRACE_S + len(content) / SLOWEST
+            try:
+                part = self.rfile.read1(min(1 << 16, length - len(content)))
+            except TimeoutError as error:
+                raise Refusal(HTTPStatus.REQUEST_TIMEOUT, f"only {len(content)} of the picture's {length} bytes "
+                                                          "arrived, too slowly") from error
+            if not part:
+                break
+            content += part
+        return bytes(content)
 
     def send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
         """Sends a response and closes the connection, so that a body cannot be taken for the next request."""
@@ -249,11 +306,12 @@ class Handler(BaseHTTPRequestHandler):
     def let_it_finish(self) -> None:
         """Reads what the client still sends: otherwise the connection is reset and the answer lost."""
         with suppress(OSError):
-            self.connection.shutdown(SHUT_WR)
-            self.connection.settimeout(1)
+            self.connection.shutdown(socket.SHUT_WR)
             end = time.monotonic() + FAREWELL_S
-            while time.monotonic() < end and self.rfile.read1(1 << 16):
-                pass
+            while (now := time.monotonic()) < end:
+                self.timed.deadline = min(end, now + 1)
+                if not self.rfile.read1(1 << 16):
+                    return
 
     def log_message(self, format: str, *values: Any) -> None:
         log((format % values)[:300])

@@ -197,6 +197,53 @@ def test_what_is_no_proper_request_is_answered(serving, sent, status):
     assert said.split()[1] == status and b'{"error": "' in said, said
 
 
+def test_a_length_of_thousands_of_digits_is_refused(serving):
+    status, said = ask(serving, "/segment?sentence=a", method="POST", **{"Content-Length": "9" * 5000})
+    assert status == 413 and "a size of 5000 digits, more than the 32" in said["error"]
+
+
+def drip(serving, sent: bytes, pieces: int = 1000) -> bytes:
+    """The answer to a client that sends `sent` at once and then a byte every 20 ms."""
+    with socket.create_connection(("127.0.0.1", serving.server_port), timeout=10) as client:
+        client.sendall(sent)
+        client.setblocking(False)
+        for _ in range(pieces):
+            time.sleep(0.02)
+            try:
+                if (said := client.recv(1 << 16)) or True:
+                    return said
+            except BlockingIOError:
+                client.send(b"a")
+    return b"nothing"
+
+
+def test_clients_that_send_a_body_too_slowly_leave_their_places_to_others(serving, monkeypatch):
+    monkeypatch.setattr(server, "GRACE_S", 0.3)
+    slow = b"POST /segment?sentence=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30000000\r\n\r\n"
+    with ThreadPoolExecutor(server.MOST_REQUESTS) as pool:
+        answers = list(pool.map(lambda _: drip(serving, slow), range(server.MOST_REQUESTS)))
+    assert all(said.startswith(b"HTTP/1.1 408") and b"too slowly" in said for said in answers)
+    assert ask(serving, "/segment?sentence=a", picture())[0] == 200
+
+
+def test_a_client_that_sends_its_headers_too_slowly_is_left(serving, monkeypatch):
+    monkeypatch.setattr(server, "HEADERS_S", 0.3)
+    assert drip(serving, b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ") == b""   # closed
+
+
+def test_connections_beyond_the_most_are_closed_at_once(serving, monkeypatch):
+    monkeypatch.setattr(serving, "connections", threading.BoundedSemaphore(1))
+    with socket.create_connection(("127.0.0.1", serving.server_port)) as first:
+        first.sendall(b"GET / HTTP/1.1\r\n")
+        time.sleep(0.1)
+        with socket.create_connection(("127.0.0.1", serving.server_port), timeout=10) as second:
+            assert second.recv(1) == b""
+    while not serving.connections.acquire(timeout=10):
+        raise AssertionError("the first connection kept its place")
+    serving.connections.release()
+    assert ask(serving, "/segment?sentence=a", picture())[0] == 200
+
+
 def test_a_client_that_goes_away_and_a_bug_end_no_server(serving, monkeypatch, capsys):
     with socket.create_connection(("127.0.0.1", serving.server_port)) as client:
         client.sendall(b"POST /segment?sentence=a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
