@@ -5,10 +5,13 @@ tokenizer with a declared padding (`bert.encoders` declares it for every other e
 longer sentence keeps the special tokens at its end.
 """
 import itertools
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -19,6 +22,16 @@ from schema import is_unicode
 from utils import UserError, hub
 
 MAX_TOKENS = 20  # of a sentence, [CLS] and [SEP] included, unless a data set or --max_tokens says otherwise
+# The parts that a tokenizer may have, of those that the library knows. Others can take any amount of memory or time, or
+# end the process; so can regular expressions, of which only simple ones may be in Replace and Split.
+PARTS = {
+    "normalizer": {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Precompiled", "Replace", "Sequence",
+                   "Strip", "StripAccents"},
+    "pre_tokenizer": {"BertPreTokenizer", "ByteLevel", "Digits", "Metaspace", "Punctuation", "Sequence", "Split",
+                      "Whitespace", "WhitespaceSplit"},
+    "post_processor": {"BertProcessing", "ByteLevel", "RobertaProcessing", "Sequence", "TemplateProcessing"},
+    "model": {"BPE", "Unigram", "WordLevel", "WordPiece"}}
+LONGEST_PATTERN, MOST_REPETITIONS = 300, 3   # CLIP's has a hundred characters and two repetitions
 AT_ONCE = 4096  # sentences per call of the tokenizer; its result takes a kilobyte for each
 UNKNOWN, MASKED = ("[UNK]", "<unk>"), ("[MASK]", "<mask>")   # what vocabularies call these tokens
 
@@ -44,8 +57,10 @@ def load_tokenizer(source: str, flag: str = "--bert_tokenizer") -> Tokenizer:
 def tokenizer_from_text(text: str, padded: bool = False) -> Tokenizer:
     """A tokenizer from the JSON text that `Tokenizer.to_str` made (a checkpoint carries it).
 
-    A padding that the text declares is kept if `padded`. Raises `UserError` for other or damaged text.
+    A padding that the text declares is kept if `padded`. Raises `UserError` for other or damaged text, and for a
+    tokenizer with parts that are not in `PARTS` or with a pattern that is not simple.
     """
+    refuse_odd_parts(text)
     try:
         tokenizer = Tokenizer.from_str(text)
         tokenizer.no_truncation()
@@ -58,6 +73,47 @@ def tokenizer_from_text(text: str, padded: bool = False) -> Tokenizer:
         raise
     except BaseException as error:   # Rust's panics are no `Exception`
         raise UserError(f"the tokenizer's text is damaged: {str(error)[:200]}") from error
+
+
+def refuse_odd_parts(text: str) -> None:
+    """Raises `UserError` if a tokenizer's JSON text has a part that is not in `PARTS`; the library finds other faults.
+
+    The decoder, which turns tokens into text, is never used.
+    """
+    try:
+        content = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"the tokenizer's text is damaged: {str(error)[:200]}") from error
+    for place, known in PARTS.items() if isinstance(content, dict) else ():
+        for part in _parts_of(content.get(place)):
+            kind = part.get("type", "WordPiece")   # old files name no kind of model
+            if kind not in known:
+                raise UserError(f"the tokenizer's text is damaged or of another kind: it has the {place} "
+                                f"{str(kind)[:40]}, and may have {', '.join(sorted(known))}")
+            pattern = part.get("pattern")
+            if isinstance(pattern, dict) and "Regex" in pattern and not is_simple(pattern["Regex"]):
+                raise UserError(f"the tokenizer's text is damaged or of another kind: the pattern of its {kind} is "
+                                f"longer than {LONGEST_PATTERN} characters, has groups, or repeats too much")
+
+
+def is_simple(pattern: object) -> bool:
+    """Whether a regular expression has no groups and few repetitions, so that its time and memory are bounded."""
+    if not isinstance(pattern, str) or len(pattern) > LONGEST_PATTERN:
+        return False
+    rest = re.sub(r"\\(p\{\w+\}|.)", "x", pattern, flags=re.DOTALL)   # escaped characters and classes of Unicode
+    rest = re.sub(r"\[[^\]]*\]", "x", rest)   # sets of characters; what a nested set leaves only makes it less simple
+    counts = re.findall(r"\{([\d,\s]*)\}", rest)
+    return "(" not in rest and len(re.findall(r"[*+]", rest)) + len(counts) <= MOST_REPETITIONS and \
+        all(len(number) <= 1 for count in counts for number in count.split(","))
+
+
+def _parts_of(part: Any) -> list[dict[str, Any]]:
+    """A part of a tokenizer and, if it is a sequence, all parts of that; [] if there is none."""
+    if not isinstance(part, dict):
+        return []
+    below = [inner for value in part.values() if isinstance(value, list) and part.get("type") == "Sequence"
+             for inner in value]
+    return [part, *(found for inner in below for found in _parts_of(inner))]
 
 
 def words_needed(tokenizer: Tokenizer) -> int:
@@ -176,7 +232,7 @@ def tokenize_many(tokenizer: Tokenizer, sentences: Iterable[str], number: int,
     Ids have the smallest type that holds the vocabulary's ids. Raises `UserError` for a sentence that is not Unicode.
     """
     layout = layout_of(tokenizer)
-    kind = np.min_scalar_type(max(tokenizer.get_vocab_size(), layout.pad_id))
+    kind = np.min_scalar_type(max(words_needed(tokenizer), layout.pad_id))
     token_ids = np.full((number, max_tokens), layout.pad_id, dtype=kind)
     lengths = np.zeros(number, dtype=np.int32)
     rest = iter(sentences)

@@ -30,6 +30,8 @@ from refer.table import RefRows, RefTable, read_arrays
 from utils import UserError, log
 from utils.image_files import DEEP_MODES, open_image
 
+MOST_STRETCHED = 1.5   # a mask's ratio of sides over its image's; RRSIS-D has masks of 800×800 of images of 800×787
+
 
 class RefsReader:
     """Reads the refs of one data set or of several (see `refer.layouts.parse_datasets`), once for all processes.
@@ -120,7 +122,8 @@ def mark_phrases(refs: RefRows, lengths: np.ndarray, max_tokens: int) -> np.ndar
 def load_image_and_mask(refs: LocatedRefs, ref: Any) -> tuple[Image.Image, np.ndarray]:
     """A ref's image, RGB, and its mask (H, W) uint8 of 0 and 1, each in its own size. Raises `BadImage`.
 
-    A mask in a picture file must have the size of its image. A mask in the annotations need not (RRSIS-D has some).
+    A mask in a picture file must have the size of its image. A mask in the annotations must have about its shape: some
+    of RRSIS-D's differ by a few pixels.
     """
     path = refs.image_path(ref)
     try:
@@ -132,6 +135,9 @@ def load_image_and_mask(refs: LocatedRefs, ref: Any) -> tuple[Image.Image, np.nd
     except FileNotFoundError as error:
         raise BadImage(f"{refs.where(ref)}: its image {path} is missing; complete the download "
                        "(refer/data/README.md says from where)") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"{refs.where(ref)}: its image {path} has too many pixels ({error}); cut it into smaller "
+                       "images, and its mask with it") from error
     except Exception as error:   # decoders raise nearly any exception for damaged bytes
         raise BadImage(f"{refs.where(ref)}: its image {path} cannot be read ({error}); "
                        "fetch that file again") from error
@@ -139,6 +145,12 @@ def load_image_and_mask(refs: LocatedRefs, ref: Any) -> tuple[Image.Image, np.nd
     if image.size != mask.shape[::-1] and (mask_path := refs.mask_path(ref)):
         raise BadImage(f"{refs.where(ref)}: its mask {mask_path} is {mask.shape[1]}×{mask.shape[0]}, its image {path} "
                        f"{image.width}×{image.height}; a mask picture must have its image's size, fetch both again")
+    height, width = mask.shape
+    shapes = image.width * height, image.height * width   # equal if both have one shape
+    if max(shapes) > MOST_STRETCHED * min(shapes):
+        raise BadImage(f"{refs.where(ref)}: its mask is {width}×{height}, its image {path} {image.width}×"
+                       f"{image.height}, which is another shape, so they cannot show the same ground; take both from "
+                       "the same download")
     return image, mask
 
 

@@ -37,7 +37,7 @@ def shared_arrays(write: Write, ready: bool = True) -> Arrays:
     folder is removed. Every process must call this function. Raises `UserError` as `write` does, and if the folder
     cannot be written.
     """
-    node = platform.node()
+    node = machine()
     first = min((not begun, number) for number, (name, begun) in enumerate(gather_objects((node, ready)))
                 if name == node)[1]
     folder = None
@@ -57,6 +57,15 @@ def shared_arrays(write: Write, ready: bool = True) -> Arrays:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
     return arrays
+
+
+def machine() -> tuple[str, int, int]:
+    """What tells machines apart: the host's name and its temporary folder, which containers of one name each have."""
+    try:
+        place = os.stat(tempfile.gettempdir())
+    except OSError:   # writing there will say so
+        return platform.node(), 0, 0
+    return platform.node(), place.st_dev, place.st_ino
 
 
 def save(arrays: Arrays, folder: Path) -> None:

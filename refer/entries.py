@@ -106,6 +106,9 @@ def read_lines(path: str, on_fault: OnFault) -> list[tuple[int, str]]:
             content = file.read()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}). Check that you may read it.") from error
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise UserError(f"{path} is UTF-16: save it as UTF-8 (iconv -f utf-16 -t utf-8 {os.path.basename(path)} > "
+                        "utf8.txt)")
     lines = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:

@@ -21,10 +21,13 @@ class _PlainUnpickler(pickle.Unpickler):
         self.path = path
 
     def find_class(self, module: str, name: str) -> NoReturn:
+        remedy = "Get the file again from its authors: refer/data/README.md says where."
+        if module.partition(".")[0] == "numpy":
+            remedy = ("This is a number or an array of NumPy: if the file is your own, write int(x), float(x) or "
+                      "x.tolist() in its place.")
         raise UserError(
             f"{self.path} asks to load '{module}.{name}', but a data file may hold plain data only "
-            "(lists, dicts, strings, numbers). It was refused and nothing in it was run. "
-            "Get the file again from its authors: refer/data/README.md says where."
+            f"(lists, dicts, strings, numbers). It was refused and nothing in it was run. {remedy}"
         )
 
     def persistent_load(self, pid: object) -> NoReturn:

@@ -268,13 +268,15 @@ class REFER(LocatedRefs):
     def _without_sentences(self, on_fault: OnFault) -> set[Id]:
         """Ids of the refs without a sentence or with a faulty one, after reporting each."""
         lost = set()
-        for ref_id, ref in self.Refs.items():
+        for ref_id, ref in list(self.Refs.items()):
             where = f"{self.refs_path}, ref {ref_id!r}"
             sentences = by_id(ref["sentences"], "sentence", SENTENCE_FIELDS, where, on_fault).values()
             if not ref["sentences"]:
                 on_fault("no sentence", f"{where} has no sentence, but needs at least one: {WHERE_TO_GET_IT}.")
             if not sentences or any(sentence not in sentences for sentence in ref["sentences"]):
                 lost.add(ref_id)
+            elif len(sentences) < len(ref["sentences"]):   # repeated word for word: it is one sample
+                self.Refs[ref_id] = {**ref, "sentences": list(sentences)}
         return lost
 
     def _refuse_annotation(self, ref: Entry, problem: str) -> NoReturn:

@@ -31,15 +31,24 @@ def read_exclusions(path: str | os.PathLike) -> list[str]:
 def excluded(table: RefTable, rows: np.ndarray, entries: list[str]) -> tuple[np.ndarray, list[str]]:
     """Which of the rows an exclusion list names, (rows,) bool, and the entries that name none of them.
 
-    An entry is a ref's id, its image's file name, or that name without its extension.
+    An entry is a ref's id, its image's file name, or that name without its extension. After 'NAME:' it holds for the
+    data set NAME only. Raises UserError for an id that refs of several data sets have.
     """
     wanted = dict.fromkeys(entries, False)
+    ids: dict[str, int] = {}   # the data set in which an id was found
     out = np.zeros(len(rows), dtype=bool)
     for place, row in enumerate(rows.tolist()):
+        source = int(table.source_of[row])
         file_name = table.texts["image_names"][table.image_of[row]]
-        for name in (str(json.loads(table.texts["ref_ids"][row])), file_name, os.path.splitext(file_name)[0]):
-            if name in wanted:
-                wanted[name] = out[place] = True
+        ref_id = str(json.loads(table.texts["ref_ids"][row]))
+        for name in (ref_id, file_name, os.path.splitext(file_name)[0]):
+            for entry in (name, f"{table.datasets[source]}:{name}"):
+                if entry in wanted:
+                    wanted[entry] = out[place] = True
+        if ref_id in wanted and ids.setdefault(ref_id, source) != source:
+            names = table.datasets[ids[ref_id]], table.datasets[source]
+            raise UserError(f"--exclude: refs of {names[0]} and of {names[1]} have the id {ref_id}: write "
+                            f"{names[0]}:{ref_id} or {names[1]}:{ref_id}")
     return out, [entry for entry, found in wanted.items() if not found]
 
 

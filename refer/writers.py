@@ -90,21 +90,27 @@ def write_jsonl(index: REFER, root: Path, watch: Watch) -> list[str]:
 
 def write_phrases(index: REFER, root: Path, watch: Watch) -> list[str]:
     """Writes output_phrase_SPLIT.txt, a mask for each ref and, as both have one name, a copy of its image for each."""
+    odd = [split for split in index.split_counts() if split not in SPLITS and "test" not in split]
+    if odd:
+        raise UserError(f"phrase files are written a file a split, and {odd[0]!r} is none of {', '.join(SPLITS)}: "
+                        "convert to jsonl, whose lines carry their split")
     folder, how = _folder(index, root), index.layout.phrases or CONVERTED
     image_dir = root / index.layout.image_folder if index.layout.phrases else folder / CONVERTED_IMAGES
     image_dir.mkdir(parents=True)
     (folder / how.mask_folder).mkdir()
     numbered = not all(isinstance(ref_id, int) for ref_id in index.Refs)
-    empty_sentences = unmarked = number = 0
+    empty_sentences = unmarked = number = resized = 0
     for split, refs in _by_split(index, watch):
         with open(folder / PATTERN.format(split=split if split in SPLITS else "test"), "a", encoding="utf-8") as file:
             for ref in refs:
                 name, number = str(number if numbered else ref["ref_id"]), number + 1
                 file_name = name + (how.suffix or ".png")
+                mask = Image.fromarray(np.ascontiguousarray(index.getMask(ref)["mask"]) * np.uint8(255))
                 with open_image(index.image_path(ref)) as image:
                     image.convert("RGB").save(image_dir / file_name)
-                mask = index.getMask(ref)["mask"]
-                Image.fromarray(np.ascontiguousarray(mask) * np.uint8(255)).save(folder / how.mask_folder / file_name)
+                    if mask.size != image.size:   # a mask picture must have its image's size
+                        mask, resized = mask.resize(image.size, Image.Resampling.NEAREST), resized + 1
+                mask.save(folder / how.mask_folder / file_name)
                 unmarked += bool(ref.get("no_target"))
                 for sentence in ref["sentences"]:
                     text = " ".join(sentence["raw"].splitlines()).strip()
@@ -116,6 +122,10 @@ def write_phrases(index: REFER, root: Path, watch: Watch) -> list[str]:
             "categories, unless a rule over phrases finds them"]
     if unmarked:
         lost.append(f"that {unmarked} refs have no target by design: their masks are empty, as a fault would be")
+    if resized:
+        lost.append(f"{resized} masks had another size than their images, to which they are resized")
+    if merged := [split for split in index.split_counts() if split not in SPLITS]:
+        lost.append(f"the names of the splits {', '.join(merged)}: their refs are in test")
     if empty_sentences:
         lost.append(f"{empty_sentences} sentences without a word")
     return lost

@@ -33,9 +33,9 @@ def read(place: Place, on_fault: OnFault) -> Content:
     for split, path in line_files.items():
         for number, line in read_lines(path, on_fault):
             entry = _parsed(path, number, line, on_fault)
-            if entry and not found.add(entry, split, number):
-                on_fault("repeated id", f"{path}, line {number} has the ref_id {entry['ref_id']!r} of a ref of another "
-                                        f"split, but an id must stand for one. {WHERE_TO_GET_IT}.")
+            if entry and (problem := found.add(entry, split, number)):
+                on_fault("repeated id", f"{path}, line {number} {problem}, but an id must stand for one, in all files "
+                                        f"together. {WHERE_TO_GET_IT}.")
     where = os.path.join(place.folder, pattern.format(split="*"))
     return Content(list(found.refs.values()), list(found.images.values()), list(found.annotations.values()),
                    [{"id": id_, "name": name} for id_, name in found.categories.items()], place.image_dir,
@@ -74,19 +74,25 @@ class _Found:
         self.ref_of: dict[tuple[Any, ...], Id] = {}
         self.sentences = 0
 
-    def add(self, entry: Entry, split: str, line: int) -> bool:
-        """Adds the sentence of a line, and its ref if that is new. Returns False if its ref_id is another ref's."""
+    def add(self, entry: Entry, split: str, line: int) -> str:
+        """Adds the sentence of a line, and its ref if that is new. Returns which id of it is another's, else ''."""
         split = entry["split"] if isinstance(entry.get("split"), str) else split
         own = "ref_id" if isinstance(entry.get("ref_id"), Id) else "ann_id"
         key = (own, split, entry[own]) if isinstance(entry.get(own), Id) else (split, line)
         if key not in self.ref_of and entry.get("ref_id") in self.refs:
-            return False
+            return f"has the ref_id {entry['ref_id']!r} of a ref of another split"
+        image = self.images.get(entry["image_id"])
+        if image and image["file_name"] != entry["file_name"]:
+            return f"has the image_id {entry['image_id']!r} of the image {image['file_name'][:100]!r}"
+        known = self.annotations.get(entry["ann_id"]) if isinstance(entry.get("ann_id"), Id) else None
+        if known and (known["image_id"], known["segmentation"]) != (entry["image_id"], entry["segmentation"]):
+            return f"has the ann_id {entry['ann_id']!r} of another mask or image"
         if key not in self.ref_of:
             self.ref_of[key] = self._add_ref(entry, split, line)
         sentence_id = entry["sent_id"] if isinstance(entry.get("sent_id"), Id) else self.sentences
         self.refs[self.ref_of[key]]["sentences"].append(make_sentence(sentence_id, entry["sent"]))
         self.sentences += 1
-        return True
+        return ""
 
     def _add_ref(self, entry: Entry, split: str, line: int) -> Id:
         free = next(number for number in itertools.count(len(self.refs)) if number not in self.refs)

@@ -186,6 +186,29 @@ def test_what_is_lost_is_said(roots, tmp_path, capsys):
     assert ended.value.code == 2 and "is not empty: give --out a folder without" in capsys.readouterr().err
 
 
+def test_a_split_without_a_phrase_file_is_refused_and_masks_get_their_images_size(roots, tmp_path):
+    """64 training refs once went into the test file, and our own reader refused masks of another size."""
+    index = REFER(roots["rrsisd"], "rrsisd")
+    first = next(iter(index.Refs.values()))
+    for ref in index.Refs.values():
+        ref["split"] = "trainval"
+    with pytest.raises(UserError, match="phrase files are written a file a split, and 'trainval' is none of train"):
+        convert_dataset.WRITERS["phrases"](index, tmp_path / "out", iter)
+    assert not (tmp_path / "out").exists()
+    for ref in index.Refs.values():
+        ref["split"] = "testA"
+    index.IMAGE_DIR = str(tmp_path / "images")
+    shutil.copytree(roots["rrsisd"] / index.layout.image_folder, index.IMAGE_DIR)
+    wide = Image.open(index.image_path(first)).size
+    wide = wide[0] + 1, wide[1]
+    Image.new("RGB", wide).save(index.image_path(first))
+    lost = convert_dataset.WRITERS["phrases"](index, tmp_path / "out", iter)
+    assert sum("masks had another size than their images" in line for line in lost) == 1
+    again = REFER(tmp_path / "out", "rrsisd")
+    assert [again.getMask(ref)["mask"].shape for ref in again.Refs.values()].count(wide[::-1]) == len(
+        index.imgToRefs[first["image_id"]])
+
+
 def test_copied_images_stand_alone(roots, tmp_path):
     shutil.copytree(roots["rrsisd"], tmp_path / "source")
     for how in ("link", "copy"):

@@ -149,6 +149,21 @@ def test_training_on_two_sets_shows_the_refs_of_both_and_validation_the_first(tw
         EvalSet(refs, "val", tokenizer, 32)
 
 
+def test_an_id_of_two_data_sets_is_excluded_from_the_one_that_is_named(two, tokenizer, tmp_path):
+    refs = read_refs(str(two), "refcoco,refcoco+", "unc")
+    row = int(refs.rows("train")[0])
+    ref_id, image = refs.ref(row)["ref_id"], os.path.basename(refs.image_path(row))
+
+    def left(entry: str) -> int:
+        (tmp_path / "out.txt").write_text(entry)
+        return len(TrainSet(refs, "train", tokenizer, 32, seed=1, exclude=str(tmp_path / "out.txt")))
+
+    with pytest.raises(UserError, match=rf"refs of refcoco and of refcoco\+ have the id {ref_id}: write refcoco:"):
+        left(str(ref_id))
+    assert left(f"refcoco+:{ref_id}") == 63
+    assert left(image) == 60   # the two refs of this picture in both
+
+
 def test_images_of_another_sets_test_split_are_refused(toy, tmp_path, tokenizer, capsys):
     as_coco_set(toy, tmp_path, "refcoco", DISJOINT)
     as_coco_set(toy, tmp_path, "refcocog", {"train": "test", "val": "val", "test": "train"}, "umd")

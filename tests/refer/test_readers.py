@@ -307,6 +307,59 @@ def test_the_authors_format_is_read_before_another(tmp_path):
 
 # Bad input: one line that names file and line; check_dataset reports everything in one pass
 
+@pytest.mark.parametrize(("second", "words"), [
+    (jsonl_line(4, "x", ref_id=1, sent_id=1), "the ref_id 1 of a ref of another split"),
+    (jsonl_line(3, "x").replace("3.jpg", "other.jpg"), "the image_id 3 of the image '3.jpg'"),
+    (jsonl_line(4, "x", ann_id=5), "the ann_id 5 of another mask or image"),
+    (jsonl_line(3, "x", ann_id=5).replace('"counts": "', '"counts": "0'), "the ann_id 5 of another mask or image")])
+def test_ids_that_start_anew_in_each_split_of_jsonl_are_refused(tmp_path, second, words):
+    (tmp_path / "rrsisd").mkdir()
+    own = {"ref_id": 1, "sent_id": 0} if "ref_id" in words else {"ann_id": 5}
+    (tmp_path / "rrsisd/rrsisd_train.jsonl").write_text(jsonl_line(3, "a ship", **own).replace('"val"', '"train"'))
+    (tmp_path / "rrsisd/rrsisd_val.jsonl").write_text(second)
+    with pytest.raises(UserError) as caught:
+        REFER(tmp_path, "rrsisd")
+    assert f"rrsisd_val.jsonl, line 1 has {words}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_phrase_file_in_utf_16_is_named(tmp_path):
+    folder = write_risbench(tmp_path, train="train_1.png a ship\n")
+    (folder / "output_phrase_train.txt").write_text("train_1.png a ship\n", encoding="utf-16")
+    with pytest.raises(UserError, match=r"output_phrase_train\.txt is UTF-16: save it as UTF-8 \(iconv"):
+        REFER(tmp_path, "risbench")
+
+
+def test_a_mask_of_another_shape_than_its_image_is_refused(tmp_path):
+    (tmp_path / "rrsisd").mkdir()
+    (tmp_path / "rrsisd/rrsisd_val.jsonl").write_text(jsonl_line(3, "a ship"))   # its mask is 4×3
+    (tmp_path / "images/rrsisd/JPEGImages").mkdir(parents=True)
+    for size, right in (((8, 6), True), ((6, 6), True), ((3, 4), False), ((12, 3), False)):
+        Image.new("RGB", size).save(tmp_path / "images/rrsisd/JPEGImages/3.jpg")
+        index = REFER(tmp_path, "rrsisd")
+        if right:
+            load_image_and_mask(index, next(iter(index.Refs.values())))
+        else:
+            with pytest.raises(BadImage, match=rf"its mask is 4×3, its image .* {size[0]}×{size[1]}, .*another shape"):
+                load_image_and_mask(index, next(iter(index.Refs.values())))
+
+
+def test_a_sentence_that_is_repeated_word_for_word_is_one_sample(toy, tmp_path):
+    (tmp_path / "rrsisd").mkdir()
+    refs = pickle.loads((toy / "rrsisd/refs(unc).p").read_bytes())
+    refs[0]["sentences"] = [refs[0]["sentences"][0]] * 2
+    (tmp_path / "rrsisd/refs(unc).p").write_bytes(pickle.dumps(refs, 4))
+    (tmp_path / "rrsisd/instances.json").write_bytes((toy / "rrsisd/instances.json").read_bytes())
+    assert len(REFER(tmp_path, "rrsisd").Refs[refs[0]["ref_id"]]["sentences"]) == 1
+
+
+def test_a_number_of_numpy_in_refs_is_refused_with_the_remedy(toy, tmp_path):
+    (tmp_path / "rrsisd").mkdir()
+    (tmp_path / "rrsisd/refs(unc).p").write_bytes(pickle.dumps([{"ref_id": np.int64(3)}], 4))
+    (tmp_path / "rrsisd/instances.json").write_bytes((toy / "rrsisd/instances.json").read_bytes())
+    with pytest.raises(UserError, match=r"if the file is your own, write int\(x\), float\(x\)"):
+        REFER(tmp_path, "rrsisd")
+
+
 def spoil_jsonl(root: Path) -> Path:
     (root / "rrsisd").mkdir()
     path = root / "rrsisd/rrsisd_val.jsonl"
