@@ -21,10 +21,16 @@ from lib.accelerate import accelerate, set_up
 from lib.checkpoint import restore
 from lib.evaluation.metrics import count_pixels, predict
 from lib.imagery.drawing import PREDICTION_COLOUR, TRUTH_COLOUR, overlay, sheet
+from lib.segmentation import NETWORK_FLAGS
 from refer.refer import REFER
 from tools.ref_sheet import save_sheet
 from transforms import network_inputs
+from utils import UserError
 
+# The flags of test.py that change a sheet, and those that any program takes.
+READ = {*NETWORK_FLAGS, "max_tokens", "ck_bert", "bert_tokenizer", "model", "pretrained_swin_weights", "resume", "ema",
+        "refer_data_root", "dataset", "splitBy", "published_masks", "split", "device", "local_rank", "tf32",
+        "cudnn_benchmark", "out", "samples", "ddp_trained_weights", "workers", "batch_size", "pin_mem"}
 CAPTION_CHARACTERS, CAPTION_LINES = 80, 2   # that fit below three panels
 
 
@@ -47,7 +53,9 @@ def caption(sentence: str, iou: float) -> str:
 
 @torch.inference_mode()
 def run(args: Namespace) -> None:
-    """Evaluates the chosen samples and writes the sheet."""
+    """Evaluates the chosen samples and writes the sheet. Raises `UserError` for flags that have no effect here."""
+    if idle := set(args.given) - READ:
+        raise UserError(f"--{sorted(idle)[0]} has no effect on a contact sheet: leave it out")
     device = distributed.init_processes(args.device, args.local_rank)
     set_up(device, args)
     model, config, tokenizer = restore(args.resume, args)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from args import Parser
+from args import Parser, count, whole
 from data.toy import make_toy_rrsisd
 from data.toy.layouts import LAYOUTS, SENTENCES
 from data.toy.scenes import CONTENTS
@@ -22,9 +22,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser = Parser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", required=True, help="folder to write; an older toy set in it is replaced")
-    parser.add_argument("--images", type=int, default=1000, help="number of images, at least 10")
-    parser.add_argument("--size", type=int, default=128, help="side of the images in pixels, at least 64")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same files")
+    parser.add_argument("--images", type=whole(1, 10**6), default=1000, help="number of images, at least 10")
+    parser.add_argument("--size", type=whole(1, 4096), default=128, help="side of the images in pixels, at least 64")
+    parser.add_argument("--seed", type=count, default=0, help="the same seed gives the same files")
     parser.add_argument("--layout", default="rrsisd", choices=("rrsisd", *LAYOUTS),
                         help="data set whose files are written")
     parser.add_argument("--contents", default="mixed", choices=(*CONTENTS,),

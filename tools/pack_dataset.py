@@ -11,10 +11,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from args import Parser, positive, whole
+from args import Parser, whole
 from data.dataset import load_image_and_mask
 from data.packed import verify_packed, write_packed
 from distributed import user_errors
+from lib.segmentation import LARGEST_IMAGE_PX
 from refer.refer import REFER
 from utils import UserError, log
 
@@ -26,7 +27,8 @@ def main() -> None:
     parser.add_argument("--dataset", default="rrsisd", metavar="NAME|FOLDER",
                         help="a known data set, or the folder of one of your own (default: rrsisd)")
     parser.add_argument("--splitBy", default="unc", help="default: unc")
-    parser.add_argument("--img_size", default=480, type=positive, metavar="PIXELS", help="default: 480")
+    parser.add_argument("--img_size", default=480, type=whole(1, LARGEST_IMAGE_PX), metavar="PIXELS",
+                        help="default: 480")
     parser.add_argument("--published_masks", action="store_true", help="see train.py --help")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the file to write (HDF5)")
     parser.add_argument("-j", "--workers", type=whole(0, 1024), metavar="N", default=os.cpu_count() or 1,

@@ -27,8 +27,9 @@ def hold(folder: Path, model_id: str) -> None:
     except (BlockingIOError, PermissionError) as error:
         raise UserError(f"another run of --model_id {model_id} is writing to {folder}: wait for it, stop it, or give "
                         "this one another --model_id") from error
-    except OSError:   # a file system without locks
-        pass
+    except OSError as error:
+        log(f"{folder} has no locks ({error.strerror or error}): do not start two runs with one --model_id at the same "
+            "time")
     _held.append(file)
 
 
