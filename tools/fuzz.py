@@ -5,6 +5,7 @@ more than 2 GiB, or in a change to a file outside its folder. Inputs follow from
 process of its own (Linux only). Failures are printed with the number that reproduces them: --first N --inputs 1.
 """
 import argparse
+import importlib
 import io
 import json
 import os
@@ -19,6 +20,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +41,16 @@ from lib.evaluation.metrics import COUNTS
 from lib.evaluation.predictions import encode_mask
 from lib.evaluation.result_files import read_probe
 from lib.imagery.drawing import overlay
+from lib.imagery.gdal import gdal
 from lib.imagery.layers import save_picture
 from lib.imagery.pictures import read_picture
+from lib.imagery.scenes import Scene
+from lib.imagery.sources import open_source
+from lib.inference.pairs import read_pairs
 from lib.segmentation import ModelConfig, build
 from lib.training.resume import choose_start
 from refer.refer import REFER
-from tools import mutations
+from tools import import_dataset, mutations
 from tools.score_predictions import read_predictions
 from utils import log, write_json
 
@@ -51,6 +58,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MOST_CPU_S, MOST_WALL_S, MOST_MIB = 20, 120, 2048
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "PCX", "SGI", "ICO", "JPEG2000", "DDS", "AVIF",
            "IM", "MSP", "XBM", "SPIDER", "BLP")
+CHECKED = ("refs", "flags", "masks", "descriptions")   # areas with check_dataset.py, whose status 1 means faults
 Input = Callable[[], None]   # what the forked process does with one input, in an empty folder
 
 
@@ -84,6 +92,9 @@ class Samples:
         self.results = {"samples": samples, "split": "val", "annotations": {"a": "b"}}
         self.probe = {"conditions": [{"name": "x", "mIoU": 3.0, "change": 0.0, "interval": None, "changed": 0}],
                       "words": [{"word": "x", "times": 3, "mean_loss": 0.5}]}
+        self.make_own(folder / "source", index)
+        if find_spec("rasterio") and find_spec("pyogrio"):
+            self.make_scenes(folder / "scenes")
         self.pictures = {}
         for kind in FORMATS:
             picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8))
@@ -95,6 +106,41 @@ class Samples:
                     break
                 except (OSError, ValueError, KeyError):
                     continue
+
+
+    def make_own(self, folder: Path, index: REFER) -> None:
+        """A table with pictures and masks in `folder`, and `own`, the data set that is imported from it."""
+        folder.mkdir()
+        self.source, self.own, self.rows = folder, folder.with_name("roofs"), []
+        for number, ref in enumerate(list(index.Refs.values())[:20:2]):
+            shutil.copy(index.image_path(ref), folder / f"{number}.jpg")
+            Image.fromarray(index.getMask(ref)["mask"] * np.uint8(255)).save(folder / f"m{number}.png")
+            split = ("train", "val", "test")[number % 3]
+            self.rows.append({"image": f"{number}.jpg", "mask": f"m{number}.png", "split": split,
+                              "sentence": ref["sentences"][0]["raw"], "category": "ship, small"})
+        (folder / "refs.jsonl").write_bytes(b"".join(mutations.as_json(row) + b"\n" for row in self.rows))
+        with redirect_stdout(io.StringIO()):
+            import_dataset.main([str(folder / "refs.jsonl"), "--out", str(self.own)])
+        self.description = json.loads((self.own / "dataset.json").read_text(encoding="utf-8"))
+
+    def make_scenes(self, folder: Path) -> None:
+        """Scenes by suffix, and a layer over one of them."""
+        folder.mkdir()
+        self.scene, place = folder / "map.tif", {"crs": "EPSG:32631", "driver": "GTiff", "width": 90, "height": 70}
+        values = np.random.default_rng(0).integers(0, 4000, (4, 70, 90))
+        with gdal("map.tif") as rasterio:
+            transform = rasterio.Affine(0.5, 0, 448000, 0, -0.5, 5412000)
+            for name, kind, more in (("map.tif", "uint16", {"tiled": True, "blockxsize": 32, "blockysize": 32}),
+                                     ("float.tif", "float32", {"nodata": 7.0}), ("byte.tif", "uint8", {})):
+                with rasterio.open(folder / name, "w", count=4, dtype=kind, transform=transform, **place,
+                                   **more) as file:
+                    file.write(values.astype(kind))
+            importlib.import_module("rasterio.shutil").copy(folder / "map.tif", folder / "map.vrt", driver="VRT")
+        corners = [[448005.0 + x, 5411990.0 - y] for x, y in ((0, 0), (20, 0), (20, 9), (0, 9), (0, 0))]
+        self.layer = {"type": "FeatureCollection", "crs": {"properties": {"name": "EPSG:32631"}}, "features": [
+            {"type": "Feature", "properties": {"sentence": f"roof {number}", "split": "train"},
+             "geometry": {"type": "Polygon", "coordinates": [corners]}} for number in range(3)]}
+        self.scenes = {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def script(name: str, *arguments: object) -> None:
@@ -238,7 +284,124 @@ def pictures(samples: Samples, draw: random.Random) -> Input:
     return run
 
 
-AREAS = {area.__name__: area for area in (flags, refs, checkpoints, results, pictures)}
+def masks(samples: Samples, draw: random.Random) -> Input:
+    """Masks as pictures: of a data set that is imported, and of one in RISBench's layout, checked and read."""
+    kind, in_place = draw.choice(sorted(samples.pictures)), draw.random() < 0.5
+    content = (samples.source / "m0.png").read_bytes()
+    if draw.random() < 0.3:
+        content = samples.pictures[kind]
+    elif draw.random() < 0.4:
+        mode = draw.choice(("1", "P", "LA", "RGBA", "RGB", "I", "F", "I;16", "CMYK"))
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.point(lambda value: value // draw.choice((1, 2, 255))).convert(mode).save(
+                stream := io.BytesIO(), "TIFF")
+        content = stream.getvalue()
+    if draw.random() < 0.6:
+        content = mutations.damage(content, draw, 3)
+
+    def run() -> None:
+        if in_place:
+            shutil.copytree(samples.source, "source", dirs_exist_ok=True)
+            Path("source/m0.png").write_bytes(content)
+            script("tools/import_dataset.py", "source/refs.jsonl", "--out", "own", *draw.choice(
+                ([], ["--skip_bad"], ["--object_above", 50], ["--object_value", 255])))
+            return
+        for folder in ("img_rgb", "mask"):
+            Path("risbench", folder).mkdir(parents=True)
+        shutil.copy(samples.source / "0.jpg", "risbench/img_rgb/val_1.png")
+        Path("risbench/mask/val_1.png").write_bytes(content)
+        Path("risbench/output_phrase_val.txt").write_text("val_1.png a ship\n", encoding="utf-8")
+        if draw.random() < 0.5:
+            script("tools/check_dataset.py", "--refer_data_root", ".", "--dataset", "risbench", "-j", 0)
+        with user_errors("fuzz.py"):
+            EvalSet(REFER(".", "risbench"), "val", load_tokenizer(str(samples.toy / "bert")), 32)[0]
+    return run
+
+
+def tables(samples: Samples, draw: random.Random) -> Input:
+    """Tables and lists of pairs: imported, and read as `demo_inference.py --pairs` reads them."""
+    rows, suffix = mutations.change(samples.rows, draw), draw.choice((".csv", ".tsv", ".jsonl"))
+    rows = rows if isinstance(rows, list) else [rows]
+    if suffix == ".jsonl":
+        content = b"".join(mutations.as_json(row) + b"\n" for row in rows)
+    else:
+        names = [*samples.rows[0]]
+        cells = [[str(row.get(name, "")) if isinstance(row, dict) else str(row) for name in names] for row in rows]
+        joined = [(",", "\t")[suffix == ".tsv"].join('"' + cell.replace('"', '""') + '"' for cell in line)
+                  for line in [names, *cells]]
+        content = "\n".join(joined).encode("utf-8", "surrogatepass")
+    content = mutations.damage(content, draw) if draw.random() < 0.5 else content
+    use = draw.randrange(2)
+
+    def run() -> None:
+        shutil.copytree(samples.source, "source")
+        Path("source/list" + suffix).write_bytes(content)
+        if use == 0:
+            script("tools/import_dataset.py", "source/list" + suffix, "--out", "own",
+                   *draw.choice(([], ["--skip_bad"])))
+        else:
+            with user_errors("fuzz.py"):
+                read_pairs(Path("source/list" + suffix))
+    return run
+
+
+def descriptions(samples: Samples, draw: random.Random) -> Input:
+    """The files of a data set of one's own, dataset.json and JSON Lines: checked, read, converted."""
+    use, in_lines = draw.randrange(3), draw.random() < 0.4
+    lines = (samples.own / "roofs_val.jsonl").read_bytes()
+    description = mutations.as_json(samples.description)
+    if in_lines:
+        entry = mutations.change(json.loads(lines.split(b"\n")[0]), draw)
+        lines = mutations.damage(lines, draw) if draw.random() < 0.3 else mutations.as_json(entry) + b"\n"
+    else:
+        description = mutations.damage(description, draw) if draw.random() < 0.3 else mutations.as_json(
+            mutations.change(samples.description, draw))
+    if draw.random() < 0.02:
+        description = b"[" * 200_000
+
+    def run() -> None:
+        shutil.copytree(samples.own, "roofs", symlinks=True)
+        Path("roofs/dataset.json").write_bytes(description)
+        Path("roofs/roofs_val.jsonl").write_bytes(lines)
+        if use == 0:
+            script("tools/check_dataset.py", "--dataset", "./roofs", "-j", 0)
+        elif use == 1:
+            script("tools/convert_dataset.py", "--dataset", "./roofs", "--to", draw.choice(
+                ("refer", "coco", "jsonl", "phrases")), "--out", "out")
+        else:
+            with user_errors("fuzz.py"):
+                dataset = EvalSet(REFER(".", "./roofs"), "val", load_tokenizer(str(samples.toy / "bert")), 32)
+                for number in range(len(dataset)):
+                    dataset[number], dataset.describe(number)
+    return run
+
+
+def scenes(samples: Samples, draw: random.Random) -> Input:
+    """Georeferenced scenes, VRTs and layers: read in windows, and imported."""
+    name = draw.choice(sorted(samples.scenes))
+    content = mutations.damage(samples.scenes[name], draw, 3)
+    layer, use = mutations.as_json(mutations.change(samples.layer, draw)), draw.randrange(3)
+    bands = draw.choice(((), (1,), (1, 2, 3), (4, 4, 4), (9,)))
+
+    def run() -> None:
+        for other, whole in samples.scenes.items():
+            Path(other).write_bytes(whole)
+        if use == 2:
+            Path("layer.geojson").write_bytes(layer)
+            script("tools/import_dataset.py", "layer.geojson", "--raster", "map.tif", "--tile", 32, "--out", "own")
+            return
+        Path(name).write_bytes(content)
+        with user_errors("fuzz.py"):
+            source = open_source(Path(name), True, bands)
+            width, height = source.size
+            source.crop((0, 0, min(64, width), min(64, height)))
+            if use and isinstance(source, Scene):
+                source.preview(64)
+    return run
+
+
+AREAS = {area.__name__: area for area in (flags, refs, checkpoints, results, pictures, masks, tables, descriptions,
+                                          scenes)}
 
 
 def child(run: Input, folder: Path) -> None:
@@ -321,7 +484,7 @@ def fuzz(inputs: int, seed: int, areas: list[str], first: int = 0) -> dict[str, 
             area = areas[number % len(areas)]
             run = AREAS[area](samples, random.Random(f"{seed}/{number}"))
             done[area] += 1
-            if how := verdict(run, box, (0, 1, 2) if area in ("refs", "flags") else (0, 2), area != "flags"):
+            if how := verdict(run, box, (0, 1, 2) if area in CHECKED else (0, 2), area != "flags"):
                 failures.append((number, area, how))
                 log(f"{number} {area}: {how}")
             if (number - first + 1) % 100 == 0:
@@ -343,7 +506,9 @@ def main() -> None:
         parser.error(f"no area {', '.join(sorted(unknown))}: choose from {', '.join(AREAS)}")
     if sys.platform != "linux":
         parser.error(f"{sys.platform} cannot limit and measure forked processes as Linux does: run this on Linux")
-    figures = fuzz(args.inputs, args.seed, args.areas or list(AREAS), args.first)
+    areas = args.areas or [area for area in AREAS if area != "scenes" or (find_spec("rasterio") and
+                                                                          find_spec("pyogrio"))]
+    figures = fuzz(args.inputs, args.seed, areas, args.first)
     log(f"{figures['ended well']} of {figures['inputs']} inputs ended well")
     if args.json:
         write_json(args.json, figures)

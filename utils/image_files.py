@@ -1,4 +1,5 @@
 """The one way in which this project opens an image file."""
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -9,6 +10,9 @@ from PIL import Image
 # example, whatever the file is called, with Ghostscript, which would run a stranger's program.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "PPM", "AVIF")
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")   # Pillow's names for more than 8 bits in a channel
+
+# What Pillow warns of in a damaged file is followed by an error, or the picture is whole all the same.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 @cache
