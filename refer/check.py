@@ -55,6 +55,8 @@ NOTES = {
     "size mismatch": "a known quirk of RRSIS-D (users report 14): harmless, since image and mask are resized to one "
                      "square, each on its own",
     "not 800×800": "a known quirk of RRSIS-D (users report 17): harmless, since every image is resized to a square",
+    "turned picture": "viewers and Predictor turn it as its EXIF data say, training and evaluation read it as stored, "
+                      "as the original programs do",
     "area": "`area` is more than a tenth off the mask's pixels, as known of RRSIS-D: nothing reads it",
     "box": "the bbox is not four numbers: training and evaluation do not read it, REFER.getRefBox refuses it",
     "categories_id": "RRSIS-D's spelling of category_id, which is understood",

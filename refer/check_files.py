@@ -17,7 +17,7 @@ from refer.entries import WHERE_TO_GET_IT, Entry, Id
 from refer.masks import decode_segmentation, is_finite, read_mask_picture
 from refer.refer import REFER
 from utils import UserError
-from utils.image_files import DEEP_MODES, open_image
+from utils.image_files import DEEP_MODES, ORIENTATION, open_image
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,10 @@ def _check_job(job: _Job) -> list[Finding]:
                f"{name}: its height and width must be numbers of pixels, but are {height!r} and {width!r}")
     if job.read_file:
         try:
-            sizes["its file"] = _decoded_size(job.path)
+            sizes["its file"], turned = _decoded_size(job.path)
+            if turned:
+                report("turned picture", f"{name}: {job.path} is read as it is stored, but Predictor and viewers turn "
+                                         "it (EXIF): save it as its mask was drawn")
         except FileNotFoundError:
             report("missing image", f"{name}: there is no file {job.path}")
         except Exception as error:  # damaged bytes surface as nearly any exception
@@ -137,13 +140,17 @@ def _check_job(job: _Job) -> list[Finding]:
     return found
 
 
-def _decoded_size(path: str) -> tuple[int, int]:
-    """(H, W) of an image file, all of which is decoded as the samples are. Raises whatever Pillow raises."""
+def _decoded_size(path: str) -> tuple[tuple[int, int], bool]:
+    """(H, W) of an image file, all of which is decoded as the samples are, and whether viewers turn it (EXIF).
+
+    Raises whatever Pillow raises.
+    """
     with open_image(path) as opened:
         if opened.mode in DEEP_MODES:
             raise ValueError(f"it has more than 8 bits in a channel, {opened.mode}: save it with 8 bits first")
         image = opened.convert("RGB")
-    return image.height, image.width
+        turned = opened.getexif().get(ORIENTATION, 1) != 1
+    return (image.height, image.width), turned
 
 
 class BadMask(Exception):

@@ -53,6 +53,7 @@ from refer.refer import REFER
 from tools import import_dataset, mutations
 from tools.score_predictions import read_predictions
 from utils import log, write_json
+from utils.image_files import open_image
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_CPU_S, MOST_WALL_S, MOST_MIB = 20, 120, 2048
@@ -292,7 +293,7 @@ def masks(samples: Samples, draw: random.Random) -> Input:
         content = samples.pictures[kind]
     elif draw.random() < 0.4:
         mode = draw.choice(("1", "P", "LA", "RGBA", "RGB", "I", "F", "I;16", "CMYK"))
-        with Image.open(io.BytesIO(content)) as opened:
+        with open_image(io.BytesIO(content)) as opened:
             opened.point(lambda value: value // draw.choice((1, 2, 255))).convert(mode).save(
                 stream := io.BytesIO(), "TIFF")
         content = stream.getvalue()

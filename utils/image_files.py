@@ -9,6 +9,7 @@ from PIL import Image
 # The formats that people have. Pillow knows more, and reads some of these with programs of the machine: PostScript, for
 # example, whatever the file is called, with Ghostscript, which would run a stranger's program.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "JPEG2000", "PPM", "AVIF")
+ORIENTATION = 0x0112   # the EXIF tag by which viewers turn a picture
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")   # Pillow's names for more than 8 bits in a channel
 
 # What Pillow warns of in a damaged file is followed by an error, or the picture is whole all the same.

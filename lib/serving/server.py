@@ -33,6 +33,7 @@ from PIL import Image
 from lib.imagery.pictures import read_picture
 from lib.predictor import Predictor, ReadingWarning
 from utils import UserError, log
+from utils.image_files import open_image
 
 HOSTS = ("127.0.0.1", "localhost")   # accepted names of this machine: any site can make its own name resolve to it
 MOST_BYTES = 32 << 20                # of a picture's file
@@ -127,17 +128,26 @@ def make_page(name: str) -> bytes:
 def answer(predictor: Predictor, content: bytes, sentences: list[str], with_picture: bool) -> dict[str, Any]:
     """The answer to `POST /segment`."""
     begin = time.perf_counter()
-    picture = read_picture(io.BytesIO(content), name="the file")
-    if (pixels := picture.width * picture.height) > MOST_PIXELS:
+    if (pixels := pixels_of(content)) > MOST_PIXELS:   # before it is decoded, which takes memory
         raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                       f"the picture has {pixels / 1e6:.0f} megapixels, more than the {MOST_PIXELS // 10**6} that are "
                       "taken here: make it smaller, or use demo_inference.py --tile")
+    picture = read_picture(io.BytesIO(content), name="the file")
     masks = [segment(predictor, picture, sentence) for sentence in sentences]
     found = {"width": picture.width, "height": picture.height, "masks": masks}
     if with_picture:
         picture.thumbnail((PREVIEW_PX, PREVIEW_PX))
         found["picture"] = encode(picture, "JPEG", quality=90)
     return {**found, "seconds": round(time.perf_counter() - begin, 3)}
+
+
+def pixels_of(content: bytes) -> int:
+    """The number of pixels by the header of a picture's file; 0 for other files, of which `read_picture` says more."""
+    try:
+        with open_image(io.BytesIO(content)) as opened:
+            return opened.width * opened.height
+    except Exception:   # damaged bytes make decoders raise nearly any exception
+        return 0
 
 
 def segment(predictor: Predictor, picture: Image.Image, sentence: str) -> dict[str, Any]:

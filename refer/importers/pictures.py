@@ -4,11 +4,10 @@ from collections.abc import Iterable
 
 from PIL import Image
 
-from utils.image_files import FORMATS, open_image
+from utils.image_files import FORMATS, ORIENTATION, open_image
 
 # Pillow's modes of at most 8 bits a band, which become RGB without loss of contrast.
 _EIGHT_BITS = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
-_ORIENTATION = 0x0112   # the EXIF tag
 
 
 def read_size(path: str) -> tuple[int, int]:
@@ -32,7 +31,7 @@ def read_size(path: str) -> tuple[int, int]:
 def is_turned(path: str) -> bool:
     """Whether viewers turn the picture as its EXIF data say, which neither masks nor training do."""
     with open_image(path) as opened:
-        return opened.getexif().get(_ORIENTATION, 1) != 1
+        return opened.getexif().get(ORIENTATION, 1) != 1
 
 
 def names_below_common_folder(paths: Iterable[str]) -> dict[str, str]:

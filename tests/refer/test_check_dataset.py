@@ -87,6 +87,13 @@ def resize(path: Path, size: tuple[int, int]) -> None:
         image.resize(size).save(path)
 
 
+def turn(path: Path) -> None:
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6   # orientation
+        image.save(path, exif=exif)
+
+
 def drop_val(data: Dataset) -> None:
     data.refs = [ref for ref in data.refs if ref["split"] != "val"]
 
@@ -162,6 +169,7 @@ DAMAGES = {
                               {"area": 1}),
     "empty mask": (lambda d: segment(d, []), {}, {"empty mask": 1}),
     "missing image": (lambda d: (d.images / "00003.jpg").unlink(), {"missing image": 1}, {}),
+    "image that viewers turn": (lambda d: turn(d.images / "00003.jpg"), {}, {"turned picture": 1}),
     "truncated image": (lambda d: cut(d.images / "00003.jpg", 0.6), {"broken image": 1}, {}),
     "image of no bytes": (lambda d: cut(d.images / "00003.jpg", 0), {"broken image": 1}, {}),
     "page for an image": (lambda d: (d.images / "00003.jpg").write_text("<html>404</html>"), {"broken image": 1}, {}),

@@ -168,6 +168,7 @@ def test_a_large_upload_is_refused_and_the_answer_arrives(serving, size):
 
 def test_a_picture_of_too_many_pixels_is_refused(serving, monkeypatch):
     monkeypatch.setattr(server, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(server, "read_picture", None)   # it is not decoded
     status, said = ask(serving, "/segment?sentence=a", picture())
     assert status == 413 and "demo_inference.py --tile" in said["error"]
 
