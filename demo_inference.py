@@ -18,7 +18,7 @@ from lib.imagery.scenes import Scene
 from lib.imagery.sources import Plain, Tile, in_one_piece, open_source
 from lib.inference.outputs import Wanted, write_image
 from lib.inference.pairs import Pair, name_outputs, read_pairs
-from lib.predictor import Predictor, ReadingWarning
+from lib.predictor import Predictor, ReadingWarning, tile_starts
 from refer.own import class_names_of
 from utils import UserError, log
 
@@ -197,6 +197,8 @@ def run(args: argparse.Namespace) -> None:
         try:
             source = open_source(path, bool(args.tile), args.bands, stretch=args.stretch and tuple(args.stretch))
             wanted.check(source, str(path))
+            if args.tile:
+                tile_starts(source.size, len(listed), args.tile, args.overlap)   # refused before files are begun
             tile = None if args.tile else in_one_piece(source)
         except UserError as error:
             problems.append(where(path) + str(error))

@@ -5,6 +5,7 @@
 
 Shapes: H, W the image's height and width, S the network's input size, n sentences, all sizes in pixels.
 """
+import math
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,6 +36,7 @@ Progress = Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]]
 
 BAND_ROWS = 256                  # of a scene's probabilities that are computed at a time
 MOST_ROW_BYTES = 8 << 30         # of the logits of a row of tiles
+MOST_TILES = 1_000_000           # of a scene: a file of a few kilobytes may claim any size
 SHOWN_CHARACTERS = 80            # of a sentence in a warning
 
 
@@ -221,17 +223,11 @@ class Predictor:
         """Yields bands of `segment_scene`'s probabilities from top to bottom: first row, (n, rows, W) float32.
 
         Pixels without a value have the probability 0, and a tile of such pixels only is not computed. Raises
-        `UserError` if a row of tiles of so wide a scene does not fit into memory.
+        `UserError` if there are too many tiles, or if a row of tiles of so wide a scene does not fit into memory.
         """
-        if not 0 <= overlap <= 0.9:
-            raise ValueError(f"an overlap of {overlap} is not between 0 and 0.9")
         source = open_source(image, True)
-        stride = max(1, round(tile_px * (1 - overlap)))
-        lefts, tops = (starts(length, tile_px, stride) for length in source.size)
+        lefts, tops = tile_starts(source.size, len(sentences), tile_px, overlap)
         width, height = (min(tile_px, length) for length in source.size)
-        if (needed := 4 * len(sentences) * height * source.size[0]) > MOST_ROW_BYTES:
-            raise UserError(f"the scene is {source.size[0]} px wide: a row of tiles of {tile_px} px would take "
-                            f"{needed / 2**30:.0f} GiB; give a smaller --tile, or fewer sentences at a time")
         weight = tent(height)[:, None] * tent(width)
         row_weight, column_weight = (sum_of_tents(length, where, side) for length, where, side in
                                      ((source.size[1], tops, height), (source.size[0], lefts, width)))
@@ -333,6 +329,25 @@ def resized(margins: Tensor, size: tuple[int, int]) -> Tensor:
 def starts(length: int, tile: int, stride: int) -> list[int]:
     """The starts of tiles that cover `length` without reaching beyond it; 0 alone if a tile is longer."""
     return [*range(0, length - tile, stride), length - tile] if length > tile else [0]
+
+
+def tile_starts(size: tuple[int, int], sentences: int, tile_px: int, overlap: float) -> tuple[list[int], list[int]]:
+    """The starts of the columns and rows of tiles that cover a scene of a size (W, H), for so many sentences.
+
+    Raises `ValueError` for an overlap that is not from 0 to 0.9, and `UserError` if there are too many tiles, or if a
+    row of tiles of so wide a scene does not fit into memory.
+    """
+    if not 0 <= overlap <= 0.9:
+        raise ValueError(f"an overlap of {overlap} is not between 0 and 0.9")
+    stride = max(1, round(tile_px * (1 - overlap)))
+    if (tiles := math.prod(-(-length // stride) for length in size)) > MOST_TILES:
+        raise UserError(f"the scene is {size[0]} × {size[1]} px, which are {tiles:,} tiles of {tile_px} px, more than "
+                        f"{MOST_TILES:,}: give a larger --tile, or cut the scene")
+    if (needed := 4 * sentences * min(tile_px, size[1]) * size[0]) > MOST_ROW_BYTES:
+        raise UserError(f"the scene is {size[0]} px wide: a row of tiles of {tile_px} px would take "
+                        f"{needed / 2**30:.0f} GiB; give a smaller --tile, or fewer sentences at a time")
+    lefts, tops = (starts(length, tile_px, stride) for length in size)
+    return lefts, tops
 
 
 def tent(length: int) -> Tensor:

@@ -1,4 +1,5 @@
 """The one way in which this project opens an image file."""
+import os
 import warnings
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,9 @@ def open_image(source: str | Path | BinaryIO) -> Image.Image:
     """An opened image file, whose pixels are not decoded yet, as `Image.open` returns it.
 
     Its content decides on its format, which must be one of `FORMATS`; no program is started. Raises whatever Pillow
-    raises: `UnidentifiedImageError` for another format, `FileNotFoundError`, `DecompressionBombError`, …
+    raises: `UnidentifiedImageError` for another format, `FileNotFoundError`, `DecompressionBombError`, …; and `OSError`
+    for a pipe or device, which might wait or go on for ever.
     """
+    if isinstance(source, str | Path) and os.path.exists(source) and not os.path.isfile(source):
+        raise OSError(f"{source} is no regular file")
     return Image.open(source, formats=known_formats())

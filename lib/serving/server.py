@@ -43,7 +43,7 @@ MOST_REQUESTS = 64                   # being processed or waiting; each may hold
 SILENCE_S, FAREWELL_S = 30, 10       # time that a client may be silent, or go on sending after a refusal
 HEADERS_S = 10                       # time for a request's headers, all together
 GRACE_S, SLOWEST = 5, 100_000        # a body may be late by so many seconds at so many bytes a second
-MOST_CONNECTIONS = 256               # at once; each has a thread
+MOST_CONNECTIONS = 1000              # at once; each has a thread
 PREVIEW_PX = 2048                    # longest side of `picture`
 
 HEADERS = {   # of every response; the page may load from and contact this server only

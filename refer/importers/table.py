@@ -30,6 +30,7 @@ ALIASES = {
                  "description"),
     "split": ("split",), "category": ("category", "category_name", "class"), "id": ("id", "ref_id"),
     "instance": ("instance",), "no_target": ("no_target",)}
+MOST_COLUMNS = 1000
 NEEDED = ("image", "mask", "sentence")
 _TRUE, _FALSE = ("1", "true", "yes"), ("", "0", "false", "no")
 
@@ -54,6 +55,11 @@ def lines_of(path: str, found: Findings) -> tuple[list[str], Iterator[tuple[str,
     return _csv(path, found) if path.endswith((".csv", ".tsv")) else _json_lines(path, found)
 
 
+def listed(names: list[str]) -> str:
+    """The names of columns for a message, cut where they are many or long."""
+    return ", ".join(name[:60] for name in names[:20]) + " …" * (len(names) > 20)
+
+
 def find_columns(names: list[str], options: Options, source: str, needed: tuple[str, ...] = NEEDED) -> dict[str, str]:
     """{what: the name of its column}, as --columns says or by the usual names. Raises UserError if one is missing."""
     usual = {name.strip().lower(): name for name in reversed(names)}
@@ -62,15 +68,15 @@ def find_columns(names: list[str], options: Options, source: str, needed: tuple[
         if what in options.columns:
             if options.columns[what] and options.columns[what] not in names:
                 raise UserError(f"--columns {what}={options.columns[what]}: {source} has no such column, but has "
-                                f"{', '.join(names)}")
+                                f"{listed(names)}")
             columns[what] = options.columns[what]
         else:
             columns[what] = next((usual[alias] for alias in aliases if alias in usual), "")
     if missing := [what for what in needed if not columns[what]]:
-        raise UserError(f"{source} has no column `{missing[0]}`, but has {', '.join(names)}: name it with --columns "
+        raise UserError(f"{source} has no column `{missing[0]}`, but has {listed(names)}: name it with --columns "
                         f"{missing[0]}=NAME")
     if options.group and options.group not in names:
-        raise UserError(f"--group {options.group}: {source} has no such column, but has {', '.join(names)}")
+        raise UserError(f"--group {options.group}: {source} has no such column, but has {listed(names)}")
     columns["group"] = options.group
     return {what: name for what, name in columns.items() if name}
 
@@ -132,8 +138,10 @@ def _csv(path: str, found: Findings) -> tuple[list[str], Iterator[tuple[str, Cel
         names = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
         raise UserError(f"{path}, line 1 cannot be read: {error}") from error
+    if len(names) > MOST_COLUMNS:
+        raise UserError(f"{path} has {len(names):,} columns: a table here has at most {MOST_COLUMNS}")
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"{path} has two columns of the name '{twice[0]}'")
+        raise UserError(f"{path} has two columns of the name '{twice[0][:60]}'")
 
     def rows() -> Iterator[tuple[str, Cells]]:
         begins = reader.line_num + 1

@@ -79,14 +79,16 @@ class _Found:
         split = entry["split"] if isinstance(entry.get("split"), str) else split
         own = "ref_id" if isinstance(entry.get("ref_id"), Id) else "ann_id"
         key = (own, split, entry[own]) if isinstance(entry.get(own), Id) else (split, line)
-        if key not in self.ref_of and entry.get("ref_id") in self.refs:
+        if own == "ref_id" and key not in self.ref_of and entry["ref_id"] in self.refs:
             return f"has the ref_id {entry['ref_id']!r} of a ref of another split"
         image = self.images.get(entry["image_id"])
         if image and image["file_name"] != entry["file_name"]:
             return f"has the image_id {entry['image_id']!r} of the image {image['file_name'][:100]!r}"
-        known = self.annotations.get(entry["ann_id"]) if isinstance(entry.get("ann_id"), Id) else None
-        if known and (known["image_id"], known["segmentation"]) != (entry["image_id"], entry["segmentation"]):
-            return f"has the ann_id {entry['ann_id']!r} of another mask or image"
+        for name, ann_id in ((own, self.refs[self.ref_of[key]]["ann_id"] if key in self.ref_of else None),
+                             ("ann_id", entry.get("ann_id"))):
+            known = self.annotations.get(ann_id) if isinstance(ann_id, Id) else None
+            if known and (known["image_id"], known["segmentation"]) != (entry["image_id"], entry["segmentation"]):
+                return f"has the {name} {entry[name]!r} of another mask or image"
         if key not in self.ref_of:
             self.ref_of[key] = self._add_ref(entry, split, line)
         sentence_id = entry["sent_id"] if isinstance(entry.get("sent_id"), Id) else self.sentences

@@ -322,6 +322,19 @@ def test_ids_that_start_anew_in_each_split_of_jsonl_are_refused(tmp_path, second
     assert f"rrsisd_val.jsonl, line 1 has {words}" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_ref_id_that_starts_anew_in_each_image_of_jsonl_is_refused(tmp_path):
+    (tmp_path / "rrsisd").mkdir()
+    (tmp_path / "rrsisd/rrsisd_val.jsonl").write_text(jsonl_line(3, "a", ref_id=0) + jsonl_line(4, "b", ref_id=0))
+    with pytest.raises(UserError, match=r"rrsisd_val\.jsonl, line 2 has the ref_id 0 of another mask or image"):
+        REFER(tmp_path, "rrsisd")
+
+
+def test_an_id_in_jsonl_that_is_none_is_left_out(tmp_path):
+    (tmp_path / "rrsisd").mkdir()
+    (tmp_path / "rrsisd/rrsisd_val.jsonl").write_text(jsonl_line(3, "a ship", ref_id=[1], ann_id={}, sent_id=None))
+    assert list(REFER(tmp_path, "rrsisd").Refs) == [0]
+
+
 def test_a_phrase_file_in_utf_16_is_named(tmp_path):
     folder = write_risbench(tmp_path, train="train_1.png a ship\n")
     (folder / "output_phrase_train.txt").write_text("train_1.png a ship\n", encoding="utf-16")
@@ -357,6 +370,21 @@ def test_a_number_of_numpy_in_refs_is_refused_with_the_remedy(toy, tmp_path):
     (tmp_path / "rrsisd/refs(unc).p").write_bytes(pickle.dumps([{"ref_id": np.int64(3)}], 4))
     (tmp_path / "rrsisd/instances.json").write_bytes((toy / "rrsisd/instances.json").read_bytes())
     with pytest.raises(UserError, match=r"if the file is your own, write int\(x\), float\(x\)"):
+        REFER(tmp_path, "rrsisd")
+
+
+@pytest.mark.parametrize("annotations", [[{"id": 1, "image_id": 1, "category_id": 1, "caption": "a ship"}]])
+def test_cocos_json_without_refs_names_the_fields_and_the_import(tmp_path, annotations):
+    (tmp_path / "rrsisd").mkdir()
+    content = {"images": [{"id": 1, "file_name": "1.jpg"}], "categories": [{"id": 1, "name": "ship"}]}
+    path = tmp_path / "rrsisd/rrsisd_val.json"
+    path.write_text(json.dumps({**content, "annotations": annotations}))
+    with pytest.raises(UserError, match=r"rrsisd_val\.json: no annotation is a ref; the first one has none of ref_id "
+                                        r"and sentences.* tools/import_dataset\.py"):
+        REFER(tmp_path, "rrsisd")
+    ref = {**annotations[0], "id": 2, "ref_id": 2, "sentences": [{"sent_id": 1, "raw": "x", "tokens": ["x"]}]}
+    path.write_text(json.dumps({**content, "annotations": [*annotations, ref]}))
+    with pytest.raises(UserError, match=r"rrsisd_val\.json: annotation 1 has none of ref_id and sentences"):
         REFER(tmp_path, "rrsisd")
 
 

@@ -57,6 +57,12 @@ def test_other_formats_are_not(tmp_path, kind):
         open_image(path)
 
 
+def test_a_pipe_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png cannot be read as an image: .*a\.png is no regular file"):
+        read_picture(tmp_path / "a.png")
+
+
 def test_this_build_of_pillow_reads_what_is_promised():
     assert set(FORMATS) - {"AVIF"} <= set(known_formats())
 

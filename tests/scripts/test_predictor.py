@@ -8,6 +8,7 @@ from PIL import Image, PngImagePlugin
 
 from args import get_parser
 from lib.checkpoint import read_checkpoint
+from lib.imagery.sources import Plain
 from lib.predictor import Predictor, ReadingWarning, starts, tent
 from lib.report.attention_maps import has_word_maps
 from tests.conftest import save_nano_checkpoint
@@ -360,6 +361,14 @@ def test_pixels_without_a_value_belong_to_no_object_and_tiles_of_them_are_not_co
     found = bright.segment_scene(tmp_path / "a.tif", "x", 64, 0.0, threshold=0.01)[0].mask
     assert not found[:, :70].any() and found[:, 70:].all() and len(computed) == 4   # of six tiles
     assert not bright.segment(tmp_path / "a.tif", "x", threshold=0.01)[:, :70].any()
+
+
+def test_a_scene_of_too_many_tiles_is_refused_before_they_are_listed(bright):
+    """A GeoTIFF of a few kilobytes may claim 10⁶ × 10⁶ px, whose tiles would take 40 GB to list."""
+    source = Plain(Image.new("RGB", (1, 1)))
+    source.size = (10**6, 10**6)
+    with pytest.raises(UserError, match=r"1000000 × 1000000 px, which are 434,055,556 tiles of 64"):
+        next(bright.bands(source, ["x"], 64, 0.25))
 
 
 def test_a_scene_wider_than_memory_is_refused_before_any_work(bright, monkeypatch):
