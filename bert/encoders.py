@@ -284,7 +284,7 @@ def visible(real: Tensor, near: Tensor) -> Tensor:
     A mask of four dimensions is used unchanged; the values of a smaller one would be inspected, which waits for a GPU.
     """
     allowed = real[:, None, None, :] & near
-    return torch.where(allowed.any(dim=-1, keepdim=True), allowed, near)
+    return allowed | near & ~allowed.any(dim=-1, keepdim=True)   # ONNX Runtime has no `where` of true and false
 
 
 def tower_of(model: PreTrainedModel) -> Any:
