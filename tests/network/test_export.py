@@ -4,7 +4,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 from torch.export.passes import move_to_device_pass
 
-from tests.conftest import inputs_for
+from bert import make_text_encoder, text_config
+from tests.conftest import TEXT, inputs_for, make_inputs
 from tests.timm_models import SMALL
 from tools.fake_gpu import GPU, fake_gpu
 
@@ -62,3 +63,16 @@ def test_an_exported_program_moves_to_a_gpu_with_its_constants(nano):
         with pytest.raises((FakeTensorDeviceMismatchError, AssertionError)):
             program.module().to(GPU)(*inputs)
         assert move_to_device_pass(program, "cuda:0").module()(*inputs).device == GPU
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["clip_text_model", "mpnet", "modernbert"])
+@torch.no_grad()
+def test_an_encoder_of_another_family_is_one_graph_that_onnx_runtime_takes(kind):
+    """ONNX Runtime has no `where` of true and false, with which a mask is easily written."""
+    encoder = make_text_encoder(text_config({"model_type": kind, **TEXT, "pad_token_id": 1}, "the test")).eval()
+    _, ids, mask = make_inputs(2, 32)
+    program = torch.export.export(encoder, (ids, mask), strict=False)
+    torch.testing.assert_close(program.module()(ids.flip(0), mask.flip(0)), encoder(ids.flip(0), mask.flip(0)))
+    assert not [node for node in program.graph.nodes if node.target is torch.ops.aten.where.self
+                and node.meta["val"].dtype == torch.bool]
