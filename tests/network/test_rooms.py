@@ -1,5 +1,6 @@
 """Imports point one way."""
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ ALONE = {"lib.segmentation", "lib.predictor", "lib.export"}
 ROOMS = {name for name in PACKAGES if name.startswith("lib.")}
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Every module that a file imports, wherever in it."""
     return {name for node in ast.walk(ast.parse(path.read_text())) for name in names_in(node)}
@@ -38,6 +40,7 @@ def room(module: str) -> str | None:
     return None
 
 
+@cache
 def arrows() -> dict[str, set[str]]:
     """{room: the rooms that its files import from}."""
     found: dict[str, set[str]] = {}
