@@ -411,6 +411,7 @@ def test_search_by_typing_and_a_link_that_keeps_the_filters(opened, made):
 
 @needs_browser
 def test_the_larger_view_by_keyboard(opened, made):
+    from selenium.webdriver.support.wait import WebDriverWait
     driver = opened()
     order = expected(made)
     driver.find_element("id", "reset").send_keys("")
@@ -428,7 +429,8 @@ def test_the_larger_view_by_keyboard(opened, made):
         assert driver.find_element("id", "attention").is_displayed() == with_strip
     press(driver, "ESCAPE")
     assert not driver.execute_script("return document.getElementById('view').open")
-    assert driver.execute_script("return +document.activeElement.parentNode.dataset.sample") == order[39]
+    focused = "return +document.activeElement.parentNode.dataset.sample"   # the dialog's event comes a moment later
+    WebDriverWait(driver, 10).until(lambda _: driver.execute_script(focused) == order[39], "the last card has no focus")
 
 
 @needs_browser
