@@ -118,8 +118,9 @@ def _parts_of(part: Any) -> list[dict[str, Any]]:
 
 def words_needed(tokenizer: Tokenizer) -> int:
     """The size that the text encoder's vocabulary must have at least: the largest token id plus 1."""
-    framed = tokenizer.encode("")   # the ids of [CLS] and [SEP] need not be those in the tokenizer's vocabulary
-    return 1 + max([*tokenizer.get_vocab(with_added_tokens=True).values(), *framed.ids], default=0)
+    # The ids of padding, [CLS] and [SEP] need not be those in the tokenizer's vocabulary.
+    others = [layout_of(tokenizer).pad_id, *tokenizer.encode("").ids]
+    return 1 + max(*tokenizer.get_vocab(with_added_tokens=True).values(), *others)
 
 
 @dataclass(frozen=True)

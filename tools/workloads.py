@@ -76,7 +76,7 @@ def train(args: Namespace, device: torch.device, plain: bool) -> tuple[Callable[
 def training_step(model: ReferringSegmenter, batch: dict[str, Tensor], args: Namespace,
                   device: torch.device) -> tuple[Callable[[], None], Updater]:
     """A function that runs one training step of a network in training mode as train.py does, and its updater."""
-    freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout)
+    freeze_text(model, args.bert_layers, args.train_embeddings, args.bert_dropout, args.text_layers)
     if args.checkpoint_activations:
         recompute_activations(model)
     optimizer, schedule = make_optimizer(model, args.lr, args.weight_decay, 10_000)

@@ -11,6 +11,8 @@ from transformers import CLIPTokenizer, RobertaTokenizer, ViTConfig
 
 from args import get_parser
 from bert import (
+    BertConfig,
+    TextEncoder,
     config_from_flags,
     layout_of,
     load_text_weights,
@@ -22,6 +24,7 @@ from bert import (
     text_config,
     tokenize,
     tokenizer_from_flags,
+    words_needed,
 )
 from bert.encoders import FAMILIES, FamilyEncoder, visible
 from data.dataset import RefTokens
@@ -35,7 +38,7 @@ from lib.segmentation import build
 from lib.training.masked_pass import Disturbance
 from lib.training.optimizer import freeze_text
 from tests.bert.encoder_folders import KINDS, save_encoder, save_tokenizer
-from tests.conftest import make_inputs, put_into
+from tests.conftest import TEXT, make_inputs, put_into
 from tests.launch import assert_refused, run_script
 from utils import UserError, hub
 
@@ -218,6 +221,11 @@ def test_layers_train_from_the_words_down(clip):
     assert trained(embeddings=False, last_layers=1) == {"layers.1", "final_layer_norm"}
     assert trained(embeddings=True, last_layers=0) == {"embeddings"}
     assert trained(embeddings=False, last_layers=0) == set()
+    network.text_encoder = TextEncoder(BertConfig(**{**TEXT, "num_hidden_layers": 4}))
+    for settings, expected in (({"layers": 3}, "0 1 2"), ({"layers": 3, "last_layers": 1}, "3")):
+        freeze_text(network, embeddings=False, **settings)
+        assert {name.split(".")[3] for name, value in network.text_encoder.named_parameters() if value.requires_grad
+                } == {*expected.split()}
 
 
 def test_bert_as_text_encoder_is_ck_berts(toy):
@@ -278,6 +286,10 @@ def test_a_tokenizer_that_does_not_fit_is_one_line(tmp_path, clip):
                         ("--bert_tokenizer", str(clip)))):
         with pytest.raises(UserError, match=said):
             model_settings(flags(tmp_path, *more), {})
+    tokenizer = tokenizer_from_flags(flags(clip), config := config_from_flags(flags(clip)))[0]
+    tokenizer.enable_padding(pad_id=10**6, length=512)   # what a stranger's checkpoint may say
+    assert words_needed(again := stored_tokenizer(tokenizer.to_str(), config)) == 10**6 + 1
+    assert len(again.encode("a ship").ids) == 4
     for words, said in (([f"w{number}" for number in range(12)], "has 17 tokens, more than the 16 of the text encoder"),
                         ((), "has 5 tokens, far fewer than the 16 of the text encoder")):
         save_tokenizer(tmp_path, "roberta", words)
