@@ -17,4 +17,5 @@ def test_swinv2(pretrained=False, **settings):
     return _create_swin_transformer_v2("swinv2_tiny_window8_256", pretrained, **{**SIZES, **settings})
 
 
-SMALL = ("test_swin", "test_swinv2", "test_convnext", "test_mambaout", "test_resnet")
+SWIN_V2 = "test_swinv2"
+SMALL = ("test_swin", SWIN_V2, "test_convnext", "test_mambaout", "test_resnet")
