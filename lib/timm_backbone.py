@@ -71,7 +71,7 @@ def plan(name: str) -> Plan:
             whole: Any = timm.create_model(name)
             accepted = signature(type(whole).__init__).parameters
             settings = {setting: value for setting, value in SETTINGS.items() if setting in accepted}
-            whole = timm.create_model(name, **settings)
+            whole = timm.create_model(name, **settings) if settings else whole
             info = list(whole.feature_info)
             places = [place for place, entry in enumerate(info) if entry["reduction"] >= STRIDES[0]]
             strides = [info[place]["reduction"] for place in places]
