@@ -33,12 +33,12 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex[:12]}.tmp{path.suffix}")
 
 
-def remove_abandoned(path: Path) -> None:
-    """Removes temporary files of `path` that killed processes left."""
+def remove_abandoned(path: Path, after_s: float = ABANDONED_S) -> None:
+    """Removes temporary files of `path` that killed processes left, those that were not written to for `after_s`."""
     pattern = f".{glob.escape(path.stem[:40])}.{'[0-9a-f]' * 12}.tmp{glob.escape(path.suffix)}"
     for file in path.parent.glob(pattern):
         with suppress(OSError):   # another process may remove it
-            if time.time() - file.stat().st_mtime > ABANDONED_S:
+            if time.time() - file.stat().st_mtime > after_s:
                 file.unlink()
 
 

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from lib.training.state import run_files
 from utils import UserError, log, rank
+from utils.files import remove_abandoned
 
 _held: list[BinaryIO] = []   # they stay open until the process ends; the system then releases the locks
 
@@ -24,6 +26,8 @@ def hold(folder: Path, model_id: str) -> None:
         raise UserError(f"{folder} cannot be written: {error}") from error
     try:
         _lock(file)
+        for path in run_files(folder, model_id).values():   # left by a run of this name that was killed
+            remove_abandoned(path, 0)
     except (BlockingIOError, PermissionError) as error:
         raise UserError(f"another run of --model_id {model_id} is writing to {folder}: wait for it, stop it, or give "
                         "this one another --model_id") from error

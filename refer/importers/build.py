@@ -18,6 +18,7 @@ from refer.importers.splits import NAMES, deal, group_pictures
 from refer.layouts import Layout
 from refer.own import DESCRIPTION, OWN_IMAGES, OWN_SPLIT_BY, SPLITS, description
 from refer.same_pictures import same_pictures
+from schema import is_unicode
 from utils import UserError
 
 _PLAIN_ID = re.compile(r"\w[\w .+-]{0,99}")   # of a ref, which may name files of predictions
@@ -73,7 +74,11 @@ def make_plan(rows: Sequence[Row], shares: Sequence[float], seed: int, max_token
 
 
 def _is_sound(row: Row, sizes_px: dict[str, tuple[int, int]], problems: dict[str, str], found: Findings) -> bool:
-    """Whether a row's picture can be read and has the size that the row says; reports it otherwise."""
+    """Whether a row's texts are valid and its picture can be read and has the row's size; reports it otherwise."""
+    if odd := [text for text in (*row.sentences, row.category, str(row.id)) if not is_unicode(text)]:
+        found.refuse(row.where, f"the text {odd[0][:60]!r} is not valid Unicode: it must be UTF-8 without lone "
+                                "surrogates")
+        return False
     size = sizes_px.get(row.image)
     if size and row.size_px in (None, size):
         return True

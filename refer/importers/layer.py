@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from utils import UserError, read_json
 
 LONGITUDE_LATITUDE = "OGC:CRS84"   # of a GeoJSON that names no other system
 _AREAS = ("Polygon", "MultiPolygon")
+_FORMATS = (b"SQLite format 3\0", b"\0\0\x27\x0a")   # the first bytes of a GeoPackage, of a shapefile
 RASTER = "raster"   # as --group: the tiles of one raster stay together
 
 Feature = dict[str, Any]
@@ -93,8 +95,19 @@ def read_features(path: str, layer: str = "") -> tuple[str, list[Feature]]:
 
 
 def _as_geojson(path: str, layer: str) -> Any:
-    """A layer of a GeoPackage or shapefile as GeoJSON in its own coordinate system. Raises UserError."""
+    """A layer of a GeoPackage or shapefile as GeoJSON in its own coordinate system. Raises UserError.
+
+    Other formats are refused by their first bytes, whatever the suffix: some of them name other files or addresses,
+    which the library would open.
+    """
     pyogrio = need_pyogrio(path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not head.startswith(_FORMATS):
+        raise UserError(f"{path} is neither a GeoPackage nor a shapefile by its content, nor GeoJSON by its name")
     try:
         layers = [name for name, kind in pyogrio.list_layers(path) if kind]   # a table without geometry has no kind
         if not layer and len(layers) != 1:
@@ -102,8 +115,10 @@ def _as_geojson(path: str, layer: str) -> Any:
         meta, _, geometry, values = pyogrio.raw.read(path, layer=layer or layers[0], force_2d=True)
         texts = [np.array(["" if value is None else str(value) for value in column], object) for column in values]
         written = io.BytesIO()
-        pyogrio.raw.write(written, geometry, texts, meta["fields"], driver="GeoJSON", crs=meta["crs"],
-                          geometry_type="Unknown", layer="layer", COORDINATE_PRECISION="15")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")   # of coordinates that are no numbers, which the row is refused for
+            pyogrio.raw.write(written, geometry, texts, meta["fields"], driver="GeoJSON", crs=meta["crs"],
+                              geometry_type="Unknown", layer="layer", COORDINATE_PRECISION="15")
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError, RuntimeError) as error:
         if isinstance(error, UserError):
             raise

@@ -42,11 +42,10 @@ def _new(entries: list[Entry], known: list[Entry]) -> list[Entry]:
 
 
 def _refs_of(annotations: list[Entry], split: str, path: str, on_fault: OnFault) -> list[Entry]:
-    """A file's refs; annotations of COCO's fields alone are reported. Raises UserError if all are such."""
+    """A file's refs; annotations of COCO's fields alone are reported. Raises UserError if all are."""
     annotations = [entry for entry in annotations if isinstance(entry, dict)]
     needed = ("has none of ref_id and sentences, which a ref has beside COCO's fields (sentences is a list of objects "
-              "with sent_id, raw and tokens). tools/import_dataset.py makes a data set of COCO's JSON whose "
-              "annotations have a caption or the like")
+              "with sent_id, raw and tokens). tools/import_dataset.py makes a data set of COCO's JSON with captions")
     plain = [entry for entry in annotations if "ref_id" not in entry and "sentences" not in entry]
     if annotations and len(plain) == len(annotations):
         raise UserError(f"{path}: no annotation is a ref; the first one {needed}.")

@@ -554,3 +554,32 @@ def test_the_example_of_the_page_works(tmp_path, monkeypatch, capsys):
     command = re.search(r"^python tools/import_dataset.py (.*)$", text, re.M)[1]
     assert import_dataset.main(command.split()) == 0
     assert REFER(".", "roofs").split_counts() == {"train": 4, "val": 1, "test": 1}
+
+
+@pytest.mark.parametrize("content", [
+    b"<OGRVRTDataSource><OGRVRTLayer name='x'><SrcDataSource>/etc/passwd</SrcDataSource></OGRVRTLayer>"
+    b"</OGRVRTDataSource>", b"http://127.0.0.1:9/x.gpkg", b"", b"id,WKT\n1,POINT (1 1)\n"])
+def test_what_is_no_geopackage_is_not_opened_under_its_name(tmp_path, capsys, content):
+    """The library would open what an OGR VRT names, another file or an address."""
+    pytest.importorskip("pyogrio")
+    (tmp_path / "a.gpkg").write_bytes(content)
+    line, _ = refused(capsys, tmp_path / "a.gpkg", "--raster", tmp_path / "map.tif", "--out", tmp_path / "out")
+    assert "a.gpkg is neither a GeoPackage nor a shapefile by its content" in line and not (tmp_path / "out").exists()
+
+
+def test_half_a_character_is_a_bad_row(tmp_path, capsys):
+    write_source(tmp_path, 1)
+    row = {"image": "0.png", "mask": "masks/0.png"}
+    path = write_rows(tmp_path, {**row, "sentence": "a \ud800 roof"}, {**row, "sentence": "x", "category": "\udfff"})
+    assert [line.partition(": ")[2] for line in bad_rows(capsys, path)] == [
+        f"the text {text} is not valid Unicode: it must be UTF-8 without lone surrogates"
+        for text in (r"'a \ud800 roof'", r"'\udfff'")]
+
+
+def test_a_table_of_more_columns_than_tables_have_is_refused_at_once(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text(",".join(f"c{number}" for number in range(300_000)) + "\n")
+    line, _ = refused(capsys, tmp_path / "a.csv", "--out", tmp_path / "out")
+    assert "a.csv has 300,000 columns: a table here has at most 1000" in line
+    write_rows(tmp_path, {f"column {number}": 1 for number in range(50)})
+    line, _ = refused(capsys, tmp_path / "refs.jsonl", "--out", tmp_path / "out")
+    assert "column 19 …: name it" in line

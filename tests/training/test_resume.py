@@ -30,10 +30,11 @@ from lib.training.resume import (
     settle_flags,
 )
 from lib.training.run_lock import hold
-from lib.training.state import Progress
+from lib.training.state import Progress, same_data
 from refer.refer import REFER
 from tests.launch import nano_flags
 from utils import UserError
+from utils.files import temporary_beside
 
 pytestmark = pytest.mark.usefixtures("narrow_nano")
 
@@ -306,8 +307,22 @@ def test_a_second_run_of_one_name_is_refused_until_the_first_is_gone(tmp_path):
     killed.start()
     ready.wait()
     killed.join()
+    half_written = temporary_beside(tmp_path / "model_last_m.pth")
+    half_written.write_bytes(b"x")
     hold(tmp_path, "m")
     done.set()
+    assert not half_written.exists()
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("lib.training.run_lock._lock", lambda file: os.open(tmp_path / "none", os.O_RDONLY))
+    hold(tmp_path, "m")
+    assert f"{tmp_path} has no locks (No such file or directory): do not start two runs" in capsys.readouterr().out
+
+
+def test_edited_mask_pictures_are_another_run_and_old_checkpoints_do_not_tell():
+    assert same_data({"a": "1"}, {"a": "1", "masks": "x"}) and same_data({"a": "1"}, {"a": "1"})
+    assert not same_data({"a": "1", "masks": "y"}, {"a": "1", "masks": "x"}) and not same_data({"a": "2"}, {"a": "1"})
 
 
 def stored(toy, world_size=1, **changes) -> dict:
