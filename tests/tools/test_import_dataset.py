@@ -559,11 +559,11 @@ def test_the_example_of_the_page_works(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("content", [
     b"<OGRVRTDataSource><OGRVRTLayer name='x'><SrcDataSource>/etc/passwd</SrcDataSource></OGRVRTLayer>"
     b"</OGRVRTDataSource>", b"http://127.0.0.1:9/x.gpkg", b"", b"id,WKT\n1,POINT (1 1)\n"])
-def test_what_is_no_geopackage_is_not_opened_under_its_name(tmp_path, capsys, content):
+def test_what_is_no_geopackage_is_not_opened_under_its_name(tmp_path, scene, capsys, content):
     """The library would open what an OGR VRT names, another file or an address."""
     pytest.importorskip("pyogrio")
     (tmp_path / "a.gpkg").write_bytes(content)
-    line, _ = refused(capsys, tmp_path / "a.gpkg", "--raster", tmp_path / "map.tif", "--out", tmp_path / "out")
+    line, _ = refused(capsys, tmp_path / "a.gpkg", "--raster", scene, "--out", tmp_path / "out")
     assert "a.gpkg is neither a GeoPackage nor a shapefile by its content" in line and not (tmp_path / "out").exists()
 
 
