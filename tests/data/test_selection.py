@@ -13,7 +13,7 @@ import pytest
 
 from data import EvalSet, TrainSet, read_refs
 from data.dataset import load_image_and_mask
-from data.shared import MadeApart, save, shared_arrays
+from data.shared import MadeApart, machine, save, shared_arrays
 from data.toy import make_toy_rrsisd
 from refer import REFER
 from refer.selection import EXCLUSIONS, read_exclusions
@@ -125,6 +125,14 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
 # Several data sets
 
 DISJOINT = {"train": "train", "val": "val", "test": "testA"}
+
+
+def test_containers_of_one_host_name_are_told_apart_by_their_temporary_folders(tmp_path, monkeypatch):
+    here = machine()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert machine()[0] == here[0] and machine() != here
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    assert machine() == (here[0], 0, 0)
 
 
 @pytest.fixture
