@@ -132,11 +132,15 @@ class TextEncoder(nn.Module):
         return self.config.hidden_size
 
     def forward(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+        return self.bert(token_ids, attention_mask=self.attention_mask(token_mask)).last_hidden_state
+
+    def attention_mask(self, token_mask: Tensor) -> Tensor:
+        """The tokens that may be attended to: (B, N) int64 -> (B, 1, 1, N) bool."""
         real = token_mask.bool()
         # BERT subtracts the same large number from every masked score, so masking all tokens masks none.
         real = real | ~real.any(dim=-1, keepdim=True)
         # BERT uses a 4-D mask unchanged. It would inspect the values of a 2-D mask, and so wait for the GPU.
-        return self.bert(token_ids, attention_mask=real[:, None, None, :]).last_hidden_state
+        return real[:, None, None, :]
 
 
 def load_text_config(source: str) -> BertConfig:

@@ -42,3 +42,9 @@ def autocast(device: torch.device, amp: str) -> torch.autocast | nullcontext:
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """The precision in which a CPU multiplies `tensor`: autocast's, or the tensor's own."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else tensor.dtype
+
+
+def products_dtype(x: Tensor) -> torch.dtype:
+    """The precision in which the tensor's device multiplies it: autocast's, or the tensor's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

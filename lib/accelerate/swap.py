@@ -3,28 +3,38 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from transformers.models.bert.modeling_bert import BertSelfAttention
 
+from bert import TextEncoder
 from lib.accelerate.arc import FastAdaptiveRotatedConv
 from lib.accelerate.cim import FastCrossScaleAttention
 from lib.accelerate.decoder import FastLevel
 from lib.accelerate.drop_path import FastSwinBlock
-from lib.accelerate.gpu_window_attention import GpuWindowAttention
+from lib.accelerate.gpu_arc import GpuAdaptiveRotatedConv
+from lib.accelerate.gpu_bert import GpuSelfAttention, GpuTextEncoder
+from lib.accelerate.gpu_pwam import GpuPixelWordAttention, GpuWordAttention
+from lib.accelerate.gpu_resize import GpuLevel, GpuScaleFusion
+from lib.accelerate.gpu_swin import GpuPatchMerging, GpuSwinBlock, GpuWindowAttention
 from lib.accelerate.onednn import FastLinear
 from lib.accelerate.pwam import FastPixelWordAttention, FastWordAttention
-from lib.accelerate.weight_casts import CastConv2d, CastLinear
+from lib.accelerate.weight_casts import CastConv2d, CastLayerNorm, CastLinear
 from lib.accelerate.window_attention import FastWindowAttention
 from lib.arc import AdaptiveRotatedConv
-from lib.cim import CrossScaleAttention
+from lib.cim import CrossScaleAttention, ScaleFusion
 from lib.decoder import Level
 from lib.pwam import PixelWordAttention, WordAttention
-from lib.swin import SwinBlock, WindowAttention
+from lib.swin import PatchMerging, SwinBlock, WindowAttention
 
 # For each device type: class -> faster class with the same parameters.
 FASTER: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
     "cpu": {nn.Linear: FastLinear, WindowAttention: FastWindowAttention, WordAttention: FastWordAttention,
             PixelWordAttention: FastPixelWordAttention, Level: FastLevel, AdaptiveRotatedConv: FastAdaptiveRotatedConv,
             CrossScaleAttention: FastCrossScaleAttention, SwinBlock: FastSwinBlock},
-    "cuda": {nn.Linear: CastLinear, nn.Conv2d: CastConv2d, WindowAttention: GpuWindowAttention},
+    "cuda": {nn.Linear: CastLinear, nn.Conv2d: CastConv2d, nn.LayerNorm: CastLayerNorm,
+             WindowAttention: GpuWindowAttention, SwinBlock: GpuSwinBlock, PatchMerging: GpuPatchMerging,
+             WordAttention: GpuWordAttention, PixelWordAttention: GpuPixelWordAttention,
+             AdaptiveRotatedConv: GpuAdaptiveRotatedConv, Level: GpuLevel, ScaleFusion: GpuScaleFusion,
+             TextEncoder: GpuTextEncoder, BertSelfAttention: GpuSelfAttention},
 }
 
 

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
 import distributed
-from lib.accelerate import compiled
+from lib.accelerate import accelerate, compiled
 from lib.evaluation.metrics import evaluate
 from lib.segmentation import ModelConfig, build
 from lib.training.averaging import WeightAverage
@@ -35,7 +35,7 @@ def main(steps: int) -> None:
     network = build(ModelConfig("rmsin", "nano", 4, SIZE_PX, (1, 1, 1, 1), 0.0, TEXT))
     before = torch.cat([p.detach().flatten() for p in network.parameters()])
     freeze_text(network, 2, True)
-    average = WeightAverage(network, 0.9)
+    average = WeightAverage(accelerate(network, CUDA), 0.9)
     # DDP cuts the one graph between its buckets of gradients, so that their exchange overlaps the backward pass.
     trained = DistributedDataParallel(compiled(network, CUDA, backend="eager", fullgraph=True), broadcast_buffers=False)
     optimizer, schedule = make_optimizer(network, 1e-4, 0.01, steps, warmup_iterations=10)

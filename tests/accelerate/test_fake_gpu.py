@@ -120,8 +120,8 @@ def test_a_fault_that_a_cpu_does_not_show_is_found(fault, error):
 
 # Operators of a step of RMSIN (narrow nano, 64 px, batch 2, bfloat16) by family. On a GPU each is a launch, and a small
 # batch waits for launches alone: whoever changes the network compares these numbers, and decides.
-BUDGET = {"fill": 34, "cast": 274, "pointwise": 650, "copy": 135, "LayerNorm": 51, "reduction": 148, "GEMM": 279,
-          "attention": 18, "activation": 128, "convolution": 132, "BatchNorm": 126, "resize": 24, "update": 12}
+BUDGET = {"fill": 34, "cast": 103, "pointwise": 462, "copy": 113, "LayerNorm": 51, "reduction": 110, "GEMM": 271,
+          "attention": 18, "activation": 128, "convolution": 132, "BatchNorm": 142, "resize": 24, "update": 12}
 
 
 @pytest.mark.slow
@@ -134,5 +134,5 @@ def test_the_operators_of_a_step_are_within_the_budget(nano, tokenizer):
         with ledger:
             updater.backward(segmentation_loss(updater.forward(*inputs), target, "ce:0.9,dice:0.1"))
     found = {family: cost.operators for family, cost in ledger.by("family").items()}
-    assert {family: count for family, count in found.items() if count > BUDGET.get(family, 0)} == {}, found
+    assert {family: count for family, count in found.items() if count > BUDGET.get(family, 0)} == {}, str(found)
     assert sum(found.values()) > 0.97 * sum(BUDGET.values()), "fewer than before: lower the budget"

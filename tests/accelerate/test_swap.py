@@ -1,19 +1,24 @@
 """`accelerate` swaps classes by exact type, and nothing that a user sees changes: values, gradients, entries."""
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import BertConfig
 
+from bert import TextEncoder
 from lib.accelerate import accelerate, onednn
+from lib.accelerate.gpu_swin import GpuSwinBlock
 from lib.accelerate.onednn import Product, has_products
 from lib.accelerate.swap import FASTER
 from lib.arc import AdaptiveRotatedConv
-from lib.cim import CrossScaleAttention
+from lib.cim import CrossScaleAttention, ScaleFusion
 from lib.decoder import Level
 from lib.pwam import PixelWordAttention, WordAttention
-from lib.swin import SwinBlock, WindowAttention
+from lib.swin import PatchMerging, SwinBlock, WindowAttention
 from lib.windows import padded_size, shift_mask
-from tests.conftest import inputs_for, make_inputs
+from tests.conftest import TEXT, inputs_for, make_inputs
 
 CPU = torch.device("cpu")
 
@@ -49,8 +54,19 @@ def words(without: int = 0) -> tuple:
     return maps(2, 30, 8), maps(2, 5, 12), mask
 
 
+def sentences() -> tuple:
+    """Token ids and masks of three samples, of which the last has no words."""
+    mask = (torch.arange(5) < torch.tensor([[3], [5], [0]])).long()
+    return torch.arange(15).view(3, 5), mask
+
+
 CASES = {   # of every class in the table: a module, and the arguments of its forward pass
     "linear": lambda: (nn.Linear(8, 5), (maps(2, 3, 8),)),
+    "convolution": lambda: (nn.Conv2d(4, 6, 3), (maps(2, 4, 5, 6),)),
+    "LayerNorm": lambda: (nn.LayerNorm(8), (maps(2, 3, 8),)),
+    "LayerNorm without parameters": lambda: (nn.LayerNorm(8, elementwise_affine=False), (maps(2, 3, 8),)),
+    "patch merging": lambda: (PatchMerging(4), (maps(2, 6, 4, 4),)),
+    "patch merging of an odd map": lambda: (PatchMerging(4), (maps(2, 5, 7, 4),)),
     "windows": lambda: window_attention(shifted=False),
     "shifted windows": lambda: window_attention(shifted=True),
     "shifted windows without padding": lambda: window_attention(True, 8, 8),
@@ -66,14 +82,25 @@ CASES = {   # of every class in the table: a module, and the arguments of its fo
                               (maps(2, 4, 3, 5), maps(2, 6, 6, 9))),
     "decoder level with ARC": lambda: (Level(4, 6, 8, AdaptiveRotatedConv), (maps(2, 4, 3, 5), maps(2, 6, 6, 9))),
     "cross-scale attention": lambda: (CrossScaleAttention(16, 4), (maps(3, 16, 4, 4),)),
+    "scale fusion": lambda: (ScaleFusion(4), (maps(2, 4, 6, 8), maps(2, 4, 3, 4))),
+    "text encoder": lambda: (TextEncoder(BertConfig(**TEXT)), sentences()),
+    "BERT's attention": lambda: (TextEncoder(BertConfig(**TEXT)).bert.encoder.layer[0].attention.self,
+                                 (maps(3, 5, 16), torch.ones(3, 1, 1, 5).bool())),
 }
 
 
 CUDA = torch.device("cuda")
-GPU_CASES = [case for case in CASES if type(CASES[case]()[0]) in FASTER["cuda"]]   # GPUs' rows compute on CPUs, too
+# The rows of GPUs compute on CPUs, too.
+PAIRS = [(case, device) for device in (CPU, CUDA) for case in CASES if type(CASES[case]()[0]) in FASTER[device.type]]
 
 
-@pytest.mark.parametrize(("case", "device"), [*((case, CPU) for case in CASES), *((case, CUDA) for case in GPU_CASES)])
+def output(module: nn.Module, arguments: list | tuple) -> torch.Tensor:
+    """What a module computes; BERT's attention returns it as the first of two."""
+    y = module(*arguments)
+    return y[0] if isinstance(y, tuple) else y
+
+
+@pytest.mark.parametrize(("case", "device"), PAIRS)
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 def test_a_faster_module_gives_the_same_values_and_gradients(case, device, training):
     torch.manual_seed(0)
@@ -88,7 +115,7 @@ def test_a_faster_module_gives_the_same_values_and_gradients(case, device, train
         if faster:
             module.load_state_dict(buffers, strict=False)   # running statistics as before
             assert type(accelerate(module, device)) is FASTER[device.type][plain]
-        y = module(*inputs)
+        y = output(module, inputs)
         weighting = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
         wanted = [*(x for x in inputs if x.requires_grad), *module.parameters()]
         results.append((y, torch.autograd.grad((y * weighting).sum(), wanted, allow_unused=True)))
@@ -100,23 +127,38 @@ def test_a_faster_module_gives_the_same_values_and_gradients(case, device, train
                                        rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize(("case", "device"), [*((case, CPU) for case in CASES), *((case, CUDA) for case in GPU_CASES)])
+@pytest.mark.parametrize(("case", "device"), PAIRS)
 @torch.inference_mode()
 def test_a_faster_module_rounds_little_in_bfloat16(case, device):
-    """Winograd's transform costs most of it: 1.6 % where a plain convolution errs by 0.5 %."""
+    """Winograd's transform costs most of it: 1.6 % where a plain convolution errs by 0.5 %.
+
+    A row of GPUs rounds hardly more than autocast, whose own error in word attention is 2 %, beside the results of its
+    LayerNorms, of which the text encoder has five.
+    """
     torch.manual_seed(0)
     module, arguments = CASES[case]()
     arguments = [x.float() if x.is_floating_point() else x for x in arguments]
-    exact = module.eval()(*arguments)
+    exact = output(module.eval(), arguments)
     with torch.autocast("cpu", torch.bfloat16):
-        fast = accelerate(module, device)(*arguments)
-    assert (fast - exact).norm() < 2e-2 * exact.norm()
+        plain, fast = (output(part, arguments) for part in (module, accelerate(copy.deepcopy(module), device)))
+    limit = 2e-2 if device == CPU else 1.2 * (plain - exact).norm() / exact.norm() + 5e-3
+    assert (fast - exact).norm() < limit * exact.norm()
 
 
 @pytest.mark.parametrize(("model", "size"), [("rmsin", 96), ("lavt", (72, 100)), ("lgce", (72, 100)),
                                                ("fianet", (72, 100))])
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 def test_a_faster_network_gives_the_same_logits_and_gradients(nano, model, size, training):
+    assert_same_network(nano, model, size, training, CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "size"), [("rmsin", 96), ("fianet", (72, 100))])
+def test_the_rows_of_gpus_give_the_same_logits_and_gradients(nano, model, size):
+    assert_same_network(nano, model, size, True, CUDA)
+
+
+def assert_same_network(nano, model: str, size: int | tuple[int, int], training: bool, device: torch.device) -> None:
     """36 windows at the first stage, padding at the others; ARC with angles of both signs; drop path in training."""
     results = []
     for faster in (False, True):
@@ -131,7 +173,7 @@ def test_a_faster_network_gives_the_same_logits_and_gradients(nano, model, size,
                 module.drop_path.p = 0.5
         names = set(network.state_dict())
         if faster:
-            accelerate(network, CPU)
+            accelerate(network, device)
         assert set(network.state_dict()) == names
         image, *sentence = inputs_for(network, 4, size)
         torch.manual_seed(1)
@@ -171,6 +213,20 @@ def test_a_block_under_drop_path_draws_and_computes_what_the_plain_block_does(dr
     assert all(number in {1e-9: [6], 0.5: range(1, 6), 1.0: [0]}[drop_path] for number in kept)
 
 
+def test_a_block_on_a_gpu_scales_its_branches_by_the_factors_drawn():
+    block, (x, mask) = swin_block(0.5)
+    block.double()
+    torch.manual_seed(1)
+    first, second = 2 * x.new_empty(2, 6, 1, 1, 1).bernoulli_(0.5)
+    expected = x + first * block.attn(block.norm1(x), mask)
+    expected = expected + second * block.mlp(block.norm2(expected))
+    torch.manual_seed(1)
+    assert type(accelerate(block, CUDA)) is GpuSwinBlock
+    torch.testing.assert_close(block(x, mask), expected, rtol=1e-9, atol=1e-11)
+    block.drop_path.p = 1.0
+    assert torch.equal(block(x, mask), x)
+
+
 def test_a_dropped_branch_is_not_computed():
     block, arguments = swin_block(0.5)
     x, mask = (argument.float() for argument in arguments)
@@ -192,7 +248,7 @@ def test_a_dropped_branch_is_not_computed():
 
 
 def test_every_class_of_the_table_is_tested():
-    assert {type(make()[0]) for make in CASES.values()} == set(FASTER["cpu"])
+    assert {type(make()[0]) for make in CASES.values()} == set(FASTER["cpu"]) | set(FASTER["cuda"])
 
 
 def test_a_subclass_runs_as_it_is_written():
