@@ -2,7 +2,6 @@
 import json
 import os
 import shutil
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,9 @@ from refer.refer import REFER
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""   # also for the programs that tests start
 torch.set_num_threads(1)
+# At its first backward pass autograd starts a thread for each GPU, and once torch.export or fake tensors were in use it
+# takes GPUs for there. Tests fork, which these threads do not survive: the first pass is here, before any of that.
+torch.ones(1, requires_grad=True).sum().backward()
 
 TEXT = {"vocab_size": 100, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 32, "max_position_embeddings": 32}
@@ -36,41 +38,24 @@ LONGEST = ("network/test_training_parity.py", "network/test_parity.py", "faults/
            "tools/test_export.py", "checkpoint/test_checkpoint.py")
 # The goldens stay with one worker: two at a time would need more memory than many machines have.
 GOLDENS = LONGEST[:2]
-# A backward pass of fake tensors, and torch.export in some versions, let autograd start threads for GPUs that need not
-# be there, and other tests fork, which these threads do not survive: these files come last.
-LAST = ("accelerate/test_fake_gpu.py", "network/test_export.py")
 
 
 @pytest.hookimpl(optionalhook=True)   # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
-    """Hands out whole files; the goldens as if they were one file, and the last files test by test."""
+    """Hands out whole files, and the goldens as if they were one file."""
     from xdist.scheduler import LoadFileScheduling
 
     class WholeFiles(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.split("::")[0].endswith(LAST):
-                return nodeid
             return "goldens" if nodeid.split("::")[0].endswith(GOLDENS) else super()._split_scope(nodeid)
 
     return WholeFiles(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Moves the files that take longest to the front, and the last to the end; within a file the order stays."""
-    order = {Path(__file__).parent / name: place for place, name in enumerate((*LONGEST, "any other", *LAST))}
+    """Moves the files that take longest to the front; within a file the order stays."""
+    order = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
-
-
-@pytest.fixture(autouse=True)
-def forks_stay_possible(request: pytest.FixtureRequest):
-    """A test that leaves autograd's threads for GPUs behind belongs to the last files (Linux shows their names)."""
-    yield
-    if not request.node.nodeid.split("::")[0].endswith(LAST):
-        names = []
-        for path in Path("/proc/self/task").glob("*/comm"):
-            with suppress(OSError):   # a thread that has ended
-                names.append(path.read_text())
-        assert not any(name.startswith("pt_autograd") for name in names), "see LAST in tests/conftest.py"
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,7 @@ def test_what_is_saved_for_the_backward_pass_is_counted_once_and_without_weights
 
 @pytest.mark.slow
 def test_count_needs_no_gpu_and_says_that_nothing_was_measured(toy, tmp_path):
-    """In a process of its own, since autograd makes threads for the GPU (see LAST in tests/conftest.py)."""
+    """In a process of its own."""
     flags = ["count", "--swin_type", "nano", "--img_size", "32", "--batch-size", "2", "--model", "lavt", "--amp",
              "bf16", "--ck_bert", str(toy / "bert")]
     done = run_script("tools/benchmark.py", *flags, "--json", tmp_path / "count.json", cwd=tmp_path)
