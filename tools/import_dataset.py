@@ -119,6 +119,9 @@ def run(args: argparse.Namespace) -> int:
                           args.layer, args.min_visible)
         kind = args.kind or kind_of(sources)
         rows = list(reader(kind)(sources, options, found))
+        if args.sheet and os.path.realpath(args.sheet) in {
+                os.path.realpath(path) for row in rows for path in (row.image, getattr(row.mask, "path", row.image))}:
+            raise UserError(f"--sheet {args.sheet} is a picture or mask of the source: give another name")
         number = len(rows) + len(found.bad)
         log(f"{', '.join(sources)} ({kind}): {number:,} rows")
         plan = make_plan(rows, args.split, args.seed, args.max_tokens, found, watch)

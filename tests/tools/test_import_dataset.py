@@ -567,6 +567,15 @@ def test_what_is_no_geopackage_is_not_opened_under_its_name(tmp_path, scene, cap
     assert "a.gpkg is neither a GeoPackage nor a shapefile by its content" in line and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["0.png", "masks/0.png", "refs.csv"])
+def test_the_sheet_takes_the_place_of_no_file_that_is_read(tmp_path, capsys, name):
+    source = write_source(tmp_path, 3)
+    before = (tmp_path / name).read_bytes()
+    line, _ = refused(capsys, source, "--out", tmp_path / "out", "--sheet", tmp_path / name)
+    assert f"--sheet {tmp_path / name} is" in line and (tmp_path / name).read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
 def test_half_a_character_is_a_bad_row(tmp_path, capsys):
     write_source(tmp_path, 1)
     row = {"image": "0.png", "mask": "masks/0.png"}
