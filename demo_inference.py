@@ -1,7 +1,7 @@
 """Segments your own images and scenes by your own sentences: writes a mask and an overlay for each pair."""
 import argparse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -190,10 +190,11 @@ def run(args: argparse.Namespace) -> None:
         """The line of --pairs that names an image first."""
         return f"{place}: " if (place := images[path][0].where) else ""
 
-    shown = images.items()
+    shown: Iterable[tuple[Path, list[Pair]]] = images.items()
     if len(images) > 1 and not args.tile:
         shown = utils.progress(shown, "images", lines=True)
     for path, listed in shown:
+        source: Plain | Scene | None = None
         try:
             source = open_source(path, bool(args.tile), args.bands, stretch=args.stretch and tuple(args.stretch))
             wanted.check(source, str(path))
@@ -202,6 +203,8 @@ def run(args: argparse.Namespace) -> None:
             tile = None if args.tile else in_one_piece(source)
         except UserError as error:
             problems.append(where(path) + str(error))
+            if isinstance(source, Scene):   # an open one would keep GDAL's settings until it is collected
+                source.close()
             continue
         waiting.append((path, source, tile, [pair.sentence for pair in listed]))
         if args.tile or isinstance(source, Scene) or sum(len(sentences) for *_, sentences in waiting) >= BATCH or \
