@@ -26,7 +26,7 @@ def change(data: Any, draw: random.Random) -> Any:
     for _ in range(draw.randint(1, 3)):
         holder, key = _place(data, draw)
         if holder is None:
-            return draw.choice(VALUES)
+            return copy.deepcopy(draw.choice(VALUES))
         what = draw.randrange(8)
         if what == 0:
             del holder[key]
@@ -39,7 +39,7 @@ def change(data: Any, draw: random.Random) -> Any:
         elif what == 3 and isinstance(holder[key], str):
             holder[key] = text(holder[key], draw)
         else:
-            holder[key] = draw.choice(VALUES)
+            holder[key] = copy.deepcopy(draw.choice(VALUES))   # a later change may be made inside
     return data
 
 
