@@ -10,6 +10,9 @@ from tests.conftest import make_inputs
 from utils import UserError
 
 
+pytestmark = pytest.mark.usefixtures("narrow_nano")
+
+
 def updater_of(model: nn.Module, accumulate: int = 1, amp: str = "off", skip_bad: bool = False) -> Updater:
     freeze_text(model, layers=2, embeddings=True)
     optimizer, schedule = make_optimizer(model, lr=1e-3, weight_decay=0.01, total_iterations=10)
