@@ -9,7 +9,6 @@ from lib.training.update_step import Updater
 from tests.conftest import make_inputs
 from utils import UserError
 
-
 pytestmark = pytest.mark.usefixtures("narrow_nano")
 
 
