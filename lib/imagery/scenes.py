@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib.imagery.gdal import check_file, gdal, one_line, open_raster
+from lib.imagery.gdal import check_file, gdal, open_raster
 from lib.imagery.pictures import STRETCH_PERCENT, scale
 from utils import UserError, log
 
@@ -94,7 +94,7 @@ class Scene:
         """The values of a window (all: None), reduced to `longest_px` if given: (bands, H, W), and where valid."""
         shape = {"out_shape": reduced_shape(self.size[::-1], longest_px)} if longest_px else {}
         unique = list(dict.fromkeys(self.bands))
-        with one_line(self.name):
+        with gdal(self.name):
             values = self.dataset.read(unique, window=window, **{
                 name: (len(unique), *sides) for name, sides in shape.items()})
             valid = None
@@ -148,7 +148,7 @@ class Scene:
                     if name.name == "alpha" and band not in self.bands]
         for band in declared[-1:]:
             shape = tuple(min(SAMPLE_PX, side) for side in self.size[::-1])
-            with one_line(self.name):
+            with gdal(self.name):
                 values = self.dataset.read(band, out_shape=shape)
             top = np.iinfo(values.dtype).max if values.dtype.kind in "ui" else 1
             if ((values > 0) & (values < top)).mean() < MOST_HALF_OPAQUE:
@@ -191,10 +191,11 @@ def open_scene(path: Path, bands: Sequence[int] = (), percentiles: tuple[float, 
     name = str(path)[:300]
     check_file(path, name)
     with ExitStack() as stack:
-        rasterio = stack.enter_context(gdal(name))
-        with one_line(name):
+        # GDAL's options hold while a file is opened or read, and not as long as the scene is open: ended by the garbage
+        # collector, they would end those of another scene.
+        with gdal(name) as rasterio:
             dataset = stack.enter_context(open_raster(rasterio, path.resolve()))
-        scene = Scene(dataset, name, bands, percentiles or STRETCH_PERCENT)
+            scene = Scene(dataset, name, bands, percentiles or STRETCH_PERCENT)
         scene.resources = stack.pop_all()
         return scene
 

@@ -5,7 +5,7 @@ The tensors have CUDA's devices and types, but no numbers; every operator checks
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorDeviceMismatchError
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from lib.accelerate import accelerate, prepare_for_inference
 from lib.evaluation.metrics import evaluate
@@ -103,7 +103,7 @@ class Faulty(nn.Module):
 
 
 @pytest.mark.parametrize(("fault", "error"), [
-    (lambda y: y + torch.zeros(2, 64, 64), FakeTensorDeviceMismatchError),
+    (lambda y: y + torch.zeros(2, 64, 64), RuntimeError),
     (lambda y: y * y.mean().item(), DataDependentOutputException),
     (lambda y: y if y.mean() > 0 else -y, DataDependentOutputException),
     (lambda y: y + torch.ones(64).to(GPU), WaitingError),

@@ -1,7 +1,6 @@
 """The network is one graph, without breaks for torch.compile, and torch.export can trace it whole."""
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 from torch.export.passes import move_to_device_pass
 
 from bert import make_text_encoder, text_config
@@ -59,7 +58,7 @@ def test_an_exported_program_moves_to_a_gpu_with_its_constants(nano):
     program = torch.export.export(network.requires_grad_(False), inputs_for(network, 2, 64), strict=False)
     with fake_gpu(), torch.no_grad():
         inputs = [x.to(GPU) for x in inputs_for(network, 2, 64)]
-        with pytest.raises((FakeTensorDeviceMismatchError, AssertionError)):
+        with pytest.raises((RuntimeError, AssertionError)):
             program.module().to(GPU)(*inputs)
         assert move_to_device_pass(program, "cuda:0").module()(*inputs).device == GPU
 
