@@ -5,6 +5,7 @@ devices, is an error there as it is slow or wrong on a GPU. Memory is not used, 
 """
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from transforms import image_statistics
+from utils import UserError
 
 GPU, META = torch.device("cuda", 0), torch.device("meta")
 aten = torch.ops.aten
@@ -126,13 +128,29 @@ def without_numbers(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
+@cache
+def needs_driver() -> bool:
+    """Whether this PyTorch has fake tensors of a GPU only beside a GPU's driver: 2.8 does, 2.14 needs none."""
+    real = torch.ones(2)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            real.to(GPU)
+    except RuntimeError:
+        return True
+    return False
+
+
 @contextmanager
 def fake_gpu() -> Iterator[FakeDevice]:
     """A context in which tensors of the device `GPU` can be made and computed with, gradients included.
 
     It yields the mode whose `waiting_allowed` decides whether copies that wait are errors. Networks may be built before
-    it, on the CPU, and moved inside. Each tensor that is read raises an error of FakeTensorMode.
+    it, on the CPU, and moved inside. Each tensor that is read raises an error of FakeTensorMode. Raises `UserError` if
+    this PyTorch `needs_driver`.
     """
+    if needs_driver():
+        raise UserError(f"PyTorch {torch.__version__} counts for a GPU only beside a GPU's driver; PyTorch 2.14 needs "
+                        "none")
     with ExitStack() as stack:
         stack.callback(image_statistics.cache_clear)
         # PyTorch turns autocast and loss scaling off where there is no GPU, and C++ chooses attention by the device.

@@ -17,10 +17,11 @@ from lib.training.optimizer import freeze_text, make_optimizer, recompute_activa
 from lib.training.update_step import Updater
 from tests.conftest import inputs_for
 from tools.costs import Ledger, parts_of
-from tools.fake_gpu import GPU, FakeDevice, WaitingError, fake_gpu
+from tools.fake_gpu import GPU, FakeDevice, WaitingError, fake_gpu, needs_driver
 from transforms import network_inputs
 
-pytestmark = pytest.mark.usefixtures("narrow_nano")
+pytestmark = [pytest.mark.usefixtures("narrow_nano"),
+              pytest.mark.skipif(needs_driver(), reason="this PyTorch has fake GPUs only beside a driver")]
 
 # Each precision is tried with other flags of train.py; bfloat16 with --channels_last, too.
 PRECISIONS = {

@@ -6,7 +6,7 @@ from torch.export.passes import move_to_device_pass
 from bert import make_text_encoder, text_config
 from tests.conftest import TEXT, inputs_for, make_inputs
 from tests.timm_models import SWIN_V2
-from tools.fake_gpu import GPU, fake_gpu
+from tools.fake_gpu import GPU, fake_gpu, needs_driver
 
 pytestmark = pytest.mark.usefixtures("narrow_nano")
 
@@ -52,6 +52,7 @@ def test_so_is_a_backbone_of_timms(nano):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(needs_driver(), reason="this PyTorch has fake GPUs only beside a driver")
 def test_an_exported_program_moves_to_a_gpu_with_its_constants(nano):
     """As docs/deployment.md says, since the device of the masks is a part of the graph."""
     network = nano("lavt_one")
