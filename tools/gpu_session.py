@@ -250,6 +250,7 @@ class Session:
             raise RuntimeError(f"the process ended with status {process.exitcode}") from None
         finally:
             process.kill()
+            process.join(5)   # its lock on the run's folder is released, unless a GPU holds it
         if error:
             raise RuntimeError(error)
         return result
