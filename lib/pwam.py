@@ -39,15 +39,19 @@ class LanguageFeatures(nn.Module):
         """Weights the words' values per pixel, then projects and normalises: arguments of `forward` -> (B, P, C)."""
         value = self.split_heads(self.value(words) * word_mask[..., None])              # (B, h, N, C / h)
         mix = self.attention_weights(x, words, word_mask) @ value                       # (B, h, P, C / h)
-        return instance_norm(self.language_project(mix.transpose(1, 2).flatten(2)))
+        return self.normalize(self.language_project(mix.transpose(1, 2).flatten(2)))
 
     def attention_weights(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
         """The attention of each pixel to each word: arguments of `forward` -> (B, h, P, N), summing to 1 over N."""
-        query = self.split_heads(instance_norm(self.query(x)))
+        query = self.split_heads(self.normalize(self.query(x)))
         key = self.split_heads(self.key(words) * word_mask[..., None])
         scores = query @ key.transpose(-2, -1) * x.shape[-1] ** -0.5                    # the full C, also with heads
         padding = (1.0 - word_mask.to(scores.dtype)) * PADDING_SCORE                    # (B, N)
         return (scores + padding[:, None, None]).softmax(dim=-1)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """The InstanceNorm of queries and of features: (B, P, C) -> same"""
+        return instance_norm(x)
 
     def split_heads(self, x: Tensor) -> Tensor:
         """(B, P, C) -> (B, h, P, C / h)"""

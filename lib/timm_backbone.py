@@ -115,7 +115,7 @@ def try_size(name: str, side: int) -> None:
 
 
 class ReadLinear(nn.Linear):
-    """A linear layer of which another module reads the weight: lib/accelerate leaves subclasses as they are."""
+    """A linear layer of which another module reads the weight, so that no faster class may take its place."""
 
 
 class TimmStage(Stage):

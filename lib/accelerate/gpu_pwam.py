@@ -5,7 +5,7 @@ Shapes: as in lib/pwam.py.
 import torch
 from torch import Tensor
 
-from lib.pwam import PADDING_SCORE, LanguageFeatures, PixelWordAttention, WordAttention
+from lib.pwam import LanguageFeatures, PixelWordAttention, WordAttention
 
 
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -21,20 +21,11 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 class GpuLanguageFeatures(LanguageFeatures):
-    """Gives the same numbers; the scores of padding tokens need no keys of 0."""
+    """Gives the same numbers."""
 
-    def language(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """x (B, P, C), words (B, N, L), word_mask (B, N) of 0 and 1 -> (B, P, C)"""
-        value = self.split_heads(self.value(words) * word_mask[..., None])              # (B, h, N, C / h)
-        mix = self.attention_weights(x, words, word_mask) @ value                       # (B, h, P, C / h)
-        return instance_norm(self.language_project(mix.transpose(1, 2).flatten(2)))
-
-    def attention_weights(self, x: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """The attention of each pixel to each word: arguments of `language` -> (B, h, P, N), summing to 1 over N."""
-        query = self.split_heads(instance_norm(self.query(x)))
-        key = self.split_heads(self.key(words) * x.shape[-1] ** -0.5)
-        padding = (1.0 - word_mask.to(query.dtype)) * PADDING_SCORE                     # (B, N)
-        return (query @ key.mT + padding[:, None, None]).softmax(dim=-1)
+    def normalize(self, x: Tensor) -> Tensor:
+        """(B, P, C) -> same"""
+        return instance_norm(x)
 
 
 class GpuWordAttention(GpuLanguageFeatures, WordAttention):

@@ -121,7 +121,7 @@ def test_a_fault_that_a_cpu_does_not_show_is_found(fault, error):
 
 # Operators of a step of RMSIN (narrow nano, 64 px, batch 2, bfloat16) by family. On a GPU each is a launch, and a small
 # batch waits for launches alone: whoever changes the network compares these numbers, and decides.
-BUDGET = {"fill": 34, "cast": 103, "pointwise": 462, "copy": 113, "LayerNorm": 51, "reduction": 110, "GEMM": 271,
+BUDGET = {"fill": 34, "cast": 103, "pointwise": 470, "copy": 113, "LayerNorm": 51, "reduction": 110, "GEMM": 271,
           "attention": 18, "activation": 128, "convolution": 132, "BatchNorm": 142, "resize": 24, "update": 12}
 
 
