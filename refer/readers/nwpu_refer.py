@@ -5,51 +5,32 @@ therefore become one ref here, whose mask is the union of theirs. Sentences are 
 ref of several sentences becomes a ref for each of them.
 """
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from refer.entries import (
-    WHERE_TO_GET_IT,
-    Content,
-    Entry,
-    Fields,
-    Id,
-    IdField,
-    OnFault,
-    make_sentence,
-    read_instances,
-    require,
-)
-from refer.plain_pickle import load_plain_pickle
+from refer.entries import WHERE_TO_GET_IT, Content, Entry, Fields, Id, IdField, OnFault, make_sentence
+from refer.readers import refer_pickle
 from refer.readers.place import Place
 from refer.readers.targets import NO_TARGET, Targets
 
+PREFIX = "new_"   # of both files' names
 FIELDS = Fields(ref_id=IdField, image_id=IdField, split=str, sentences=list)
 NOTHING: tuple[Any, ...] = (None, [], NO_TARGET["id"], [NO_TARGET["id"]])   # an `ann_id` that means no target
 
 
 def find(place: Place) -> list[str]:
     """The refs file, if it exists."""
-    return [path for path in (_paths(place)[0],) if os.path.isfile(path)]
+    return refer_pickle.find(place, PREFIX)
 
 
 def read(place: Place, on_fault: OnFault) -> Content:
     """Reads both files. Raises UserError if one is missing or damaged."""
-    refs_path, instances_path = _paths(place)
-    require(os.path.isfile, refs_path, f"the refs of {place.dataset} split by '{place.split_by}'")
-    require(os.path.isfile, instances_path, f"the annotations of {place.dataset}")
-    entries, instances = load_plain_pickle(refs_path), read_instances(instances_path)
-    targets = Targets(instances["annotations"])
-    refs, notes = entries, list[tuple[str, str]]()
-    if isinstance(entries, list):   # else the index says that it must be one
-        refs, notes = _united(entries, targets, refs_path, on_fault)
-    return Content(refs, instances["images"], targets.annotations(), [*instances["categories"], NO_TARGET],
-                   place.image_dir, (refs_path, instances_path), refs_path, instances_path, notes=notes)
-
-
-def _paths(place: Place) -> tuple[str, str]:
-    return (os.path.join(place.folder, f"new_refs({place.split_by}).p"),
-            os.path.join(place.folder, "new_instances.json"))
+    found = refer_pickle.read(place, on_fault, PREFIX)
+    targets, refs, notes = Targets(found.annotations), found.refs, found.notes
+    if isinstance(refs, list):   # else the index says that it must be one
+        refs, notes = _united(refs, targets, found.refs_path, on_fault)
+    return replace(found, refs=refs, annotations=targets.annotations(), categories=[*found.categories, NO_TARGET],
+                   notes=notes)
 
 
 @dataclass
