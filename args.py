@@ -13,6 +13,7 @@ from lib.segmentation import (
     BACKBONE,
     DROP_PATH,
     LARGEST_IMAGE_PX,
+    LARGEST_RANK,
     MODELS,
     NUM_TMEM,
     PARTS,
@@ -322,6 +323,9 @@ def add_network(group: Group) -> None:
               help="text encoder of another kind than BERT, with its tokenizer, in place of --ck_bert: CLIP's or\n"
                    "SigLIP's text tower, RoBERTa, MPNet, MiniLM, ModernBERT, DistilBERT, ELECTRA; a folder as\n"
                    "transformers writes it, or a hub name (default: BERT)")
+    group.add("--text_lora", default=0, type=whole(0, LARGEST_RANK), metavar="R",
+              help="train adapters of rank R (LoRA) in the text encoder's layers in place of their weights; needs\n"
+                   "peft (default: 0, none)")
     group.add("--pretrained_swin_weights", metavar="FILE|timm:NAME",
               help="classification checkpoint that the backbone, Swin or timm's, starts from: a file in the\n"
                    "original's or timm's layout, or a name of timm's, which is fetched; '' for random weights\n"

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel, PreTrainedConfig, PreTrainedMode
 from transformers.activations import ACT2FN
 from transformers.utils import logging
 
+from bert.adapters import fit_adapters
 from schema import Range, Rule, check, shown
 from utils import UserError, hub, read_json
 
@@ -202,5 +203,6 @@ def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert"
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{flag} {source}: the weights lack {len(missing)} entries of {encoder.name}, the first is "
                         f"{missing[0]}")
-    encoder.network.load_state_dict(weights)
+    own = encoder.network.state_dict()
+    encoder.network.load_state_dict({**own, **fit_adapters(weights, own)})   # adapters stay fresh
     return True

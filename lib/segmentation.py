@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     StageParts = Callable[[int], tuple[nn.Module, nn.Module | None, nn.Module | None]]
 
 LARGEST_IMAGE_PX = 4096  # largest side of a network's input
+LARGEST_RANK = 256       # of an adapter
 STRIDE = 32  # pixels of the image per token of the coarsest map
 SWIN, TIMM = "swin", "timm:"   # backbones: this project's Swin, and the prefix of a name of timm's
 BACKBONE = re.compile(rf"{SWIN}|{TIMM}[\w.-]{{1,100}}")
@@ -132,7 +133,7 @@ NUM_TMEM = 3   # blocks, as for RRSIS-D
 MAX_TOKENS = {"fianet": 22}   # of a sentence, for models whose original code has other than 20
 
 # Settings that are not written, so that code from before they existed reads the files of networks without them.
-LEFT_OUT = (("backbone", SWIN), ("drop_path", None))
+LEFT_OUT = (("backbone", SWIN), ("drop_path", None), ("text_lora", 0))
 FLAGS = {"window": "window12", "fusion_heads": "mha", "text": "ck_bert"}   # of fields whose flag has another name
 
 
@@ -167,6 +168,7 @@ class ModelConfig:
     class_names: tuple[Annotated[str, Range(1, 200)], ...] = ()
     backbone: Annotated[str, Rule(BACKBONE.fullmatch, f"{SWIN} or {TIMM}NAME")] = SWIN
     drop_path: Annotated[float, Range(0, 1)] | None = None   # None: the Swin variant's, or DROP_PATH
+    text_lora: Annotated[int, Range(0, LARGEST_RANK)] = 0   # rank of the text encoder's adapters; 0: none
     closed: ClassVar[bool] = True   # see schema.py: an unknown setting might change the network
 
     def __post_init__(self) -> None:
@@ -221,7 +223,7 @@ def settings_of(args: Namespace) -> dict[str, Any]:
     return {"model": args.model, "swin_type": args.swin_type, "window": window_of(args), "img_size": args.img_size,
             "fusion_heads": fusion_heads(args.mha), "fusion_drop": args.fusion_drop,
             "max_tokens": getattr(args, "max_tokens", 20), "num_tmem": args.num_tmem or NUM_TMEM,
-            "backbone": args.backbone, "drop_path": args.drop_path,
+            "backbone": args.backbone, "drop_path": args.drop_path, "text_lora": args.text_lora,
             **{place: getattr(args, place) for place in PARTS}}
 
 
@@ -247,7 +249,7 @@ def fusion_heads(mha: str) -> tuple[int, ...]:
 
 def build(config: ModelConfig) -> ReferringSegmenter:
     """The network that `config` describes, with fresh weights. Raises `UserError` if its numbers do not fit."""
-    from bert import make_text_encoder, text_config
+    from bert import add_adapters, make_text_encoder, text_config
     from lib.decoder import Decoder
     from lib.model import ReferringSegmenter
 
@@ -258,6 +260,8 @@ def build(config: ModelConfig) -> ReferringSegmenter:
         if dim % heads:
             raise UserError(f"--mha asks for {heads} heads in a stage of {dim} channels, which {heads} does not divide")
     text_encoder = make_text_encoder(text_config(config.text, "the text encoder's configuration"))
+    if config.text_lora:
+        add_adapters(text_encoder.network, text_encoder.layers, config.text_lora)
 
     def parts(stage: int) -> tuple[nn.Module, nn.Module | None, nn.Module | None]:
         fusion, intra_scale, alignment = (

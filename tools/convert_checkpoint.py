@@ -2,11 +2,13 @@
 
 `--to official` writes what the original programs load: their entry names, `bert_model` beside `model` for lavt, the
 attention's index tables. LGCE's entries that have no effect are left out: its program must load the file with
-strict=False. `--to native` writes what train.py writes. The optimiser's state cannot be converted (its
-parameters are numbered in another order), so a converted file serves evaluation and fine-tuning, but no resumed run.
+strict=False. `--to native` writes what train.py writes. The adapters of `--text_lora` are added to the weights. The
+optimiser's state cannot be converted (its parameters are numbered in another order), so a converted file serves
+evaluation and fine-tuning, but no resumed run.
 """
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import distributed
 from args import Parser
+from bert import fit_adapters
 from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.checkpoint.official_layout import from_official, is_official, to_official
 from lib.checkpoint.strict_loading import build_with_weights, infer_config
@@ -31,7 +34,9 @@ def convert(checkpoint: dict[str, Any], to: str, path: str) -> dict[str, Any]:
         config = ModelConfig.from_dict(checkpoint["config"])
     else:
         config = infer_config(state, checkpoint.get("args"), text_beside="bert_model" in checkpoint)
-    build_with_weights(config, checkpoint, path)   # strict: nothing is converted that would not load
+    config = replace(config, text_lora=0)
+    network = build_with_weights(config, checkpoint, path)   # strict: nothing is converted that would not load
+    state = fit_adapters(state, network.state_dict())
     carried = {key: checkpoint[key] for key in ("epoch", "args", "tokenizer", "best_oIoU") if key in checkpoint}
     if isinstance(carried.get("args"), argparse.Namespace):
         carried["args"] = {key: value for key, value in vars(carried["args"]).items()

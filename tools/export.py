@@ -11,6 +11,7 @@ import argparse
 import re
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def run(args: Namespace) -> None:
     if args.ema:
         use_average(checkpoint, args.resume)
     config, tokenizer = model_settings(args, checkpoint)
+    config = replace(config, text_lora=0)   # adapters become part of the weights
     model = build_with_weights(config, checkpoint, args.resume).eval()
     make_folder(Path(args.out).absolute().parent)
     if args.to == "folder":

@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -145,6 +146,7 @@ def restore(path: str, args: Namespace | None) -> tuple[ReferringSegmenter, Mode
     if args and args.ema:
         use_average(checkpoint, path)
     config, tokenizer = model_settings(args, checkpoint)
+    config = replace(config, text_lora=0)   # adapters become part of the weights
     return build_with_weights(config, checkpoint, path).eval(), config, tokenizer
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from bert import load_text_weights, stored_tokenizer, text_config, tokenizer_from_flags
+from bert import fit_adapters, is_adapter, load_text_weights, stored_tokenizer, text_config, tokenizer_from_flags
 from lib.checkpoint.files import read_checkpoint
 from lib.checkpoint.official_layout import from_official, is_official
 from lib.checkpoint.settings import model_settings, refuse_unknown_words, refuse_unmarked_words
@@ -90,7 +90,7 @@ def weights_to_start(needed: State, config: ModelConfig, checkpoint: dict[str, A
     Raises `UserError` if any other entry does not fit.
     """
     refuse_unnamed(checkpoint, path)
-    given = from_official(checkpoint) if is_official(checkpoint) else checkpoint["model"]
+    given = fit_adapters(from_official(checkpoint) if is_official(checkpoint) else checkpoint["model"], needed)
     stored = (ModelConfig.from_dict(checkpoint["config"]) if "config" in checkpoint else
               infer_config(given, checkpoint.get("args"), "bert_model" in checkpoint))
     others = of_another_size(given, needed)
@@ -103,7 +103,7 @@ def weights_to_start(needed: State, config: ModelConfig, checkpoint: dict[str, A
     in_changed_part = re.compile("|".join(ENTRIES[place] for place in changed) or r"(?!)").match
     taken: State = {name: value for name, value in given.items() if not in_changed_part(name)
                     or (name in needed and shape_of(value) == shape_of(needed[name]))}
-    fresh = [name for name in needed if name not in taken and in_changed_part(name)]
+    fresh = [name for name in needed if name not in taken and (in_changed_part(name) or is_adapter(name))]
     left_out = [name for name in given if name not in taken]
     refuse_misfits(taken, {name: needed[name] for name in needed if name not in fresh}, f"--init_from {path}",
                    suggestion(given, needed))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bert import BertConfig
+from bert import BertConfig, fit_adapters
 from lib.checkpoint.official_layout import from_official, is_official, published_entries, to_official
 from lib.checkpoint.settings import saved_flags
 from lib.model import ReferringSegmenter
@@ -51,7 +51,7 @@ def fitting_weights(checkpoint: dict[str, Any], needed: State, path: str | Path)
     """
     refuse_unnamed(checkpoint, path)
     if not is_official(checkpoint):
-        state = checkpoint["model"]
+        state = fit_adapters(checkpoint["model"], needed)
         refuse_misfits(state, needed, f"checkpoint {path}", suggestion(state, needed))
         return state
     state = from_official(checkpoint)

@@ -13,7 +13,7 @@ from utils import printable
 # The flags of the training run that the card shows, as far as the checkpoint has them.
 TRAINING_FLAGS = ("dataset", "splitBy", "epochs", "batch_size", "accumulate", "lr", "warmup_iters", "weight_decay",
                   "loss", "dice_weight", "random_box_share", "amp", "seed", "pretrained_swin_weights", "ck_bert",
-                  "text_encoder", "text_layers", "init_from")
+                  "text_encoder", "text_layers", "text_lora", "init_from")
 # Shown without their folders, which are private.
 TRAINING_FILES = ("pretrained_swin_weights", "ck_bert", "text_encoder", "init_from")
 ROWS = {"mIoU": "mean IoU", "oIoU": "overall IoU", "boundary_IoU": "boundary IoU"}

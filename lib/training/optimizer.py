@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from bert import BertConfig
+from bert import BertConfig, is_adapter
 from lib.model import ReferringSegmenter
 from lib.swin import no_weight_decay
 from lib.timm_backbone import TimmBackbone
@@ -19,8 +19,8 @@ def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropou
     """Freezes the text encoder except some layers and, if `embeddings`, what is before them and what they share.
 
     BERT's first `layers` train, 10 in the original code, and all of another encoder; with `last_layers`, as many of
-    either that are nearest the words. A norm after the layers trains with them. `dropout` switches the encoder's
-    dropouts on while the network trains.
+    either that are nearest the words. A norm after the layers trains with them. Of layers with adapters, the adapters
+    alone train. `dropout` switches the encoder's dropouts on while the network trains.
     """
     text = model.text_encoder
     text.dropout_in_training = dropout
@@ -29,8 +29,10 @@ def freeze_text(model: ReferringSegmenter, layers: int, embeddings: bool, dropou
         first, stop = max(0, len(text.layers) - last_layers), len(text.layers)
     text.requires_grad_(embeddings)
     text.layers.requires_grad_(False)
-    text.layers[first:stop].requires_grad_(True)
-    text.after_layers.requires_grad_(len(text.layers[first:stop]) > 0)
+    adapted = any(is_adapter(name) for name, _ in text.named_parameters())
+    for name, parameter in text.layers[first:stop].named_parameters():
+        parameter.requires_grad_(is_adapter(name) or not adapted)
+    text.after_layers.requires_grad_(first < stop and not adapted)
 
 
 def recompute_activations(model: ReferringSegmenter) -> None:

@@ -340,7 +340,7 @@ def test_a_run_goes_on_and_is_evaluated_where_the_folder_is_gone(toy, tmp_path):
     save_tokenizer(tmp_path / "clip", "clip", grammar_words())
     data = ["--refer_data_root", toy, "--dataset", "rrsisd", "--workers", 0]
     train = ["train.py", *data, "--swin_type", "nano", "--img_size", 64, "--model", "lavt", "--batch-size", 8,
-             "--epochs", 1, "--passes", 1, "--text_encoder", "clip", "--model_id", "clip"]
+             "--epochs", 1, "--passes", 1, "--text_encoder", "clip", "--text_lora", 2, "--model_id", "clip"]
     done = run_script(*train, cwd=tmp_path)
     assert done.returncode == 0 and "clip_text_model starts from clip" in done.stdout, done.stderr
     assert "UNEXPECTED" not in done.stdout + done.stderr

@@ -31,7 +31,7 @@ OWN_FLAGS = [
     "--passes", "--overfit", "--loss", "--compare_published", "--backbone", "--drop_path",
     "--fusion", "--intra_scale", "--alignment", "--cross_scale", "--decoder_conv", "--num_tmem",
     "--max_tokens", "--exclude", "--allow_leak", "--allow_empty", "--no_target_pixels", "--show_recipe",
-    "--masked_pass", "--ema", "--config", "--text_encoder", "--text_layers",
+    "--masked_pass", "--ema", "--config", "--text_encoder", "--text_layers", "--text_lora",
     "--no-pin_mem", "--tf32", "--no-tf32", "--cudnn_benchmark", "--no-cudnn_benchmark", "--channels_last",
 ]
 
