@@ -4,12 +4,14 @@ Each check returns lines: what is found, and what is missing. Nothing is fetched
 """
 from argparse import Namespace
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
+from bert.encoder import WEIGHT_FILES
 from bert.phrases import PhraseMarker
 from lib.segmentation import PARTS
 from refer.check import read_index, summarize
@@ -59,10 +61,10 @@ def check_weights(args: Namespace) -> tuple[list[str], list[str]]:
     """What is found of the weights that training starts from, and what is missing, a line each."""
     facts, missing = [], []
     where = "pretrained_weights/README.md says where to get it"
-    for flag, source in (("--pretrained_swin_weights", args.pretrained_swin_weights), ("--ck_bert", args.ck_bert),
-                         ("--bert_tokenizer", args.bert_tokenizer)):
-        kinds = {"--pretrained_swin_weights": (), "--ck_bert": ("model.safetensors", "pytorch_model.bin"),
-                 "--bert_tokenizer": ("vocab.txt", "tokenizer.json")}[flag]
+    words = ((("--text_encoder", args.text_encoder, WEIGHT_FILES),) if args.text_encoder else
+             (("--ck_bert", args.ck_bert, WEIGHT_FILES),
+              ("--bert_tokenizer", args.bert_tokenizer, ("vocab.txt", "tokenizer.json"))))
+    for flag, source, kinds in (("--pretrained_swin_weights", args.pretrained_swin_weights or "", ()), *words):
         path = Path(source)
         if flag == "--bert_tokenizer" and source == args.ck_bert and not path.is_dir() and missing:
             continue   # the line above is about both
@@ -71,7 +73,7 @@ def check_weights(args: Namespace) -> tuple[list[str], list[str]]:
         elif path.is_dir():
             files = [path / name for name in kinds if (path / name).is_file()]
             facts += [f"weights: {file}, SHA-256 {sha256_of(file)}" for file in files[:1]]
-            if not files and flag == "--ck_bert" and (path / "config.json").is_file():
+            if not files and kinds == WEIGHT_FILES and (path / "config.json").is_file():
                 facts.append(f"weights: {path} has a configuration alone: random ones")
             elif not files:
                 missing.append(f"weights: {flag} {source}: the folder has none of {', '.join(kinds)}")
@@ -104,11 +106,13 @@ def in_cache(source: str, names: Sequence[str]) -> str:
 
 
 def check_packages(args: Namespace) -> tuple[list[str], list[str]]:
-    """Nothing found, and what is missing to mark the phrases of a sentence, for networks that read them."""
-    if not any(PARTS[place][getattr(args, place)].reads_phrases for place in PARTS):
-        return [], []
-    try:
-        PhraseMarker(())
-    except UserError as error:
-        return [], [f"packages: {error}"]
-    return [], []
+    """Nothing found, and what is missing: nltk for networks that read the phrases of a sentence, peft for adapters."""
+    missing = []
+    if any(PARTS[place][getattr(args, place)].reads_phrases for place in PARTS):
+        try:
+            PhraseMarker(())
+        except UserError as error:
+            missing.append(f"packages: {error}")
+    if args.text_lora and find_spec("peft") is None:
+        missing.append("packages: --text_lora needs peft: pip install peft")
+    return [], missing

@@ -62,7 +62,8 @@ def test_weights_are_found_or_missing(toy, tmp_path, monkeypatch):
     swin, bert = tmp_path / "swin.pth", tmp_path / "bert"
     bert.mkdir()
     swin.write_text("version https://git-lfs.github.com/spec/v1\n")
-    args = Namespace(pretrained_swin_weights=str(swin), ck_bert=str(bert), bert_tokenizer=str(toy / "bert"))
+    args = Namespace(pretrained_swin_weights=str(swin), ck_bert=str(bert), bert_tokenizer=str(toy / "bert"),
+                     text_encoder="")
     missing = readiness.check_weights(args)[1]
     assert "is a pointer of Git LFS" in missing[0] and "none of model.safetensors, pytorch_model.bin" in missing[1]
     assert len(missing) == 2
@@ -73,6 +74,9 @@ def test_weights_are_found_or_missing(toy, tmp_path, monkeypatch):
     args.pretrained_swin_weights, args.ck_bert = "timm:swin_x", str(toy / "bert")
     facts, (line,) = readiness.check_weights(args)
     assert "`hf download timm/swin_x`" in line and "configuration alone: random ones" in facts[0]
+    args.pretrained_swin_weights, args.text_encoder = None, "someone/clip"
+    facts, (line,) = readiness.check_weights(args)
+    assert "--text_encoder someone/clip is no folder" in line and "random ones" in facts[0] and len(facts) == 1
 
 
 @pytest.mark.parametrize(("gpus", "share"), [
