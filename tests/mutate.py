@@ -1,6 +1,6 @@
 """Do the fast tests bite? Makes one wrong line at a time in a copy of the repository, and runs tests that must fail.
 
-    python tests/mutate.py                 # all mutations: 10 minutes on two cores
+    python tests/mutate.py                 # all mutations: 12 minutes on two cores
     python tests/mutate.py arc-tanh dice-mean
 
 A mutation is killed if one of its test files fails. Exit status 1 if one survives; 2 if a line to change is not found
@@ -68,6 +68,18 @@ MUTATIONS = {
                           "tests/evaluation/test_metrics.py"),
     "precision-interval": Mutation("lib/evaluation/tables.py", "*(iou >= x for x in", "*(iou > x for x in",
                                    "tests/evaluation/test_tables.py"),
+    "timm-axes": Mutation("lib/timm_backbone.py", "x if self.channels_last else x.permute(0, 2, 3, 1)",
+                          "x if self.channels_last else x.permute(0, 3, 2, 1)", "tests/network/test_timm_backbone.py"),
+    "causal-words": Mutation("bert/encoders.py", "near = distance <= 0 if", "near = distance >= 0 if",
+                             "tests/bert/test_encoders.py"),
+    "adapter-scale": Mutation("bert/adapters.py", "SCALE * (b.double() @ a.double())", "(b.double() @ a.double())",
+                              "tests/bert/test_adapters.py"),
+    "loss-share": Mutation("lib/loss_table.py", '"ce:{1 - dice_weight!r},dice:{dice_weight!r}"',
+                           '"ce:{dice_weight!r},dice:{1 - dice_weight!r}"', "tests/network/test_losses.py"),
+    "object-join": Mutation("lib/imagery/objects.py", "self._join(upper - 1, lower - 1)",
+                            "self._join(upper - 1, upper - 1)", "tests/imagery/test_vectors.py"),
+    "tile-weight": Mutation("lib/predictor.py", "weight * resized(margins, (height, width))",
+                            "resized(margins, (height, width))", "tests/imagery tests/scripts/test_predictor.py"),
 }
 
 
