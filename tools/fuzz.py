@@ -79,6 +79,7 @@ class Samples:
             "model": dict(build(config).state_dict()), "epoch": 1, "args": {"batch_size": 8}, "world_size": 1,
             "progress": {"epoch": 1, "step": 0}, "optimizer": {}, "lr_scheduler": {}, "generators": [{}],
             **describe_model(config, tokenizer)}
+        self.adapted = with_adapters(self.checkpoint)
         self.checkpoint_file = folder / "c.pth"
         save_checkpoint(self.checkpoint_file, self.checkpoint)
         index = REFER(self.toy, "rrsisd")
@@ -202,19 +203,35 @@ def refs(samples: Samples, draw: random.Random) -> Input:
     return run
 
 
+def with_adapters(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint as `--text_lora 2` would have written it."""
+    state = dict(checkpoint["model"])
+    for name in [name for name in state if re.search(r"encoder\.layer\.\d+\..*\.weight$", name)]:
+        if state[name].dim() == 2:
+            layer = name.removesuffix(".weight")
+            rows, columns = state[name].shape
+            state[layer + ".base_layer.weight"] = state.pop(name)
+            state[layer + ".base_layer.bias"] = state.pop(layer + ".bias")
+            state[layer + ".lora_A.default.weight"] = torch.ones(2, columns)
+            state[layer + ".lora_B.default.weight"] = torch.zeros(rows, 2)
+    return {**checkpoint, "model": state, "config": {**checkpoint["config"], "text_lora": 2}}
+
+
 def checkpoints(samples: Samples, draw: random.Random) -> Input:
-    """Checkpoint files: restored and used, resumed from, converted, read as Swin's weights."""
-    content: Any = samples.checkpoint
+    """Checkpoint files, some with adapters: restored and used, resumed from, converted, read as Swin's weights."""
+    whole = draw.choice((samples.checkpoint, samples.checkpoint, samples.adapted))
+    content: Any = whole
     kind, use = draw.randrange(4), draw.randrange(4)
     if kind == 0:
         content = mutations.change({**content, "model": {}}, draw)
         if isinstance(content, dict) and content.get("model") == {}:
-            content["model"] = samples.checkpoint["model"]
+            content["model"] = whole["model"]
     elif kind == 1:
         content = {**content, "config": mutations.change(content["config"], draw)}
     elif kind == 2:
         content = {**content, "model": dict(content["model"])}
-        for name in draw.sample(sorted(content["model"]), draw.randint(1, 3)):
+        names = [name for name in content["model"] if whole is samples.checkpoint or "lora" in name]
+        for name in draw.sample(sorted(names), draw.randint(1, 3)):
             value = content["model"][name]
             content["model"][draw.choice((name, name, name + "x"))] = draw.choice((
                 value.float() * float("nan"), value.to(torch.complex64), value.to("meta"), value.long(),
