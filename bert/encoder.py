@@ -11,13 +11,14 @@ from transformers import BertConfig, BertModel, PreTrainedConfig, PreTrainedMode
 from transformers.activations import ACT2FN
 from transformers.utils import logging
 
-from bert.adapters import fit_adapters
+from bert.adapters import fit_adapters, is_adapter
 from schema import Range, Rule, check, shown
 from utils import UserError, hub, read_json
 
 BASE_UNCASED = "bert-base-uncased"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 OTHER_WEIGHTS = ("*.h5", "*.msgpack", "*.ckpt*", "*.onnx", "*.index.json")   # TensorFlow's, Flax's, …, a file in parts
+PEFT_CONFIG = "adapter_config.json"
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -183,7 +184,11 @@ def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert"
     or do not fit.
     """
     folder = Path(source)
+    adapted = UserError(f"{flag} {source} has adapters of peft, whose scale is not known here: merge them into the "
+                        "weights first (peft's merge_and_unload), and save these")
     if folder.is_dir():
+        if (folder / PEFT_CONFIG).is_file():   # transformers would follow it to another folder or hub name
+            raise adapted
         files = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
         if not files:
             if others := sorted(path.name for pattern in OTHER_WEIGHTS for path in folder.glob(pattern)):
@@ -195,6 +200,8 @@ def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert"
                             "it with `git lfs pull`, or download it")
     with quiet():
         weights, report = hub.load(flag, source, lambda local: encoder.pretrained(source, local))
+    if any(map(is_adapter, weights)):
+        raise adapted
     if reshaped := sorted(report["mismatched_keys"]):
         name, given, needed = reshaped[0]
         raise UserError(f"{flag} {source}: {len(reshaped)} of the weights have another shape than the configuration "

@@ -1,20 +1,24 @@
 """`--text_lora`: adapters of low rank in the text encoder, trained by peft, and added to the weights afterwards."""
+import json
+import shutil
 import sys
 
+import peft
 import pytest
 import torch
 
 from args import TRAINING, get_parser
 from bert import fit_adapters, is_adapter, load_text_weights, make_text_encoder, text_config
 from bert.adapters import add_adapters
+from bert.encoder import PEFT_CONFIG
 from lib.checkpoint import describe_model, restore, save_checkpoint
 from lib.checkpoint.starting import make_network
 from lib.segmentation import ModelConfig, build
 from lib.training.optimizer import freeze_text, parameter_groups
 from tests.bert.encoder_folders import save_encoder, save_tokenizer
 from tests.bert.test_encoders import flags
-from tests.conftest import TEXT, make_inputs
-from utils import UserError
+from tests.conftest import TEXT, make_inputs, put_into
+from utils import UserError, hub
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 
@@ -142,6 +146,23 @@ def test_adapters_that_do_not_fit_stay_visible(change):
     state = adapted().state_dict()
     change(state)
     assert any(QUERY in name and is_adapter(name) for name in fit_adapters(state, plain))
+
+
+def test_a_text_encoder_that_peft_saved_with_adapters_is_refused_in_one_line(tmp_path, hub_cache, monkeypatch):
+    """transformers would read the model that the adapters name, add them, and scale them by their own configuration."""
+    model = save_encoder(tmp_path / "base", "roberta")
+    model.save_pretrained(tmp_path / "own")
+    peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query"])).save_pretrained(tmp_path / "own")
+    shutil.copy(tmp_path / "base/config.json", tmp_path / "own")
+    description = json.loads((tmp_path / "own" / PEFT_CONFIG).read_text())
+    (tmp_path / "own" / PEFT_CONFIG).write_text(json.dumps({
+        **description, "base_model_name_or_path": str(tmp_path / "base")}))
+    put_into(hub_cache, "someone/adapted", tmp_path / "own")
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    encoder = make_text_encoder(text_config(model.config.to_dict(), "test"))
+    for source in (str(tmp_path / "own"), "someone/adapted"):
+        with pytest.raises(UserError, match=f"--text_encoder {source} has adapters of peft"):
+            load_text_weights(encoder, source, "--text_encoder")
 
 
 def test_without_peft_training_is_refused_in_one_line(clip, monkeypatch):
