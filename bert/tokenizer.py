@@ -82,12 +82,14 @@ def refuse_odd_parts(text: str) -> None:
     """
     try:
         content = json.loads(text)
+        parts = {place: _parts_of(content.get(place)) for place in PARTS} if isinstance(content, dict) else {}
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"the tokenizer's text is damaged: {str(error)[:200]}") from error
-    for place, known in PARTS.items() if isinstance(content, dict) else ():
-        for part in _parts_of(content.get(place)):
+    for place, found in parts.items():
+        known = PARTS[place]
+        for part in found:
             kind = part.get("type", "WordPiece")   # old files name no kind of model
-            if kind not in known:
+            if not isinstance(kind, str) or kind not in known:
                 raise UserError(f"the tokenizer's text is damaged or of another kind: it has the {place} "
                                 f"{str(kind)[:40]}, and may have {', '.join(sorted(known))}")
             pattern = part.get("pattern")

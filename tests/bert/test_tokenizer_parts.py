@@ -31,3 +31,8 @@ def test_a_tokenizer_with_another_part_or_such_a_pattern_is_refused():
     changed = json.loads(text) | {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Nmt"}]}}
     with pytest.raises(UserError, match="it has the normalizer Nmt, and may have BertNormalizer"):
         tokenizer_from_text(json.dumps(changed))
+    with pytest.raises(UserError, match=r"it has the model \['a'\], and may have"):
+        tokenizer_from_text(json.dumps(json.loads(text) | {"model": {"type": ["a"]}}))
+    deep = '{"type": "Sequence", "normalizers": [' * 5000 + "]}" * 5000
+    with pytest.raises(UserError, match="the tokenizer's text is damaged: maximum recursion depth"):
+        tokenizer_from_text(text.replace('"normalizer":', f'"normalizer": {deep}, "other":', 1))
