@@ -11,13 +11,14 @@ from args import TRAINING, get_parser
 from bert import fit_adapters, is_adapter, load_text_weights, make_text_encoder, text_config
 from bert.adapters import add_adapters
 from bert.encoder import PEFT_CONFIG
-from lib.checkpoint import describe_model, restore, save_checkpoint
+from lib.checkpoint import describe_model, read_checkpoint, restore, save_checkpoint
 from lib.checkpoint.starting import make_network
 from lib.segmentation import ModelConfig, build
 from lib.training.optimizer import freeze_text, parameter_groups
 from tests.bert.encoder_folders import save_encoder, save_tokenizer
 from tests.bert.test_encoders import flags
 from tests.conftest import TEXT, make_inputs, put_into
+from tools import convert_checkpoint, export
 from utils import UserError, hub
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
@@ -113,6 +114,19 @@ def test_a_checkpoint_is_used_without_peft(trained, monkeypatch):
     assert config.text_lora == 0 and not any(map(is_adapter, again.state_dict()))
     inputs = make_inputs(2, 64, vocabulary=9)
     torch.testing.assert_close(again(*inputs), network(*inputs), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_conversions_and_exports_have_them_in_the_weights(trained, tmp_path):
+    network, file = trained
+    save_checkpoint(tmp_path / "native.pth", convert_checkpoint.convert(read_checkpoint(file), "native", file))
+    export.run(export.parser().parse_args(["--resume", file, "--to", "folder", "--out", str(tmp_path / "folder")]))
+    inputs = make_inputs(2, 64, vocabulary=9)
+    for written in ("native.pth", "folder"):
+        checkpoint = read_checkpoint(tmp_path / written)
+        assert "text_lora" not in checkpoint["config"] and not any(map(is_adapter, checkpoint["model"]))
+        torch.testing.assert_close(restore(str(tmp_path / written), None)[0](*inputs), network(*inputs), rtol=1e-4,
+                                   atol=1e-5)
 
 
 @torch.no_grad()
