@@ -1,10 +1,11 @@
 """LoRA (Hu et al., 2021): low-rank adapters in the linear layers of a text encoder, by the package peft.
 
 A layer with the weight W (O, I) gets two matrices A (R, I) and B (O, R), of which B starts at zero, and computes
-x Wᵀ + `SCALE` · x Aᵀ Bᵀ. W stays as it is. peft is needed for training only: a network without adapters takes weights
-that have them as W + `SCALE` · B A.
+x Wᵀ + `SCALE` · x Aᵀ Bᵀ. W stays as it is. peft is needed for training only: a network without adapters takes
+W + `SCALE` · B A as its weight. A state dict has the entries of such a layer under other names, which are peft's.
 """
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,21 +13,28 @@ from torch import Tensor, nn
 from utils import UserError
 
 SCALE = 2   # LoRA's α / R
-BASE, DOWN, UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weight"   # peft's names: W and bias, A, B
+PACKAGE = "peft>=0.18"   # older versions cannot be imported with transformers 5
+BASE, DOWN, UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weight"   # W and bias, A, B
+
+
+def adapted_layers(network: nn.Module, layers: nn.Module) -> list[str]:
+    """The names of the linear layers inside `layers`, a part of `network`, which adapters are for."""
+    inside = set(layers.modules())
+    return [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and module in inside]
 
 
 def add_adapters(network: Any, layers: nn.Module, rank: int) -> None:
     """Gives each linear layer inside the `layers` of a network of transformers an adapter of the rank R, in place.
 
-    Raises `UserError` if peft is not installed.
+    Raises `UserError` if peft is not installed, or if there is no such layer.
     """
+    if not (names := adapted_layers(network, layers)):
+        raise UserError(f"--text_lora {rank}: the text encoder has no layers, which adapters would be for")
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise UserError(f"--text_lora {rank} needs the package peft, which trains the adapters: pip install "
-                        "peft") from error
-    inside = set(layers.modules())
-    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and module in inside]
+        raise UserError(f"--text_lora {rank} needs the package peft, which trains the adapters: pip install --upgrade "
+                        f'"{PACKAGE}"') from error
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules=names), network)
 
 
@@ -35,38 +43,33 @@ def is_adapter(name: str) -> bool:
     return name.endswith((DOWN, UP))
 
 
-def fit_adapters(given: dict[str, Any], needed: dict[str, Tensor]) -> dict[str, Any]:
-    """The entries of `given`, renamed and with their adapters added to the weights, as a network needs them.
-
-    `needed` is the network's state dict, possibly on the meta device. Without adapters of the same shapes in it, those
-    of `given` are added to the weights. Adapters that only the network has are not in the result. What does not fit
-    stays under its name, so that a comparison with `needed` shows it.
-    """
-    adapters = [name for name in given if is_adapter(name)]
-    if any(name not in needed or needed[name].shape != getattr(given[name], "shape", None) for name in adapters):
-        given = dict(given)
-        for down in (name for name in adapters if name.endswith(DOWN)):
-            layer = down.removesuffix(DOWN)
-            weight, a, b = (cast(Any, given.get(layer + part)) for part in (BASE + ".weight", DOWN, UP))
-            target = needed.get(layer + ".weight", needed.get(layer + BASE + ".weight"))
-            if target is not None and can_add(weight, a, b, target.shape):
-                for part in (BASE + ".weight", DOWN, UP):
-                    del given[layer + part]
-                given[layer + ".weight"] = (weight.double() + SCALE * (b.double() @ a.double())).to(weight.dtype)
-        given = {name if name in needed else name.replace(BASE, ""): value for name, value in given.items()}
-    return {name if name in needed or with_base(name) not in needed else with_base(name): value
-            for name, value in given.items()}
+def layers_with_adapters(state: Iterable[str]) -> list[str]:
+    """The names of the layers that have an adapter in a state dict."""
+    return [name.removesuffix(DOWN) for name in state if name.endswith(DOWN)]
 
 
-def with_base(name: str) -> str:
-    """The name of a layer's weight or bias beside an adapter."""
-    layer, _, entry = name.rpartition(".")
-    return f"{layer}{BASE}.{entry}"
+def beside_adapters(state: Mapping[str, Any], layers: Iterable[str]) -> dict[str, Any]:
+    """The entries of a state dict without adapters under the names that they have where `layers` have some."""
+    names = {f"{layer}.{entry}": f"{layer}{BASE}.{entry}" for layer in layers for entry in ("weight", "bias")}
+    return {names.get(name, name): value for name, value in state.items()}
 
 
-def can_add(weight: Any, a: Any, b: Any, shape: torch.Size) -> bool:
-    """Whether W, A and B are matrices of numbers whose shapes belong together, and W's is `shape`."""
-    return (all(isinstance(part, Tensor) and part.dim() == 2 and part.is_floating_point()
-                and part.layout is torch.strided and part.device.type == "cpu" for part in (weight, a, b))
-            and weight.shape == shape == (len(b), a.shape[1])
-            and len(a) == b.shape[1] <= sum(weight.shape))   # a few bytes may claim a huge rank
+def with_adapters(state: Mapping[str, Tensor], layers: Iterable[str], rank: int) -> dict[str, Tensor]:
+    """A state dict as it is with adapters of the rank R in `layers`: names and shapes, no values of A and B."""
+    added = {}
+    for layer in layers:
+        outputs, inputs = state[f"{layer}.weight"].shape
+        added[layer + DOWN] = torch.empty(rank, inputs, device="meta")
+        added[layer + UP] = torch.empty(outputs, rank, device="meta")
+    return {**beside_adapters(state, layers), **added}
+
+
+def merge(state: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, Tensor]:
+    """A state dict with the adapters of `layers` added to their weights; it must have the shapes of `with_adapters`."""
+    merged = dict(state)
+    for layer in layers:
+        weight, a, b = (merged.pop(layer + part) for part in (BASE + ".weight", DOWN, UP))
+        merged[f"{layer}.weight"] = (weight.double() + SCALE * (b.double() @ a.double())).to(weight.dtype)
+        if f"{layer}{BASE}.bias" in merged:
+            merged[f"{layer}.bias"] = merged.pop(f"{layer}{BASE}.bias")
+    return merged

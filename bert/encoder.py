@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, PreTrainedConfig, PreTrainedMode
 from transformers.activations import ACT2FN
 from transformers.utils import logging
 
-from bert.adapters import fit_adapters, is_adapter
+from bert.adapters import beside_adapters, layers_with_adapters
 from schema import Range, Rule, check, shown
 from utils import UserError, hub, read_json
 
@@ -184,11 +184,10 @@ def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert"
     or do not fit.
     """
     folder = Path(source)
-    adapted = UserError(f"{flag} {source} has adapters of peft, whose scale is not known here: merge them into the "
-                        "weights first (peft's merge_and_unload), and save these")
     if folder.is_dir():
         if (folder / PEFT_CONFIG).is_file():   # transformers would follow it to another folder or hub name
-            raise adapted
+            raise UserError(f"{flag} {source} has adapters of peft ({PEFT_CONFIG}): merge them into the weights first "
+                            "(peft's merge_and_unload), and save these")
         files = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
         if not files:
             if others := sorted(path.name for pattern in OTHER_WEIGHTS for path in folder.glob(pattern)):
@@ -200,8 +199,11 @@ def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert"
                             "it with `git lfs pull`, or download it")
     with quiet():
         weights, report = hub.load(flag, source, lambda local: encoder.pretrained(source, local))
-    if any(map(is_adapter, weights)):
-        raise adapted
+    own = encoder.network.state_dict()
+    weights = beside_adapters(weights, layers_with_adapters(own))
+    if others := sorted(weights.keys() - own.keys()):   # peft follows a repository's adapters to another model
+        raise UserError(f"{flag} {source}: the weights have {len(others)} entries that {encoder.name} lacks, the first "
+                        f"is {others[0]}; adapters of peft must be merged into the weights first (merge_and_unload)")
     if reshaped := sorted(report["mismatched_keys"]):
         name, given, needed = reshaped[0]
         raise UserError(f"{flag} {source}: {len(reshaped)} of the weights have another shape than the configuration "
@@ -210,6 +212,5 @@ def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert"
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{flag} {source}: the weights lack {len(missing)} entries of {encoder.name}, the first is "
                         f"{missing[0]}")
-    own = encoder.network.state_dict()
-    encoder.network.load_state_dict({**own, **fit_adapters(weights, own)})   # adapters stay fresh
+    encoder.network.load_state_dict({**own, **weights})   # new adapters stay as they are
     return True

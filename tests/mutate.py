@@ -72,7 +72,7 @@ MUTATIONS = {
                           "x if self.channels_last else x.permute(0, 3, 2, 1)", "tests/network/test_timm_backbone.py"),
     "causal-words": Mutation("bert/encoders.py", "near = distance <= 0 if", "near = distance >= 0 if",
                              "tests/bert/test_encoders.py"),
-    "adapter-scale": Mutation("bert/adapters.py", "SCALE * (b.double() @ a.double())", "(b.double() @ a.double())",
+    "adapter-scale": Mutation("bert/adapters.py", "SCALE * (b.double() @ a.double())", "b.double() @ a.double()",
                               "tests/bert/test_adapters.py"),
     "loss-share": Mutation("lib/loss_table.py", '"ce:{1 - dice_weight!r},dice:{dice_weight!r}"',
                            '"ce:{dice_weight!r},dice:{1 - dice_weight!r}"', "tests/network/test_losses.py"),

@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import distributed
 from args import Parser
-from bert import fit_adapters
 from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.checkpoint.official_layout import from_official, is_official, to_official
 from lib.checkpoint.strict_loading import build_with_weights, infer_config
@@ -34,9 +33,9 @@ def convert(checkpoint: dict[str, Any], to: str, path: str) -> dict[str, Any]:
         config = ModelConfig.from_dict(checkpoint["config"])
     else:
         config = infer_config(state, checkpoint.get("args"), text_beside="bert_model" in checkpoint)
-    config = replace(config, text_lora=0)
-    network = build_with_weights(config, checkpoint, path)   # strict: nothing is converted that would not load
-    state = fit_adapters(state, network.state_dict())
+    network = build_with_weights(config, checkpoint, path, merged=True)   # strict: what would not load is not converted
+    if config.text_lora:
+        config, state = replace(config, text_lora=0), network.state_dict()
     carried = {key: checkpoint[key] for key in ("epoch", "args", "tokenizer", "best_oIoU") if key in checkpoint}
     if isinstance(carried.get("args"), argparse.Namespace):
         carried["args"] = {key: value for key, value in vars(carried["args"]).items()

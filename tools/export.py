@@ -85,8 +85,8 @@ def run(args: Namespace) -> None:
     if args.ema:
         use_average(checkpoint, args.resume)
     config, tokenizer = model_settings(args, checkpoint)
-    config = replace(config, text_lora=0)   # adapters become part of the weights
-    model = build_with_weights(config, checkpoint, args.resume).eval()
+    model = build_with_weights(config, checkpoint, args.resume, merged=True).eval()
+    config = replace(config, text_lora=0)
     make_folder(Path(args.out).absolute().parent)
     if args.to == "folder":
         export_folder(args, checkpoint, model, config, tokenizer)

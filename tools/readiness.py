@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
+from bert.adapters import PACKAGE
 from bert.encoder import WEIGHT_FILES
 from bert.phrases import PhraseMarker
 from lib.segmentation import PARTS
@@ -114,5 +115,5 @@ def check_packages(args: Namespace) -> tuple[list[str], list[str]]:
         except UserError as error:
             missing.append(f"packages: {error}")
     if args.text_lora and find_spec("peft") is None:
-        missing.append("packages: --text_lora needs peft: pip install peft")
+        missing.append(f'packages: --text_lora needs peft: pip install --upgrade "{PACKAGE}"')
     return [], missing

@@ -146,8 +146,8 @@ def restore(path: str, args: Namespace | None) -> tuple[ReferringSegmenter, Mode
     if args and args.ema:
         use_average(checkpoint, path)
     config, tokenizer = model_settings(args, checkpoint)
-    config = replace(config, text_lora=0)   # adapters become part of the weights
-    return build_with_weights(config, checkpoint, path).eval(), config, tokenizer
+    network = build_with_weights(config, checkpoint, path, merged=True)
+    return network.eval(), replace(config, text_lora=0), tokenizer
 
 
 def use_average(checkpoint: Checkpoint, path: str) -> None:

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 
-from bert import fit_adapters, is_adapter, load_text_weights, stored_tokenizer, text_config, tokenizer_from_flags
+from bert import is_adapter, load_text_weights, stored_tokenizer, text_config, tokenizer_from_flags
+from bert.adapters import beside_adapters, layers_with_adapters, merge
 from lib.checkpoint.files import read_checkpoint
 from lib.checkpoint.official_layout import from_official, is_official
 from lib.checkpoint.settings import model_settings, refuse_unknown_words, refuse_unmarked_words
@@ -17,6 +17,7 @@ from lib.checkpoint.strict_loading import (
     build_with_weights,
     by_module,
     infer_config,
+    needed_entries,
     refuse_misfits,
     refuse_unnamed,
     shape_of,
@@ -38,8 +39,7 @@ def make_network(args: Namespace, resumed: dict[str, Any]) -> tuple[ReferringSeg
     if args.init_from and not resumed:
         checkpoint = read_checkpoint(args.init_from)
         config, tokenizer = settings_to_start(args, checkpoint)
-        with torch.device("meta"):   # shapes are compared before memory is allocated
-            needed = build(config).state_dict()
+        needed, _ = needed_entries(config)   # shapes are compared before memory is allocated
         taken, said = weights_to_start(needed, config, checkpoint, args.init_from, args.resize_weights)
         model = build(config)
         model.load_state_dict({**model.state_dict(), **taken})
@@ -86,13 +86,17 @@ def weights_to_start(needed: State, config: ModelConfig, checkpoint: dict[str, A
 
     `config` describes the network and `needed` is its state dict, possibly on the meta device. In parts (see
     `lib.segmentation.PARTS`) that differ from the file's, entries that the file lacks or has in another shape start
-    fresh, and entries that only the file has are left out. `resize` fits CIM's token layers to another image size.
+    fresh, and entries that only the file has are left out. Adapters of another rank become part of the weights, and new
+    ones start fresh. `resize` fits CIM's token layers to another image size.
     Raises `UserError` if any other entry does not fit.
     """
     refuse_unnamed(checkpoint, path)
-    given = fit_adapters(from_official(checkpoint) if is_official(checkpoint) else checkpoint["model"], needed)
+    given = from_official(checkpoint) if is_official(checkpoint) else checkpoint["model"]
     stored = (ModelConfig.from_dict(checkpoint["config"]) if "config" in checkpoint else
               infer_config(given, checkpoint.get("args"), "bert_model" in checkpoint))
+    other_rank = config.text_lora != stored.text_lora
+    if other_rank:
+        given = beside_adapters(without_adapters(given, stored, path), layers_with_adapters(needed))
     others = of_another_size(given, needed)
     if others and not resize:
         raise UserError(f"--init_from {path} was trained at {stored.img_size} px, and its CIM fits that size alone: "
@@ -103,12 +107,23 @@ def weights_to_start(needed: State, config: ModelConfig, checkpoint: dict[str, A
     in_changed_part = re.compile("|".join(ENTRIES[place] for place in changed) or r"(?!)").match
     taken: State = {name: value for name, value in given.items() if not in_changed_part(name)
                     or (name in needed and shape_of(value) == shape_of(needed[name]))}
-    fresh = [name for name in needed if name not in taken and (in_changed_part(name) or is_adapter(name))]
+    fresh = [name for name in needed if name not in taken
+             and (in_changed_part(name) or (other_rank and is_adapter(name)))]
     left_out = [name for name in given if name not in taken]
     refuse_misfits(taken, {name: needed[name] for name in needed if name not in fresh}, f"--init_from {path}",
                    suggestion(given, needed))
     notes = [f"{len(names)} entries {what}: {by_module(dict.fromkeys(names))}"
              for names, what in ((fresh, "start fresh"), (left_out, "of the file are left out")) if names]
+    if other_rank and stored.text_lora:
+        notes.append(f"adapters of rank {stored.text_lora} added to the weights")
     if others:
         notes.append(f"{len(others)} token layers resized from {stored.img_size} to {config.img_size} px")
     return taken, "; ".join([f"weights from {path}: {len(taken)} entries loaded", *notes])
+
+
+def without_adapters(given: State, stored: ModelConfig, path: str | Path) -> State:
+    """The weights of a file that `stored` describes, with its adapters, if any, added to them. Raises `UserError`."""
+    needed, layers = needed_entries(stored)
+    own = {name: value for name, value in needed.items() if name.startswith(tuple(f"{layer}." for layer in layers))}
+    refuse_misfits({name: given[name] for name in own if name in given}, own, f"--init_from {path}")
+    return merge(given, layers)

@@ -2,13 +2,15 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bert import BertConfig, fit_adapters
+from bert import BertConfig
+from bert.adapters import adapted_layers, merge, with_adapters
 from lib.checkpoint.official_layout import from_official, is_official, published_entries, to_official
 from lib.checkpoint.settings import saved_flags
 from lib.model import ReferringSegmenter
@@ -30,18 +32,31 @@ def load_weights(model: nn.Module, checkpoint: dict[str, Any], path: str | Path)
     model.load_state_dict(fitting_weights(checkpoint, model.state_dict(), path))
 
 
-def build_with_weights(config: ModelConfig, checkpoint: dict[str, Any], path: str | Path) -> ReferringSegmenter:
+def build_with_weights(config: ModelConfig, checkpoint: dict[str, Any], path: str | Path,
+                       merged: bool = False) -> ReferringSegmenter:
     """The network that `config` describes with the weights of `checkpoint`, the contents of `path`.
 
-    Shapes are compared on a network without memory first, because a file of a few bytes may describe a huge one.
-    Raises `UserError` if the weights do not fit.
+    Shapes are compared on a network without memory first, because a file of a few bytes may describe a huge one. With
+    `merged`, the network has no adapters (`text_lora` is 0), and those of the file are added to its weights. Raises
+    `UserError` if the weights do not fit.
     """
-    with torch.device("meta"):
-        needed = build(config).state_dict()
+    needed, layers = needed_entries(config)
     state = fitting_weights(checkpoint, needed, path)
+    if merged:
+        config, state = replace(config, text_lora=0), merge(state, layers)
     model = build(config)
     model.load_state_dict(state)
     return model
+
+
+def needed_entries(config: ModelConfig) -> tuple[State, list[str]]:
+    """The state dict of the network that `config` describes, on the meta device, and its layers with adapters."""
+    with torch.device("meta"):
+        network = build(replace(config, text_lora=0))
+    if not config.text_lora:
+        return network.state_dict(), []
+    layers = adapted_layers(network, network.text_encoder.layers)
+    return with_adapters(network.state_dict(), layers, config.text_lora), layers
 
 
 def fitting_weights(checkpoint: dict[str, Any], needed: State, path: str | Path) -> State:
@@ -51,7 +66,7 @@ def fitting_weights(checkpoint: dict[str, Any], needed: State, path: str | Path)
     """
     refuse_unnamed(checkpoint, path)
     if not is_official(checkpoint):
-        state = fit_adapters(checkpoint["model"], needed)
+        state = checkpoint["model"]
         refuse_misfits(state, needed, f"checkpoint {path}", suggestion(state, needed))
         return state
     state = from_official(checkpoint)

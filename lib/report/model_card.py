@@ -7,7 +7,7 @@ from lib.evaluation import NO_TARGET_PIXELS
 from lib.evaluation.tables import summarize
 from lib.evaluation.text_tables import markdown
 from lib.report.page import NAMES
-from lib.segmentation import PARTS, SWIN, ModelConfig
+from lib.segmentation import LEFT_OUT, PARTS, SWIN, ModelConfig
 from utils import printable
 
 # The flags of the training run that the card shows, as far as the checkpoint has them.
@@ -47,7 +47,7 @@ def model_card(name: str, config: ModelConfig, training: dict[str, Any], results
     sections = [f"# {name}", f"{model} for referring image segmentation: an image and a sentence in, the mask of the "
                 "object meant out.", table("network", network)]
     run = {flag: Path(str(training[flag])).name if flag in TRAINING_FILES else training[flag]
-           for flag in TRAINING_FLAGS if training.get(flag) not in (None, "")
+           for flag in TRAINING_FLAGS if training.get(flag) not in (None, "") and (flag, training[flag]) not in LEFT_OUT
            and not (flag == "ck_bert" and training.get("text_encoder"))}
     sections += ["## Training", table("flag", run) if run else "The checkpoint does not say how it was trained.",
                  "## Evaluation", evaluation(results, figures) if results else "No evaluation was given.",

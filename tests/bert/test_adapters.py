@@ -1,17 +1,20 @@
 """`--text_lora`: adapters of low rank in the text encoder, trained by peft, and added to the weights afterwards."""
 import json
+import re
 import shutil
 import sys
+from dataclasses import replace
 
 import peft
 import pytest
 import torch
 
 from args import TRAINING, get_parser
-from bert import fit_adapters, is_adapter, load_text_weights, make_text_encoder, text_config
-from bert.adapters import add_adapters
+from bert import is_adapter, load_text_weights, make_text_encoder, text_config
+from bert.adapters import adapted_layers, add_adapters, layers_with_adapters, merge
 from bert.encoder import PEFT_CONFIG
-from lib.checkpoint import describe_model, read_checkpoint, restore, save_checkpoint
+from lib.checkpoint import describe_model, read_checkpoint, restore, save_checkpoint, starting, strict_loading
+from lib.checkpoint.official_layout import to_official
 from lib.checkpoint.starting import make_network
 from lib.segmentation import ModelConfig, build
 from lib.training.optimizer import freeze_text, parameter_groups
@@ -55,7 +58,9 @@ def test_an_adapted_layer_adds_twice_b_times_a_to_its_weight():
 def test_every_linear_layer_inside_the_layers_has_one_and_the_sum_gives_the_same_words():
     encoder, plain = adapted(), make_text_encoder(text_config(TEXT, "test")).eval()
     assert sum(map(is_adapter, encoder.state_dict())) == 2 * 6 * TEXT["num_hidden_layers"]
-    plain.load_state_dict(fit_adapters(encoder.state_dict(), plain.state_dict()))
+    layers = adapted_layers(plain, plain.layers)
+    assert layers == layers_with_adapters(encoder.state_dict())
+    plain.load_state_dict(merge(encoder.state_dict(), layers))
     ids, mask = torch.tensor([[2, 5, 6, 3]]), torch.ones(1, 4, dtype=torch.long)
     torch.testing.assert_close(encoder(ids, mask), plain(ids, mask))
 
@@ -73,7 +78,7 @@ def test_pretrained_weights_come_beside_adapters_that_change_nothing_at_first(tm
 def test_adapters_train_in_place_of_their_layers():
     network = build(config_with_rank(4))
     trained = {name for name, value in network.text_encoder.named_parameters() if value.requires_grad}
-    assert trained == {name for name in trained if is_adapter(name)}, "peft freezes all else"
+    assert trained and all(map(is_adapter, trained)), "peft freezes all else"
     for settings, layers, embeddings in (({"layers": 1}, "0", False), ({"layers": 0, "last_layers": 1}, "1", True),
                                          ({"layers": 10}, "01", False)):
         freeze_text(network, embeddings=embeddings, **settings)
@@ -145,21 +150,63 @@ def test_a_run_may_start_from_it_with_or_without_adapters(trained, more, adapter
     torch.testing.assert_close(begun.eval()(*inputs), network(*inputs), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [
-    lambda state: state.pop(QUERY + ".base_layer.weight"),
-    lambda state: state.pop(QUERY + ".lora_B.default.weight"),
-    lambda state: state.update({QUERY + ".lora_A.default.weight": torch.ones(1, 1)}),
-    lambda state: state.update({QUERY + ".lora_A.default.weight": torch.ones(3, dtype=torch.int64)}),
-    lambda state: state.update({QUERY + ".base_layer.weight": torch.ones(1).expand(2**20, 2**20),
-                                QUERY + ".lora_A.default.weight": torch.ones(1).expand(2**20, 2**20),
-                                QUERY + ".lora_B.default.weight": torch.ones(1).expand(2**20, 2**20)}),
+LAYER = "text_encoder.encoder.encoder.layers.0.mlp.fc1"
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({f"{LAYER}.base_layer.weight": None}, f"1 missing: {LAYER}.base_layer.weight"),
+    ({f"{LAYER}.lora_A.default.weight": None}, f"1 missing: {LAYER}.lora_A"),
+    ({f"{LAYER}.lora_{part}.default.weight": None for part in "AB"}, f"2 missing: {LAYER}.lora_A"),
+    ({f"{LAYER}.lora_A.default.weight": torch.ones(3, 16), f"{LAYER}.lora_B.default.weight": torch.ones(32, 3)},
+     f"2 of another shape: {LAYER}.lora_A.default.weight is (3, 16), needed (2, 16)"),
+    ({f"{LAYER}.lora_A.default.weight": torch.ones(2, 16, dtype=torch.int64)}, f"{LAYER}.lora_A.default.weight is of"),
+    ({f"{LAYER}.lora_A.default.weight": torch.ones(2, 16, dtype=torch.float8_e5m2)}, "is of torch.float8_e5m2"),
+    ({f"{LAYER}.lora_A.default.weight": torch.ones(2, 16, device="meta")}, "is no dense tensor with values"),
+    ({f"{LAYER}.lora_A.default.weight": torch.full((2, 16), torch.nan)}, "1 with NaN or infinite values"),
+    ({f"{LAYER}.weight": torch.ones(32, 16)}, f"1 unexpected: {LAYER}.weight"),
+    ({"text_encoder.lora_B.default.weight": torch.ones(1)}, "1 unexpected: text_encoder.lora_B.default.weight"),
 ])
-def test_adapters_that_do_not_fit_stay_visible(change):
-    """Neither guessed nor computed: the comparison of names and shapes that follows refuses them."""
-    plain = make_text_encoder(text_config(TEXT, "test")).state_dict()
-    state = adapted().state_dict()
-    change(state)
-    assert any(QUERY in name and is_adapter(name) for name in fit_adapters(state, plain))
+def test_adapters_that_do_not_fit_are_one_line(trained, monkeypatch, changes, said):
+    """Before anything is multiplied; for a network that is used, and for one that training starts with."""
+    _, file = trained
+    checkpoint = read_checkpoint(file)
+    state = {name: value for name, value in {**checkpoint["model"], **changes}.items() if value is not None}
+    save_checkpoint(file, {**checkpoint, "model": state})
+    monkeypatch.setattr(strict_loading, "merge", None)
+    monkeypatch.setattr(starting, "merge", lambda given, layers: given)   # what lies outside the layers is seen later
+    with pytest.raises(UserError, match=re.escape(said)):
+        restore(file, None)
+    for rank in ("2", "3"):
+        with pytest.raises(UserError, match=r"--init_from .* does not fit this network"):
+            make_network(get_parser(*TRAINING).parse_args(["--init_from", file, "--text_lora", rank]), {})
+
+
+def test_adapters_of_which_the_settings_say_nothing_are_not_added(trained):
+    """Their scale would be a guess."""
+    _, file = trained
+    checkpoint = read_checkpoint(file)
+    del checkpoint["config"]["text_lora"]
+    save_checkpoint(file, checkpoint)
+    with pytest.raises(UserError, match="24 missing"):
+        restore(file, None)
+
+
+@torch.no_grad()
+def test_an_original_checkpoint_may_be_trained_with_adapters(tmp_path):
+    model = build(config := replace(config_with_rank(0), model="lavt_one"))
+    torch.save(to_official(model.state_dict(), split_text=False), tmp_path / "official.pth")
+    needed, layers = strict_loading.needed_entries(replace(config, text_lora=2))
+    taken, said = starting.weights_to_start(needed, replace(config, text_lora=2),
+                                            read_checkpoint(tmp_path / "official.pth"), "official.pth")
+    assert len(layers) == 12 and "24 entries start fresh" in said
+    weight = model.get_submodule(f"text_encoder.{QUERY}").weight
+    assert torch.equal(taken[f"text_encoder.{QUERY}.base_layer.weight"], weight)
+
+
+def test_an_encoder_without_layers_has_none_to_adapt():
+    config = replace(config_with_rank(2), text={**TEXT, "num_hidden_layers": 0})
+    with pytest.raises(UserError, match="--text_lora 2: the text encoder has no layers"):
+        build(config)
 
 
 def test_a_text_encoder_that_peft_saved_with_adapters_is_refused_in_one_line(tmp_path, hub_cache, monkeypatch):
@@ -175,11 +222,11 @@ def test_a_text_encoder_that_peft_saved_with_adapters_is_refused_in_one_line(tmp
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     encoder = make_text_encoder(text_config(model.config.to_dict(), "test"))
     for source in (str(tmp_path / "own"), "someone/adapted"):
-        with pytest.raises(UserError, match=f"--text_encoder {source} has adapters of peft"):
+        with pytest.raises(UserError, match=f"--text_encoder {source}.* adapters of peft .*merged? "):
             load_text_weights(encoder, source, "--text_encoder")
 
 
 def test_without_peft_training_is_refused_in_one_line(clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match="--text_lora 2 needs the package peft, which trains the adapters: pip install"):
+    with pytest.raises(UserError, match=r"--text_lora 2 needs the package peft, .* pip install --upgrade"):
         make_network(flags(clip, "--text_lora", "2"), {})
