@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.utils import logging
+from transformers.utils import find_adapter_config_file, logging
 
 from bert.adapters import beside_adapters, layers_with_adapters
 from schema import Range, Rule, check, shown
@@ -18,7 +18,6 @@ from utils import UserError, hub, read_json
 BASE_UNCASED = "bert-base-uncased"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 OTHER_WEIGHTS = ("*.h5", "*.msgpack", "*.ckpt*", "*.onnx", "*.index.json")   # TensorFlow's, Flax's, …, a file in parts
-PEFT_CONFIG = "adapter_config.json"
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -26,7 +25,13 @@ Report = dict[str, Any]   # missing_keys: names; mismatched_keys: (name, the fil
 
 
 def load_pretrained(kind: Any, source: str, local_only: bool, **options: Any) -> tuple[PreTrainedModel, Report]:
-    """A model of a class of transformers with the weights of a folder or a hub name, and a report on them."""
+    """A model of a class of transformers with the weights of a folder or a hub name, and a report on them.
+
+    Raises `UserError` if they come with adapters of peft, which name another model that would be read in their place.
+    """
+    if found := find_adapter_config_file(source, local_files_only=local_only):
+        raise UserError(f"{source} has adapters of peft ({Path(found).name}): merge them into the weights first "
+                        "(peft's merge_and_unload), and save these")
     return kind.from_pretrained(source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
                                 local_files_only=local_only, **options)
 
@@ -185,9 +190,6 @@ def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert"
     """
     folder = Path(source)
     if folder.is_dir():
-        if (folder / PEFT_CONFIG).is_file():   # transformers would follow it to another folder or hub name
-            raise UserError(f"{flag} {source} has adapters of peft ({PEFT_CONFIG}): merge them into the weights first "
-                            "(peft's merge_and_unload), and save these")
         files = [folder / name for name in WEIGHT_FILES if (folder / name).is_file()]
         if not files:
             if others := sorted(path.name for pattern in OTHER_WEIGHTS for path in folder.glob(pattern)):
@@ -199,11 +201,6 @@ def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert"
                             "it with `git lfs pull`, or download it")
     with quiet():
         weights, report = hub.load(flag, source, lambda local: encoder.pretrained(source, local))
-    own = encoder.network.state_dict()
-    weights = beside_adapters(weights, layers_with_adapters(own))
-    if others := sorted(weights.keys() - own.keys()):   # peft follows a repository's adapters to another model
-        raise UserError(f"{flag} {source}: the weights have {len(others)} entries that {encoder.name} lacks, the first "
-                        f"is {others[0]}; adapters of peft must be merged into the weights first (merge_and_unload)")
     if reshaped := sorted(report["mismatched_keys"]):
         name, given, needed = reshaped[0]
         raise UserError(f"{flag} {source}: {len(reshaped)} of the weights have another shape than the configuration "
@@ -212,5 +209,6 @@ def load_text_weights(encoder: TextEncoder, source: str, flag: str = "--ck_bert"
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{flag} {source}: the weights lack {len(missing)} entries of {encoder.name}, the first is "
                         f"{missing[0]}")
-    encoder.network.load_state_dict({**own, **weights})   # new adapters stay as they are
+    own = encoder.network.state_dict()   # new adapters stay as they are
+    encoder.network.load_state_dict({**own, **beside_adapters(weights, layers_with_adapters(own))})
     return True

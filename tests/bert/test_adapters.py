@@ -12,7 +12,6 @@ import torch
 from args import TRAINING, get_parser
 from bert import is_adapter, load_text_weights, make_text_encoder, text_config
 from bert.adapters import adapted_layers, add_adapters, layers_with_adapters, merge
-from bert.encoder import PEFT_CONFIG
 from lib.checkpoint import describe_model, read_checkpoint, restore, save_checkpoint, starting, strict_loading
 from lib.checkpoint.official_layout import to_official
 from lib.checkpoint.starting import make_network
@@ -215,14 +214,14 @@ def test_a_text_encoder_that_peft_saved_with_adapters_is_refused_in_one_line(tmp
     model.save_pretrained(tmp_path / "own")
     peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query"])).save_pretrained(tmp_path / "own")
     shutil.copy(tmp_path / "base/config.json", tmp_path / "own")
-    description = json.loads((tmp_path / "own" / PEFT_CONFIG).read_text())
-    (tmp_path / "own" / PEFT_CONFIG).write_text(json.dumps({
+    description = json.loads((tmp_path / "own" / "adapter_config.json").read_text())
+    (tmp_path / "own" / "adapter_config.json").write_text(json.dumps({
         **description, "base_model_name_or_path": str(tmp_path / "base")}))
     put_into(hub_cache, "someone/adapted", tmp_path / "own")
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
     encoder = make_text_encoder(text_config(model.config.to_dict(), "test"))
     for source in (str(tmp_path / "own"), "someone/adapted"):
-        with pytest.raises(UserError, match=f"--text_encoder {source}.* adapters of peft .*merged? "):
+        with pytest.raises(UserError, match=f"{source} has adapters of peft .adapter_config.json.: merge"):
             load_text_weights(encoder, source, "--text_encoder")
 
 
