@@ -61,6 +61,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                         "fetch or train it again") from error
     if not isinstance(content, dict):
         raise UserError(f"checkpoint {path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
+    if any(tensor.is_nested for tensor in _tensors(content)):   # they have no shape
+        raise UserError(f"checkpoint {path} holds nested tensors, which no network here has: it was not loaded")
     refuse_newer(content, FORMAT_VERSION, f"checkpoint {path}")
     return content
 

@@ -58,6 +58,7 @@ def spoilt(value: torch.Tensor, number: float) -> torch.Tensor:
     (lambda value: value.to(torch.float8_e4m3fn), NAME + " is of torch.float8_e4m3fn, needed torch.float32"),
     (lambda value: value.to_sparse(), NAME + " is no dense tensor with values (torch.sparse_coo"),
     (lambda value: value.to("meta"), NAME + " is no dense tensor with values (torch.strided, meta"),
+    (lambda value: torch.nested.nested_tensor([value, value[:1]]), "holds nested tensors, which no network here has"),
     (lambda value: [1.0], NAME + " is no tensor but a list, needed (32,)"),
     (lambda value: torch.tensor(1.0), NAME + " is (), needed (32,)"),
     (lambda value: value[:1].expand(10**12), NAME + " is (1000000000000,), needed (32,)")])
