@@ -11,7 +11,7 @@
 ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
 FROM ${BASE}
 ARG REQUIREMENTS="-r requirements-lock.txt"
-# Triton, for --compile, translates a file of C with Python's headers at run time.
+# Triton, which --compile uses, compiles C against Python's headers at run time.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv python3-dev g++ \
     && rm -rf /var/lib/apt/lists/*

@@ -18,7 +18,7 @@ BASE, DOWN, UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weigh
 
 
 def adapted_layers(network: nn.Module, layers: nn.Module) -> list[str]:
-    """The names of the linear layers inside `layers`, a part of `network`, which adapters are for."""
+    """The names of the layers of `network` that may have adapters: the linear ones inside its part `layers`."""
     inside = set(layers.modules())
     return [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and module in inside]
 
@@ -29,7 +29,7 @@ def add_adapters(network: Any, layers: nn.Module, rank: int) -> None:
     Raises `UserError` if peft is not installed, or if there is no such layer.
     """
     if not (names := adapted_layers(network, layers)):
-        raise UserError(f"--text_lora {rank}: the text encoder has no layers, which adapters would be for")
+        raise UserError(f"--text_lora {rank}: the text encoder has no layers that could have adapters")
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
@@ -49,13 +49,13 @@ def layers_with_adapters(state: Iterable[str]) -> list[str]:
 
 
 def beside_adapters(state: Mapping[str, Any], layers: Iterable[str]) -> dict[str, Any]:
-    """The entries of a state dict without adapters under the names that they have where `layers` have some."""
+    """A state dict without adapters, its entries named as in a network whose `layers` have some."""
     names = {f"{layer}.{entry}": f"{layer}{BASE}.{entry}" for layer in layers for entry in ("weight", "bias")}
     return {names.get(name, name): value for name, value in state.items()}
 
 
 def with_adapters(state: Mapping[str, Tensor], layers: Iterable[str], rank: int) -> dict[str, Tensor]:
-    """A state dict as it is with adapters of the rank R in `layers`: names and shapes, no values of A and B."""
+    """A state dict without adapters and those of the rank R in `layers`, whose A and B are on the meta device."""
     added = {}
     for layer in layers:
         outputs, inputs = state[f"{layer}.weight"].shape

@@ -1,6 +1,6 @@
 """Do the fast tests bite? Makes one wrong line at a time in a copy of the repository, and runs tests that must fail.
 
-    python tests/mutate.py                 # all mutations: 12 minutes on two cores
+    python tests/mutate.py                 # all mutations: 6 minutes on two cores
     python tests/mutate.py arc-tanh dice-mean
 
 A mutation is killed if one of its test files fails. Exit status 1 if one survives; 2 if a line to change is not found

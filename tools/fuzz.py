@@ -32,11 +32,13 @@ import torch
 from PIL import Image
 
 from args import EVALUATION, INFERENCE, TRAINING, Parser, count, get_parser, positive
-from bert import load_tokenizer
+from bert import is_adapter, load_tokenizer
+from bert.adapters import beside_adapters
 from data import EvalSet
 from data.toy import make_toy_rrsisd
 from distributed import user_errors
 from lib.checkpoint import describe_model, load_swin_weights, restore, save_checkpoint
+from lib.checkpoint.strict_loading import needed_entries
 from lib.evaluation.metrics import COUNTS
 from lib.evaluation.predictions import encode_mask
 from lib.evaluation.result_files import read_probe
@@ -205,16 +207,10 @@ def refs(samples: Samples, draw: random.Random) -> Input:
 
 def with_adapters(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """The checkpoint as `--text_lora 2` would have written it."""
-    state = dict(checkpoint["model"])
-    for name in [name for name in state if re.search(r"encoder\.layer\.\d+\..*\.weight$", name)]:
-        if state[name].dim() == 2:
-            layer = name.removesuffix(".weight")
-            rows, columns = state[name].shape
-            state[layer + ".base_layer.weight"] = state.pop(name)
-            state[layer + ".base_layer.bias"] = state.pop(layer + ".bias")
-            state[layer + ".lora_A.default.weight"] = torch.ones(2, columns)
-            state[layer + ".lora_B.default.weight"] = torch.zeros(rows, 2)
-    return {**checkpoint, "model": state, "config": {**checkpoint["config"], "text_lora": 2}}
+    settings = {**checkpoint["config"], "text_lora": 2}
+    needed, layers = needed_entries(ModelConfig.from_dict(settings))
+    adapters = {name: torch.zeros(value.shape) for name, value in needed.items() if is_adapter(name)}
+    return {**checkpoint, "model": {**beside_adapters(checkpoint["model"], layers), **adapters}, "config": settings}
 
 
 def checkpoints(samples: Samples, draw: random.Random) -> Input:

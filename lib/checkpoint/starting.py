@@ -87,8 +87,8 @@ def weights_to_start(needed: State, config: ModelConfig, checkpoint: dict[str, A
     `config` describes the network and `needed` is its state dict, possibly on the meta device. In parts (see
     `lib.segmentation.PARTS`) that differ from the file's, entries that the file lacks or has in another shape start
     fresh, and entries that only the file has are left out. Adapters of another rank become part of the weights, and new
-    ones start fresh. `resize` fits CIM's token layers to another image size.
-    Raises `UserError` if any other entry does not fit.
+    ones start fresh. `resize` fits CIM's token layers to another image size. Raises `UserError` if any other entry does
+    not fit.
     """
     refuse_unnamed(checkpoint, path)
     given = from_official(checkpoint) if is_official(checkpoint) else checkpoint["model"]

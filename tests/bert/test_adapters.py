@@ -17,13 +17,14 @@ from lib.checkpoint.official_layout import to_official
 from lib.checkpoint.starting import make_network
 from lib.segmentation import ModelConfig, build
 from lib.training.optimizer import freeze_text, parameter_groups
-from tests.bert.encoder_folders import save_encoder, save_tokenizer
+from tests.bert.encoder_folders import save_encoder
 from tests.bert.test_encoders import flags
 from tests.conftest import TEXT, make_inputs, put_into
 from tools import convert_checkpoint, export
 from utils import UserError, hub
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
+LAYER = "text_encoder.encoder.encoder.layers.0.mlp.fc1"   # of CLIP
 
 
 def adapted(rank: int = 3, seed: int = 0):
@@ -88,14 +89,6 @@ def test_adapters_train_in_place_of_their_layers():
     assert len(parameter_groups(network)[-1]["params"]) == 2 * 6 * 2
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    save_encoder(folder, "clip")
-    save_tokenizer(folder, "clip")
-    return folder
-
-
 @pytest.fixture
 def trained(clip, tmp_path):
     """A network with adapters, and its checkpoint."""
@@ -141,15 +134,12 @@ def test_a_run_may_start_from_it_with_or_without_adapters(trained, more, adapter
     """Adapters of the same rank go on; with another rank, they become part of the weights, and new ones start."""
     network, file = trained
     begun, config, _ = make_network(get_parser(*TRAINING).parse_args(["--init_from", file, *more]), {})
-    name = "text_encoder.encoder.encoder.layers.0.mlp.fc1.lora_B.default.weight"
+    name = f"{LAYER}.lora_B.default.weight"
     assert any(map(is_adapter, begun.state_dict())) == adapters == bool(config.text_lora)
     if adapters:
         assert torch.equal(begun.state_dict()[name], network.state_dict()[name]) == kept
     inputs = make_inputs(2, 64, vocabulary=9)
     torch.testing.assert_close(begun.eval()(*inputs), network(*inputs), rtol=1e-4, atol=1e-5)
-
-
-LAYER = "text_encoder.encoder.encoder.layers.0.mlp.fc1"
 
 
 @pytest.mark.parametrize(("changes", "said"), [

@@ -174,14 +174,6 @@ def test_a_later_word_changes_what_the_encoders_order_allows(tmp_path, kind, cha
     assert (first - second).abs().amax(1).gt(1e-12).int().tolist() == changes
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    save_encoder(folder, "clip")
-    save_tokenizer(folder, "clip")
-    return folder
-
-
 @pytest.mark.usefixtures("narrow_nano")
 @pytest.mark.parametrize("model", ["lavt", pytest.param("lgce", marks=pytest.mark.slow),
                                    pytest.param("rmsin", marks=pytest.mark.slow)])
