@@ -5,7 +5,6 @@ import shutil
 import sys
 from dataclasses import replace
 
-import peft
 import pytest
 import torch
 
@@ -200,6 +199,7 @@ def test_an_encoder_without_layers_has_none_to_adapt():
 
 def test_a_text_encoder_that_peft_saved_with_adapters_is_refused_in_one_line(tmp_path, hub_cache, monkeypatch):
     """transformers would read the model that the adapters name, add them, and scale them by their own configuration."""
+    import peft  # its import takes seconds, in each process that collects tests
     model = save_encoder(tmp_path / "base", "roberta")
     model.save_pretrained(tmp_path / "own")
     peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query"])).save_pretrained(tmp_path / "own")
